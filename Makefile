@@ -1,0 +1,55 @@
+# Every target does its own set-up: a machine with Python >= 3.11, a C compiler and make is enough.
+
+# the first that runs and is new enough: a name on the path may be a shim for a version that is not chosen
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help quickstart test test-heavy test-fast lint docs bench clean
+
+help:
+	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
+	@echo "make test         lint, types, import floors, generated docs and all tests but the heavy ones"
+	@echo "make test-heavy   the tests with many ranks"
+	@echo "make test-fast    the tests that take a moment each"
+	@echo "make docs         write docs/config.md anew from the schema"
+	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
+	@echo "make clean        remove the environment and caches (not runs)"
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" \
+	  || { echo "no Python 3.11 or newer found: install one, or make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing internevo and its dependencies into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(READY)
+	@$(BIN)/internevo quickstart
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy
+	@$(BIN)/python tools/config_reference.py --check
+
+test: lint
+	@$(BIN)/python -m pytest -m "not heavy"
+
+test-heavy: $(READY)
+	@$(BIN)/python -m pytest -m heavy
+
+test-fast: $(READY)
+	@$(BIN)/python -m pytest -m "not slow and not heavy"
+
+docs: $(READY)
+	@$(BIN)/python tools/config_reference.py
+
+bench: $(READY)
+	@$(BIN)/python tools/bench_step.py --out docs/benchmarks/step.json
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build dist

@@ -1,0 +1,154 @@
+"""What makes a folder of files a checkpoint: its name, its manifest, and the rename that commits it.
+
+checkpoints/
+  step-000500/           committed: everything in it is listed in manifest.json with size and SHA-256
+  step-000750.partial/   being written, or left by a run that was killed; never read
+  step-000250.corrupt/   refused once, kept for a person to look at
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internevo.config.errors import UserError
+
+MANIFEST, STATE = "manifest.json", "state.json"
+PARTIAL, CORRUPT = ".partial", ".corrupt"
+_NAME = re.compile(r"step-(\d+)")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for the newest usable checkpoint gave."""
+
+    path: Path | None
+    refused: tuple[str, ...]
+    """One sentence for each newer checkpoint that was torn or corrupt, and was set aside."""
+
+
+def step_name(step: int) -> str:
+    """The folder name of the checkpoint after `step` steps."""
+    return f"step-{step:06d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Committed checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    named = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name)) and p.is_dir()]
+    return [path for _, path in sorted(named)]
+
+
+def commit(partial: Path, final: Path, permanent: bool) -> None:
+    """Turn the finished files in `partial` into the checkpoint `final`.
+
+    Checksums every file, writes the manifest, flushes all of it to disk, and renames. A crash at any moment
+    leaves either no checkpoint called `final` or a whole one. `permanent` exempts it from `prune`.
+    """
+    files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(partial)}
+    write_json(partial / MANIFEST, {"permanent": permanent, "files": files})
+    for path in (*(path for _, path in _files(partial)), partial / MANIFEST, partial):
+        _flush(path)
+    partial.rename(final)
+    _flush(final.parent)
+
+
+def problems(path: Path) -> list[str]:
+    """What is wrong with a checkpoint: nothing for a whole one. Reads every byte."""
+    try:
+        listed = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{MANIFEST} is missing or unreadable"]
+    found = dict(_files(path))
+    wrong = []
+    for name, facts in listed.items():
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif (size := found[name].stat().st_size) != facts["bytes"]:
+            wrong.append(f"{name} has {size:,} bytes, the manifest says {facts['bytes']:,}")
+        elif _sha256(found[name]) != facts["sha256"]:
+            wrong.append(f"{name} does not match its checksum")
+    return wrong
+
+
+def find_latest(folder: Path) -> Found:
+    """The newest whole checkpoint in `folder`. Newer ones that are not whole are renamed to `*.corrupt`."""
+    refused: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        wrong = problems(path)
+        if not wrong:
+            return Found(path, tuple(refused))
+        aside = _unused(path.with_name(path.name + CORRUPT))
+        path.rename(aside)
+        refused.append(f"{path.name} is damaged and was set aside as {aside.name}: {'; '.join(wrong)}")
+    return Found(None, tuple(refused))
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed writers left behind."""
+    for leftover in folder.glob(f"step-*{PARTIAL}"):
+        shutil.rmtree(leftover)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` of the checkpoints that are not permanent; 0 deletes none."""
+    passing = [path for path in checkpoints(folder) if not _permanent(path)]
+    for path in passing[:-keep] if keep else []:
+        doomed = path.rename(path.with_name(path.name + PARTIAL))  # never seen half deleted
+        shutil.rmtree(doomed)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The checkpoint's `state.json`: everything in it that is not a tensor."""
+    return json.loads((path / STATE).read_text())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON."""
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _permanent(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / MANIFEST).read_text())["permanent"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # damaged: not ours to delete
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unused(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

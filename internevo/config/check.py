@@ -1,0 +1,218 @@
+"""Everything about a configuration that can be found wrong without loading anything."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from internevo.config.derive import rows_per_step, stage_steps
+from internevo.config.schema import DataConfig, ModelConfig, OptimizerConfig, RunConfig, StageConfig
+from internevo.config.typed import did_you_mean
+
+CHOICES = {
+    "optimizer.name": ("adamw",),
+    "schedule.name": ("constant", "linear", "cosine", "wsd"),
+    "schedule.over": ("stage", "run"),
+    "train.precision": ("bf16", "fp32"),
+    "train.recompute": ("none", "full"),
+    "train.attention": ("auto", "sdpa"),
+    "train.device": ("auto", "cpu", "cuda"),
+    "data.packing": ("best_fit", "concat"),
+    "parallel.pipeline.schedule": ("1f1b", "interleaved", "zbv"),
+}
+"""What a key of text may say."""
+
+LEAST = {
+    "optimizer.lr": 0.0,
+    "optimizer.eps": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.clip": 0.0,
+    "schedule.warmup": 0,
+    "parallel.tensor": 1,
+    "parallel.context.size": 1,
+    "parallel.pipeline.size": 1,
+    "train.seq_len": 2,
+    "train.micro_batch": 1,
+    "train.max_skipped": 1,
+    "train.seed": 0,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 0,
+    "monitor.every": 1,
+    "data.eval_tokens": 0,
+    "model.hidden": 1,
+    "model.layers": 1,
+    "model.heads": 1,
+    "model.kv_heads": 1,
+    "model.head_dim": 2,
+    "model.ffn": 1,
+    "model.vocab": 2,
+    "model.norm_eps": 0.0,
+    "model.rope_base": 1.0,
+    "model.init_std": 0.0,
+}
+"""The least value of a number."""
+
+
+def check(config: RunConfig, check_data: bool) -> list[str]:
+    """A sentence for each mistake, beginning with the path of its key."""
+    problems = []
+    if not re.fullmatch(r"[\w.+-]+", config.name) or config.name.startswith("."):
+        problems.append(f"name: {config.name!r} cannot name a folder; use letters, digits and . _ + -")
+    names = [stage.name for stage in config.stages]
+    problems += [f"stages: two are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
+    problems += _unchanging(config)
+    problems += _source_places(config)
+    by_stage = {stage.name: _stage(stage, check_data) for stage in config.stages}
+    for name, found in by_stage.items():
+        for problem in found:
+            everywhere = all(problem in others for others in by_stage.values())
+            problems.append(problem if everywhere else f"stages.{name}.{problem}")
+    if check_data and config.tokenizer is not None and not Path(config.tokenizer).exists():
+        problems.append(f"tokenizer: {config.tokenizer} does not exist")
+    return list(dict.fromkeys(problems))
+
+
+def _stage(stage: StageConfig, check_data: bool) -> list[str]:
+    found = [*_values(stage), *_model(stage.model), *_optimizer(stage.optimizer)]
+    found += [] if found else [*_lengths(stage), *_parallel(stage)]  # computed from values that are in range
+    return [*found, *_data(stage.data, check_data)]
+
+
+def _get(stage: StageConfig, path: str) -> object:
+    value: object = stage
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
+
+
+def _values(stage: StageConfig) -> Iterator[str]:
+    for path, known in CHOICES.items():
+        if (value := _get(stage, path)) not in known:
+            yield f"{path}: unknown value {value!r}{did_you_mean(str(value), known)}"
+    for path, least in LEAST.items():
+        value = _get(stage, path)
+        assert isinstance(value, int | float)
+        if value < least:
+            yield f"{path}: must be at least {least}, found {value}"
+    if stage.parallel.zero.stage not in range(4):
+        yield f"parallel.zero.stage: must be 0, 1, 2 or 3, found {stage.parallel.zero.stage}"
+    for path in ("schedule.final", "schedule.decay"):
+        value = _get(stage, path)
+        assert isinstance(value, float)
+        if not 0 <= value <= 1 or (path == "schedule.decay" and value == 0):
+            yield f"{path}: must be a share between 0 and 1, found {value}"
+
+
+def _model(model: ModelConfig) -> Iterator[str]:
+    if model.kv_heads > 0 and model.heads % model.kv_heads:
+        yield f"model.kv_heads: {model.heads} heads cannot be shared evenly by {model.kv_heads} kv heads"
+    if model.head_dim % 2:
+        yield f"model.head_dim: must be even for the rotary embedding, found {model.head_dim}"
+
+
+def _parallel(stage: StageConfig) -> Iterator[str]:
+    """What a layout cuts must be divisible by its sizes."""
+    model, parallel, train = stage.model, stage.parallel, stage.train
+    tensor = parallel.tensor
+    for key in ("heads", "kv_heads", "ffn", "vocab"):
+        if (size := getattr(model, key)) % tensor:
+            yield f"parallel.tensor: {tensor} ranks cannot share model.{key} {size:,} evenly"
+    context, ulysses = parallel.context.size, parallel.context.ulysses
+    if ulysses != "auto" and (not isinstance(ulysses, int) or ulysses < 1 or context % ulysses):
+        yield f"parallel.context.ulysses: must be auto or a divisor of parallel.context.size {context}, found {ulysses}"
+    elif ulysses != "auto" and (model.heads // tensor) % ulysses:
+        yield f"parallel.context.ulysses: {ulysses} ranks cannot share {model.heads // tensor} heads evenly"
+    if train.seq_len % context:
+        yield f"parallel.context.size: {context} ranks cannot share rows of {train.seq_len:,} tokens evenly"
+    elif parallel.sequence and (train.seq_len // context) % tensor:
+        rows = f"rows of {train.seq_len // context:,} tokens"
+        yield f"parallel.tensor: {tensor} ranks cannot share {rows} evenly; set parallel.sequence=false"
+    pipeline = parallel.pipeline
+    stages = pipeline.size * (1 if pipeline.schedule == "1f1b" else 2)
+    if pipeline.size > 1 and model.layers < stages:
+        yield f"parallel.pipeline.size: {model.layers} layers cannot make {stages} stages ({pipeline.schedule})"
+    if pipeline.size > 1 and model.tied:
+        yield "parallel.pipeline.size: a tied head cannot be on another rank than the embedding; set model.tied=false"
+    if (shard := parallel.zero.shard) < 1 and shard != -1:
+        yield f"parallel.zero.shard: must be at least 1, or -1 for all ranks, found {shard}"
+
+
+def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
+    betas = optimizer.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield f"optimizer.betas: must be two numbers in [0, 1), found {betas}"
+
+
+def _lengths(stage: StageConfig) -> Iterator[str]:
+    train, schedule = stage.train, stage.schedule
+    rows = rows_per_step(train)
+    if rows < 1:
+        yield f"train.batch_tokens: {train.batch_tokens:,} is less than one row of seq_len {train.seq_len:,}"
+        return
+    if rows % train.micro_batch:
+        row, group = train.seq_len, train.micro_batch
+        near = sorted({max(1, rows // group) * group * row, (rows // group + 1) * group * row})
+        yield (
+            f"train.batch_tokens: {train.batch_tokens:,} // seq_len {row:,} = {rows:,} rows, which micro-batches of "
+            f"{group} cannot divide; near are {' and '.join(f'{size:,}' for size in near)}"
+        )
+    if (train.tokens is None) == (train.steps is None):
+        both = "both are set" if train.tokens is not None else "neither is set"
+        yield f"train.tokens, train.steps: give the stage's length as one of them; {both}"
+        return
+    if (train.tokens or train.steps or 0) < 1:
+        yield f"train.{'steps' if train.tokens is None else 'tokens'}: a stage must have at least one step"
+        return
+    if schedule.over == "stage" and schedule.warmup >= (steps := stage_steps(train)) and schedule.warmup > 0:
+        yield f"schedule.warmup: {schedule.warmup:,} steps leave nothing of the stage's {steps:,}"
+
+
+def _data(data: DataConfig, check_data: bool) -> Iterator[str]:
+    if not data.sources:
+        yield "data.sources: the stage has no data; name at least one token store"
+    names = [source.name or Path(source.path).name for source in data.sources]
+    for i, source in enumerate(data.sources):
+        at = f"data.sources[{i}]"
+        if not source.weight > 0 or not math.isfinite(source.weight):
+            yield f"{at}.weight: must be more than 0, found {source.weight}"
+        if names.count(names[i]) > 1 and names.index(names[i]) == i:
+            yield f"{at}: two sources are called {names[i]!r}; give them names of their own"
+        if check_data:
+            yield from _store(f"{at}.path", Path(source.path))
+
+
+def _store(key: str, path: Path) -> Iterator[str]:
+    prefix = path / "train" if path.is_dir() else path
+    for ending in (".bin", ".idx"):
+        file = prefix.with_name(prefix.name + ending)
+        if not file.is_file():
+            yield f"{key}: there is no token store at {path} ({file} is missing); `internevo data prepare` makes one"
+            return
+
+
+def _unchanging(config: RunConfig) -> Iterator[str]:
+    """What a stage may not change, because weights, tokens and optimizer state go on from the stage before."""
+    for stage in config.stages:
+        for key, value in vars(stage.model).items():
+            if key not in ("rope_base", "preset") and value != getattr(config.model, key):
+                yield (
+                    f"stages.{stage.name}.model.{key}: a stage may change rope_base only; the run has {key} "
+                    + str(getattr(config.model, key))
+                )
+        for path in ("tokenizer", "optimizer.name", "train.seed"):
+            if _get(stage, path) != _get(config, path):
+                yield f"stages.{stage.name}.{path}: a stage cannot change it; the run has {_get(config, path)!r}"
+
+
+def _source_places(config: RunConfig) -> Iterator[str]:
+    places: dict[str, str] = {}
+    for stage in config.stages:
+        for source in stage.data.sources:
+            name = source.name or Path(source.path).name
+            if places.setdefault(name, source.path) != source.path:
+                yield (
+                    f"stages.{stage.name}.data.sources: {name!r} is {source.path} here and {places[name]} in an "
+                    "earlier stage; give them names of their own"
+                )

@@ -1,0 +1,121 @@
+"""From a YAML file and `key=value` overrides to a checked `RunConfig`.
+
+The file is laid on its bases and the overrides on the file. Each stage is the resulting tree with the stage's own
+keys laid on top; last, presets fill in what nobody set. Every mistake is reported with the path of its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from internevo.config.check import check
+from internevo.config.presets import PRESETS
+from internevo.config.read import ConfigError, merge, parse_override, read_tree
+from internevo.config.schema import ModelConfig, RunConfig, StageConfig
+from internevo.config.typed import did_you_mean, typed_tree
+
+RUN_ONLY = ("name", "runs", "stages")
+"""Keys that a stage does not inherit."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), check_data: bool = True) -> RunConfig:
+    """Read, merge and check a configuration.
+
+    `stages` of the result are complete trees, and there is at least one. Relative paths inside the configuration
+    are relative to the working directory. `check_data=False` leaves out whether the token stores and the tokenizer
+    that it names exist. Raises ConfigError with everything that is wrong.
+    """
+    tree = read_tree(Path(path))
+    for override in overrides:
+        _override(tree, override)
+    problems: list[str] = []
+    config = _resolve(tree, problems)
+    if not problems:
+        problems += check(config, check_data)
+    if problems:
+        raise ConfigError(f"{path}:\n  " + "\n  ".join(problems))
+    return config
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Lay `key=value` on the tree; `stages.NAME.key=value` changes one stage."""
+    keys, value = parse_override(text)
+    target, stages = tree, tree.get("stages")
+    if keys[0] == "stages" and len(keys) > 2 and isinstance(stages, list):
+        names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
+        if keys[1] not in names:
+            raise ConfigError(f"override {text!r}: there is no stage {keys[1]!r}{did_you_mean(keys[1], names)}")
+        target, keys = stages[names.index(keys[1])], keys[2:]
+    elif keys[0] not in RUN_ONLY and isinstance(stages, list) and stages and all(_has(stage, keys) for stage in stages):
+        example = f"stages.{stages[0].get('name', '...')}.{text}"
+        raise ConfigError(f"override {text!r} changes nothing: every stage sets it. Name the stage: {example}")
+    layer: Any = value
+    for key in reversed(keys):
+        layer = {key: layer}
+    target.update(merge(target, layer))
+
+
+def _has(tree: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def _resolve(tree: dict[str, Any], problems: list[str]) -> RunConfig:
+    """The configuration, whole only if `problems` stays empty."""
+    stages = tree.pop("stages", None) or []
+    if not isinstance(stages, list):
+        problems.append("stages: expected a list of stages, each a mapping with a name")
+        stages = []
+    base = typed_tree(RunConfig, tree, "", problems)
+    overlays = [typed_tree(StageConfig, stage, f"{_label(i, stage)}.", problems) for i, stage in enumerate(stages)]
+    problems += [f"stages[{i}].name: every stage needs a name" for i, one in enumerate(overlays) if "name" not in one]
+    if "name" not in tree:
+        problems.append("name: every run needs a name; its folder is called so")
+    inherited = {key: value for key, value in base.items() if key not in RUN_ONLY}
+    resolved = [merge(inherited, overlay) for overlay in overlays] or [inherited]
+    _complete_model(base, "", problems)
+    for i, stage in enumerate(resolved):
+        if not problems:  # what is wrong with the base model would be said again for each stage
+            _complete_model(stage, f"{_label(i, stage)}.", problems)
+    if problems:
+        return RunConfig()
+    base["stages"] = resolved
+    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(base))
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _label(number: int, stage: Any) -> str:
+    name = stage.get("name") if isinstance(stage, dict) else None
+    return f"stages[{number}]" if name is None else f"stages.{name}"
+
+
+def _complete_model(tree: dict[str, Any], path: str, problems: list[str]) -> None:
+    """Fill the model's fields from its preset, and `head_dim` from the others."""
+    model = dict(tree.get("model", {}))
+    preset = model.get("preset")
+    if preset is not None and preset not in PRESETS:
+        problems.append(f"{path}model.preset: unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")
+        return
+    model = {**PRESETS.get(preset or "", {}), **model}
+    missing = [one.name for one in fields(ModelConfig) if one.default == "???" and one.name not in model]
+    if set(missing) - {"head_dim"}:
+        lacking = ", ".join(f"{path}model.{name}" for name in missing if name != "head_dim")
+        problems.append(f"{lacking}: missing; set them, or choose a model.preset")
+    elif missing and model["heads"] > 0 and model["hidden"] % model["heads"]:
+        problems.append(
+            f"{path}model.heads: hidden {model['hidden']} is not divisible by {model['heads']} heads; "
+            "change one of them or set model.head_dim"
+        )
+    elif missing:
+        model["head_dim"] = model["hidden"] // max(1, model["heads"])
+    tree["model"] = model

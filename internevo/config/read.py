@@ -1,0 +1,107 @@
+"""A YAML file as plain dicts, with its bases merged under it, and the overrides of a command line."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from internevo.config.errors import UserError
+
+UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_WITH_UNIT = re.compile(r"([+-]?[\d_]*\.?\d+(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)")
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used; the message names file and key."""
+
+
+def read_tree(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's tree with its `_base_` files merged under it.
+
+    `_base_` is a path or a list of paths, relative to the file that names it; later ones win. Raises ConfigError
+    for a file that cannot be read and for bases that go in a circle.
+    """
+    if (resolved := path.resolve()) in including:
+        raise ConfigError(f"_base_ goes in a circle: {' -> '.join(str(file) for file in (*including, resolved))}")
+    tree = _parse(path)
+    bases = tree.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _base_ must be a path or a list of paths, found {bases!r}")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        file = path.parent / base
+        if not file.exists():
+            raise ConfigError(f"{path}: its _base_ {file} does not exist")
+        merged = merge(merged, read_tree(file, (*including, resolved)))
+    return merge(merged, tree)
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`: mappings merge key by key, everything else is replaced.
+
+    A stage's length is given in tokens or in steps, so `train.tokens` displaces `train.steps` from below and the
+    other way round.
+    """
+    merged = dict(under)
+    for given, displaced in (("tokens", "steps"), ("steps", "tokens")):
+        if given in over and displaced not in over:
+            merged.pop(displaced, None)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """`a.b=value` as its path and its value, which is read as YAML. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise ConfigError(f"override {text!r}: expected key=value, for example train.seq_len=8192")
+    try:
+        parsed: Any = OmegaConf.to_container(OmegaConf.create(f"value: {value}"), resolve=True)
+        return key.strip().split("."), parsed["value"]
+    except (yaml.YAMLError, OmegaConfBaseException):
+        raise ConfigError(f"override {text!r}: the value is not valid YAML") from None
+
+
+def number(text: str) -> float | int | None:
+    """`4M` as 4000000; None when the text is no number with a unit. Raises ValueError for an unknown unit."""
+    match = _WITH_UNIT.fullmatch(text.strip())
+    if not match:
+        return None
+    if (unit := UNITS.get(match[2].upper())) is None:
+        raise ValueError(f"unknown unit {match[2]!r}; known are K, M, B and T, a thousand to a trillion")
+    exact = Decimal(match[1].replace("_", "")) * unit
+    return int(exact) if exact == exact.to_integral_value() else float(exact)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        created = OmegaConf.create(path.read_text(encoding="utf-8"))
+        tree = OmegaConf.to_container(created, resolve=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}; a configuration is a mapping of keys to values")
+    if not tree:
+        raise ConfigError(f"{path} is empty; a configuration is a mapping of keys to values")
+    return {str(key): value for key, value in tree.items()}

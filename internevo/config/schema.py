@@ -1,0 +1,257 @@
+"""The whole YAML tree, as dataclasses: every key, its type, its default and what it means.
+
+The docstring under a field is the field's documentation: `docs/config.md` is generated from it.
+Reading, merging and checking are in `load.py`; named model shapes are in `presets.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """The shape of the transformer. `preset` fills every field; fields set beside it win."""
+
+    preset: str | None = None
+    """A named shape: `internlm2-1.8b`, `internlm2-7b`, `internlm2-20b`, `llama3-8b`, `qwen2.5-7b`, `tiny`,
+    `tiny-25m`."""
+    hidden: int = MISSING
+    """Width of the residual stream."""
+    layers: int = MISSING
+    """Number of transformer blocks."""
+    heads: int = MISSING
+    """Number of query heads."""
+    kv_heads: int = MISSING
+    """Number of key and value heads; each serves `heads / kv_heads` query heads (grouped-query attention)."""
+    head_dim: int = MISSING
+    """Width of one head; `hidden / heads` when absent."""
+    ffn: int = MISSING
+    """Inner width of the SwiGLU feed-forward."""
+    vocab: int = MISSING
+    """Rows of the embedding and of the output head; at least the tokenizer's number of pieces."""
+    norm_eps: float = 1e-5
+    """Added to the mean square inside RMSNorm."""
+    rope_base: float = 10000.0
+    """Base of the rotary embedding's wavelengths. A stage with longer rows usually raises it; it is the only
+    key of `model` that a stage may change."""
+    tied: bool = False
+    """Whether the output head shares the embedding's weights."""
+    qkv_bias: bool = False
+    """Whether the query, key and value projections have a bias (the Qwen2 shape)."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; projections that write into the residual stream are scaled
+    down further by `sqrt(2 * layers)`."""
+
+
+@dataclass
+class OptimizerConfig:
+    """How weights move."""
+
+    name: str = "adamw"
+    """`adamw`: decoupled weight decay on every matrix, none on norms and biases."""
+    lr: float = 3e-4
+    """Peak learning rate; `schedule` scales it."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Decay rates of the first and second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled decay, scaled by the learning rate."""
+    decay_embeddings: bool = True
+    """Whether embedding and output head decay too, as in InternLM2 and Llama. The head's decay bounds the
+    logits; set it to false to follow OLMo 2."""
+    clip: float = 1.0
+    """Largest global gradient norm; larger gradients are scaled down to it. 0 turns clipping off."""
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate over steps, as a share of `optimizer.lr`."""
+
+    name: str = "cosine"
+    """`constant`, `linear`, `cosine` or `wsd` (warmup, stable, decay)."""
+    warmup: int = 0
+    """Steps that climb linearly to the peak: from zero at the start of a run, from the learning rate that the
+    stage before ended with at the start of a later stage. With `over: run` only the run's start warms up."""
+    final: float = 0.1
+    """The last step's learning rate, as a share of the peak. Ignored by `constant`."""
+    decay: float = 0.1
+    """`wsd` only: the share of the steps spent in the final linear decay."""
+    over: str = "stage"
+    """What one curve spans: `stage` (each stage has its own) or `run` (one curve over all steps of the run)."""
+
+
+@dataclass
+class TrainConfig:
+    """What one step is, and how long the stage lasts."""
+
+    tokens: int | None = None
+    """Length of the stage in tokens, rounded up to whole steps. Give this or `steps`."""
+    steps: int | None = None
+    """Length of the stage in optimizer steps. Give this or `tokens`."""
+    seq_len: int = 4096
+    """Tokens in a row. Documents are packed into rows; attention never crosses a document's border."""
+    batch_tokens: int = 4_000_000
+    """Tokens per optimizer step, over all ranks: `batch_tokens // seq_len` rows."""
+    micro_batch: int = 1
+    """Rows that one rank runs at a time; gradients accumulate over the rest of the step."""
+    precision: str = "bf16"
+    """`bf16`: compute in bfloat16, weights, gradients and optimizer state in fp32. `fp32`: all in fp32."""
+    recompute: str = "none"
+    """`none`: keep all activations. `full`: recompute each block in the backward pass."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
+    attention: str = "auto"
+    """The attention kernel: `auto` picks for the device; `sdpa` runs everywhere."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu` or `cuda`."""
+    seed: int = 1234
+    """Seeds the initial weights and the order of the data."""
+    max_skipped: int = 10
+    """Stop after this many steps in a row whose loss or gradient was not finite. Such a step changes nothing
+    and is counted as `skipped`."""
+
+
+@dataclass
+class PipelineConfig:
+    """Pipeline parallelism: consecutive groups of blocks on different ranks."""
+
+    size: int = 1
+    """Ranks in one pipeline."""
+    schedule: str = "1f1b"
+    """The order of micro-batches: `1f1b` (one stage a rank), `interleaved` (two stages a rank, a smaller bubble) or
+    `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241)."""
+
+
+@dataclass
+class ContextConfig:
+    """Context parallelism: one row's tokens spread over ranks."""
+
+    size: int = 1
+    """Ranks that share a row: `ulysses` times a ring of the rest."""
+    ulysses: Any = "auto"
+    """How many of them exchange tokens for heads (Ulysses); the rest form a ring. `auto` takes as many as the heads of
+    a rank can be shared by."""
+
+
+@dataclass
+class ZeroConfig:
+    """Sharding of optimizer state, gradients and weights over data-parallel ranks."""
+
+    stage: int = 1
+    """0 replicates everything; 1 shards the optimizer state and communicates once a step; 2 keeps gradients sharded
+    between micro-batches too; 3 also the weights, which are gathered block by block."""
+    shard: int = -1
+    """Ranks that share one copy of the sharded state; the rest repeat it (hybrid ZeRO). -1 is all of them."""
+
+
+@dataclass
+class ParallelConfig:
+    """How the run is laid out over ranks. Data parallelism takes what the other sizes leave."""
+
+    tensor: int = 1
+    """Ranks that share each matrix."""
+    sequence: bool = True
+    """Whether ranks that share matrices also share out each row's tokens between the matrix products (sequence
+    parallelism): less memory for the same number of bytes sent."""
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    """See `parallel.pipeline`."""
+    context: ContextConfig = field(default_factory=ContextConfig)
+    """See `parallel.context`."""
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    """See `parallel.zero`."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When a run is saved, and how much of it is kept."""
+
+    every: int = 500
+    """Steps between checkpoints; each stage's last step is always saved. 0 saves only those."""
+    keep: int = 3
+    """How many of the newest checkpoints to keep beside those at the end of a stage, which stay. 0 keeps all."""
+    asynchronous: bool = True
+    """Write in the background while training goes on, from a copy of the state in host memory."""
+
+
+@dataclass
+class MonitorConfig:
+    """What is shown of a run, and where. `metrics.jsonl` always has every step."""
+
+    every: int = 1
+    """Steps between console lines, and between points sent to wandb and TensorBoard."""
+    wandb: bool = False
+    """Send metrics to Weights & Biases (project `internevo` unless WANDB_PROJECT says otherwise)."""
+    tensorboard: bool = False
+    """Write TensorBoard event files into `RUN/tensorboard/`."""
+
+
+@dataclass
+class SourceConfig:
+    """One source of a mixture."""
+
+    path: str = MISSING
+    """A token store: a folder that `internevo data prepare` wrote, or the path of a Megatron `.bin`/`.idx` pair
+    without its ending."""
+    weight: float = 1.0
+    """This source's share of the tokens, relative to the other weights."""
+    name: str | None = None
+    """How metrics call it; the last part of `path` when absent."""
+
+
+@dataclass
+class DataConfig:
+    """What the stage trains on."""
+
+    sources: list[SourceConfig] = field(default_factory=list)
+    """The mixture. Shares are exact in tokens at every step, within one row."""
+    packing: str = "best_fit"
+    """How documents fill rows: `best_fit` cuts only documents longer than a row; `concat` joins and cuts, and
+    pads nothing."""
+    eval_tokens: int = 1_000_000
+    """Held-out tokens per source to evaluate at the start and end of a stage; 0 turns evaluation off."""
+
+
+@dataclass
+class StageConfig:
+    """One stage, resolved: the whole tree as this stage sees it."""
+
+    name: str = "train"
+    """Names the stage in metrics, checkpoints and the report."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """See `model`."""
+    tokenizer: str | None = None
+    """A SentencePiece `.model` file, a `tokenizer.json` or a Hugging Face tokenizer folder. Needed to prepare
+    data, export and generate, not to train."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """See `optimizer`."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """See `schedule`."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """See `train`."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """See `parallel`."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """See `checkpoint`."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """See `monitor`."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """See `data`."""
+
+
+@dataclass
+class RunConfig(StageConfig):
+    """The file a team writes. A stage inherits every key and may change all but `model`'s shape, `tokenizer`,
+    `optimizer.name` and `train.seed`."""
+
+    name: str = MISSING
+    """Names the run and its folder."""
+    runs: str = "runs"
+    """The folder that holds run folders; this run's is `runs/name`."""
+    stages: list[StageConfig] = field(default_factory=list)
+    """The stages in order, each the same tree with some keys changed. Without any, the run is one stage made of
+    the tree itself."""

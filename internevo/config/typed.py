@@ -1,0 +1,108 @@
+"""A plain tree against the schema: unknown keys, wrong types, units. Collects every mistake it finds."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from internevo.config.read import number
+
+_EXPECTED = {
+    int: "a whole number (4096, 4M)",
+    float: "a number (0.1, 3e-4)",
+    bool: "true or false",
+    str: "text",
+}
+
+
+def typed_tree(schema: type, tree: Any, path: str, problems: list[str]) -> dict[str, Any]:
+    """The tree with its numbers converted. `path` is what to put before a key in a message.
+
+    Keys that are wrong are left out of the result and added to `problems`.
+    """
+    if not isinstance(tree, dict):
+        problems.append(f"{path.rstrip('.') or 'the file'}: expected a mapping of keys to values, found {_show(tree)}")
+        return {}
+    hints = typing.get_type_hints(schema)
+    result = {}
+    for key, value in tree.items():
+        if key not in hints:
+            problems.append(f"{path}{key}: unknown key{did_you_mean(str(key), hints)}")
+            continue
+        before = len(problems)
+        converted = _value(hints[key], value, f"{path}{key}", problems)
+        if len(problems) == before or is_dataclass(hints[key]):
+            result[key] = converted
+    return result
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` or the list of what is known."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
+
+
+def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (option for option in hint.__args__ if option is not type(None))
+    if hint is Any:
+        return value
+    if is_dataclass(hint):
+        return typed_tree(typing.cast(type, hint), value, f"{path}.", problems)
+    if typing.get_origin(hint) is list:
+        return _list(typing.get_args(hint)[0], value, path, problems)
+    try:
+        return _scalar(hint, value)
+    except ValueError as error:
+        reason = f" ({error})" if str(error) else ""
+        problems.append(f"{path}: expected {_EXPECTED[hint]}, found {_show(value)}{reason}")
+        return None
+
+
+def _list(hint: Any, value: Any, path: str, problems: list[str]) -> list[Any]:
+    if not isinstance(value, list):
+        problems.append(f"{path}: expected a list, found {_show(value)}")
+        return []
+    items = [_value(hint, item, f"{path}[{i}]", problems) for i, item in enumerate(value)]
+    if is_dataclass(hint):
+        needed = [one.name for one in fields(hint) if one.default == MISSING]
+        for i, item in enumerate(value):
+            if isinstance(item, dict):
+                problems += [f"{path}[{i}].{name}: missing" for name in needed if name not in item]
+    return items
+
+
+def _scalar(hint: type, value: Any) -> Any:
+    """Raises ValueError when the value is not of the type."""
+    if hint in (bool, str):
+        if isinstance(value, hint):
+            return value
+        raise ValueError("put it in quotes" if hint is str and isinstance(value, int | float) else "")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    if isinstance(value, str):
+        with_unit = number(value)
+        value = float(value.replace("_", "")) if with_unit is None else with_unit
+    if not math.isfinite(value):
+        raise ValueError("it must be finite")
+    if hint is int and value != int(value):
+        raise ValueError("it is not whole")
+    return hint(value)
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return f"a mapping with {', '.join(map(str, value)) or 'no keys'}"
+    return repr(value)

@@ -1,0 +1,142 @@
+"""Tokenizers: SentencePiece models and Hugging Face tokenizers behind one small interface.
+
+Encoding never adds BOS or EOS, and never turns text that happens to spell a special token, such as `</s>` in a web
+page, into that token: only `data prepare` frames documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from internevo.config.errors import UserError
+
+
+class TokenizerError(UserError):
+    """A tokenizer that cannot be loaded or used."""
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back."""
+
+    path: Path
+    """The file or folder it was loaded from."""
+    vocab_size: int
+    """Ids are below it."""
+    bos_id: int
+    """Begins a document. Tokenizers without one (Qwen's) frame with EOS on both sides."""
+    eos_id: int
+    """Ends a document."""
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without BOS and EOS."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these ids; special tokens have none."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text, without BOS and EOS."""
+        return self.encode_batch([text])[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer's defining file, 16 hex digits."""
+        return hashlib.sha256(self._file().read_bytes()).hexdigest()[:16]
+
+    @abstractmethod
+    def _file(self) -> Path: ...
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one of them.
+
+    Raises TokenizerError when there is none, or when it has no end-of-document token.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("tokenizer.json", "tokenizer.model"):
+            if (path / name).is_file():
+                return load_tokenizer(path / name)
+        raise TokenizerError(f"{path} holds neither tokenizer.json nor tokenizer.model")
+    if not path.is_file():
+        raise TokenizerError(f"the tokenizer {path} does not exist. `internevo tokenizer train` makes one.")
+    return HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model."""
+
+    def __init__(self, path: Path):
+        from sentencepiece import SentencePieceProcessor
+
+        self.path = path
+        try:
+            self._model = SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(f"{path} is not a SentencePiece model: {error}") from None
+        self.vocab_size = self._model.vocab_size()
+        if self._model.eos_id() < 0:
+            raise TokenizerError(f"{path} has no end-of-sentence piece; documents could not be told apart")
+        self.eos_id = self._model.eos_id()
+        self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else self.eos_id
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._model.encode(list(texts), num_threads=1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.decode([int(i) for i in ids])
+
+    def _file(self) -> Path:
+        return self.path
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json` of the tokenizers library; BOS and EOS come from the files beside it."""
+
+    def __init__(self, path: Path):
+        from tokenizers import Tokenizer as Fast
+
+        self.path = path
+        try:
+            self._fast = Fast.from_file(str(path))
+        except Exception as error:  # the library raises the bare class
+            raise TokenizerError(f"{path} is not a tokenizers file: {error}") from None
+        self._fast.encode_special_tokens = True
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self.vocab_size = max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
+        named = self._special_tokens()
+        eos = named.get("eos_token")
+        if eos is None or self._fast.token_to_id(eos) is None:
+            raise TokenizerError(
+                f"{path.parent} names no eos_token (in tokenizer_config.json or special_tokens_map.json); "
+                "documents could not be told apart"
+            )
+        ids = self._fast.get_vocab(with_added_tokens=True)
+        self.eos_id = ids[eos]
+        self.bos_id = ids.get(named.get("bos_token", ""), self.eos_id)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [one.ids for one in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._fast.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def _special_tokens(self) -> dict[str, str]:
+        named: dict[str, str] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            file = self.path.with_name(name)
+            content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+            for key in ("bos_token", "eos_token"):
+                if token := content.get(key):
+                    named[key] = token["content"] if isinstance(token, dict) else token
+        return named
+
+    def _file(self) -> Path:
+        return self.path

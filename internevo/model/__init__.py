@@ -1,0 +1,1 @@
+"""The transformer. Nothing here knows of ranks, meshes or processes."""

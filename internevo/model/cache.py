@@ -1,0 +1,42 @@
+"""The key and value cache for generation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from internevo.config.schema import ModelConfig
+
+
+class LayerCache:
+    """Keys and values of one layer, `[batch, max_length, kv_heads, head_dim]`, filled from the left."""
+
+    def __init__(self, batch: int, max_length: int, config: ModelConfig, like: Tensor):
+        shape = (batch, max_length, config.kv_heads, config.head_dim)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions; returns all keys and values so far. Raises ValueError when the cache is full."""
+        end = self.length + k.shape[1]
+        if end > self.keys.shape[1]:
+            raise ValueError(f"the cache holds {self.keys.shape[1]} positions, {end} were asked for")
+        self.keys[:, self.length : end], self.values[:, self.length : end] = k, v
+        self.length = end
+        return self.keys[:, :end], self.values[:, :end]
+
+
+class KVCache:
+    """One `LayerCache` a layer, for `batch` sequences of equal length."""
+
+    def __init__(self, batch: int, max_length: int, config: ModelConfig, like: Tensor):
+        self.layers = [LayerCache(batch, max_length, config, like) for _ in range(config.layers)]
+
+    @property
+    def length(self) -> int:
+        """Positions filled so far."""
+        return self.layers[0].length
+
+    def positions(self, new: int, device: torch.device) -> Tensor:
+        """Positions `[1, new]` of the next tokens."""
+        return torch.arange(self.length, self.length + new, device=device)[None]

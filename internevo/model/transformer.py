@@ -1,0 +1,189 @@
+"""The decoder of InternLM2 and the Llama family: pre-norm blocks of grouped-query attention and SwiGLU.
+
+The file knows nothing of ranks, precision policies or losses; `parallel/` and `train/` put those around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from internevo.config.schema import ModelConfig
+from internevo.model.attention import Attend, Documents, attention, causal_sdpa
+from internevo.model.cache import KVCache, LayerCache
+from internevo.model.rope import rotary_tables, rotate
+
+Rotary = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (arXiv 1910.07467), computed in fp32 whatever the input's dtype."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention with rotary positions (arXiv 2305.13245)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.kernel = "sdpa"
+        self.attend: Attend = attention
+        q_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.wq = nn.Linear(config.hidden, q_dim, bias=config.qkv_bias)
+        self.wk = nn.Linear(config.hidden, kv_dim, bias=config.qkv_bias)
+        self.wv = nn.Linear(config.hidden, kv_dim, bias=config.qkv_bias)
+        self.wo = nn.Linear(q_dim, config.hidden, bias=False)
+
+    def forward(self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None) -> Tensor:
+        q = rotate(self.wq(x).unflatten(-1, (-1, self.head_dim)), *rotary)
+        k = rotate(self.wk(x).unflatten(-1, (-1, self.head_dim)), *rotary)
+        v = self.wv(x).unflatten(-1, (-1, self.head_dim))
+        if cache is not None:
+            out = _attend_cached(q, k, v, cache)
+        else:
+            assert documents is not None
+            out = self.attend(q, k, v, documents, self.kernel)
+        return self.wo(out.flatten(-2))
+
+
+def _attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
+    """Attention of a prompt (an empty cache) or of one new token (a filled one)."""
+    if cache.length and q.shape[1] > 1:
+        raise ValueError("after the prompt, tokens go through the cache one at a time")
+    k, v = cache.append(k, v)
+    prompt = q.shape[1] > 1
+    return causal_sdpa(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), causal=prompt).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202): `down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate = nn.Linear(config.hidden, config.ffn, bias=False)
+        self.up = nn.Linear(config.hidden, config.ffn, bias=False)
+        self.down = nn.Linear(config.ffn, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden, config.norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.hidden, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None = None
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, documents, cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids to logits.
+
+    Build it on any device, also `meta`, and give it weights with `init_weights` or `load_state_dict`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.recompute = False
+        """Whether the backward pass recomputes each block instead of keeping its activations."""
+        self.embed = nn.Embedding(config.vocab, config.hidden)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.norm_eps)
+        self.head = nn.Linear(config.hidden, config.vocab, bias=False)
+        if config.tied:
+            self.head.weight = self.embed.weight
+
+    def use_kernel(self, kernel: str) -> None:
+        """Let every block attend with this kernel of `attention.KERNELS`."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.kernel = kernel
+
+    def compile_blocks(self) -> None:
+        """Compile each block with torch.compile, all but the attention kernel.
+
+        Kernels plan their work from document lengths, which differ in every batch: compiled, they would be compiled
+        anew for each.
+        """
+        for block in self.blocks.children():
+            assert isinstance(block, Block)
+            block.attention.attend = torch.compiler.disable(block.attention.attend)
+            block.compile()
+
+    def features(
+        self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None
+    ) -> Tensor:
+        """The normed last hidden states `[batch, seq, hidden]`, which `head` turns into logits."""
+        rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_base)
+        return self.norm(self.run_blocks(self.embed(tokens), rotary, documents, cache))
+
+    def run_blocks(
+        self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states `[batch, seq, hidden]` through all blocks; `rotary` as from `rotary_tables`."""
+        for i, block in enumerate(self.blocks.children()):
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotary, documents, use_reentrant=False)
+            else:
+                x = block(x, rotary, documents, cache.layers[i] if cache else None)
+        return x
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Logits `[batch, seq, vocab]` in the weights' dtype.
+
+        tokens, positions: integers `[batch, seq]`; positions restart at each document. `documents` says where
+        documents end. With a `cache`, documents are not needed: each row of the batch is one sequence, and the
+        call extends it by `seq` tokens (any number at first, then one at a time).
+        """
+        return self.head(self.features(tokens, positions, documents, cache))
+
+
+@torch.no_grad()
+def init_weights(model: Transformer, seed: int) -> None:
+    """Fill every parameter with its `initial_values`, in place."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(initial_values(name, parameter.shape, model.config, seed))
+
+
+def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> Tensor:
+    """The fp32 values, on the CPU, that the parameter called `name` begins with.
+
+    Matrices are normal with deviation `init_std`; those that write into the residual stream (`wo`, `down`) are
+    scaled down by `sqrt(2 * layers)` so that its variance does not grow with depth (GPT-2's rule). Norms are
+    one, biases zero. Each parameter has a random stream of its own, made from the seed and its name, so its
+    values do not depend on which other parameters a process holds.
+    """
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    into_residual = name.endswith(("wo.weight", "down.weight"))
+    std = config.init_std / (math.sqrt(2 * config.layers) if into_residual else 1.0)
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)

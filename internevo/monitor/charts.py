@@ -1,0 +1,126 @@
+"""The series of the report's charts, thinned so that a run of any length makes a small page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+BUCKETS = 500
+"""A longer run is cut into so many stretches; each keeps its first step and its extremes of loss and gradient."""
+_SMOOTHING = 0.9
+
+
+def thin(steps: Sequence[Record]) -> list[int]:
+    """Indices of the steps to draw: all of a short run, the tell-tale ones of a long one."""
+    if len(steps) <= 3 * BUCKETS:
+        return list(range(len(steps)))
+    chosen = {len(steps) - 1}
+    for bucket in range(BUCKETS):
+        inside = range(bucket * len(steps) // BUCKETS, (bucket + 1) * len(steps) // BUCKETS)
+
+        def value(i: int, key: str = "loss") -> float:
+            return steps[i][key] if steps[i][key] is not None else float("inf")
+
+        chosen |= {inside[0], max(inside, key=value), min(inside, key=value)}
+        chosen.add(max(inside, key=lambda i: value(i, "grad_norm")))
+    return sorted(chosen)
+
+
+def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, Any]:
+    """Every chart of the page by its name: title, unit, x and series."""
+    kept = thin(steps)
+    x = [steps[i]["step"] for i in kept]
+
+    def line(label: str, colour: int, values: Sequence[Any], **style: Any) -> dict[str, Any]:
+        return {"label": label, "colour": colour, "y": [_rounded(values[i]) for i in kept], **style}
+
+    def column(key: str) -> list[Any]:
+        return [step[key] for step in steps]
+
+    waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
+    return {
+        "loss": _chart(
+            "Training loss",
+            "nats per token",
+            x,
+            [line("each step", 0, column("loss"), faint=True), line("smoothed", 0, _smooth(column("loss")))],
+            height=300,
+        ),
+        "lr": _chart("Learning rate", "", x, [line("learning rate", 4, column("lr"))], zero=True),
+        "grad_norm": _chart("Gradient norm", "before clipping", x, [line("norm", 3, column("grad_norm"))], log=True),
+        "tokens_per_s": _chart(
+            "Speed",
+            "real tokens per second",
+            x,
+            [
+                line("each step", 2, column("tokens_per_s"), faint=True),
+                line("smoothed", 2, _smooth(column("tokens_per_s"))),
+            ],
+            zero=True,
+        ),
+        "mfu": _chart(
+            "Model FLOPs utilisation",
+            "share of the peak",
+            x,
+            [line("causal", 0, _smooth(column("mfu"))), line("full attention", 1, _smooth(column("mfu_full")))],
+            zero=True,
+            percent=True,
+        ),
+        "time": _chart("Waiting for data", "share of a step", x, [line("wait", 1, waited)], zero=True, percent=True),
+        "memory": _chart("Peak memory", "GiB", x, [line("peak", 5, column("memory_gib"))], zero=True),
+        "sources": _chart("Tokens by source", "cumulative", x, _cumulative(steps, line), zero=True, height=260),
+        "heldout": _heldout(evals),
+    }
+
+
+def _chart(title: str, unit: str, x: list[int], series: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    return {"title": title, "unit": unit, "x": x, "series": series, **options}
+
+
+def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(name for step in steps for name in step["sources"]))
+    series = []
+    for colour, name in enumerate(names):
+        total, values = 0, []
+        for step in steps:
+            total += step["sources"].get(name, 0)
+            values.append(total)
+        series.append(line(name, colour, values))
+    return series
+
+
+def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
+    """Each source's held-out loss over the run, and its unigram entropy as a dashed line."""
+    losses: dict[str, dict[int, float]] = defaultdict(dict)
+    unigram: dict[str, float] = {}
+    for one in evals:
+        losses[one["source"]][one["step"]] = one["loss"]
+        unigram[one["source"]] = one["unigram"]
+    x = sorted({step for source in losses.values() for step in source})
+    series = []
+    for colour, (name, values) in enumerate(losses.items()):
+        y = [_rounded(values.get(step)) for step in x]
+        series.append({"label": name, "colour": colour, "y": y, "points": True})
+        flat = [_rounded(unigram[name])] * len(x)
+        series.append({"label": f"{name}, frequencies alone", "colour": colour, "y": flat, "dashed": True})
+    return _chart("Held-out loss", "nats per token", x, series, height=280)
+
+
+def _smooth(values: Sequence[float | None]) -> list[float | None]:
+    """An exponential average that starts unbiased; gaps stay gaps."""
+    total = weight = 0.0
+    smooth: list[float | None] = []
+    for value in values:
+        if value is None:
+            smooth.append(None)
+            continue
+        total = _SMOOTHING * total + (1 - _SMOOTHING) * value
+        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        smooth.append(total / weight)
+    return smooth
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}") if isinstance(value, float) else value

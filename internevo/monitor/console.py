@@ -1,0 +1,83 @@
+"""A line a step, for a terminal and for a log file."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+
+from rich.console import Console
+
+from internevo.config.derive import rows_per_step, stage_steps
+from internevo.config.schema import RunConfig
+from internevo.monitor.metrics import EvalMetrics, StepMetrics
+
+_HEADER = (
+    f"{'stage':<10}{'step':>15}{'loss':>9}{'grad':>8}{'lr':>10}"
+    f"{'tokens/s':>12}{'mfu':>8}{'mem':>9}{'data':>7}{'left':>9}"
+)
+_HEADER_EVERY = 40
+_RECENT = 20
+
+
+class ConsoleSink:
+    """Prints to the terminal, or to `log` when that is given (plain text, with the time of day)."""
+
+    def __init__(self, config: RunConfig, log: Path | None):
+        self._file = log.open("a") if log else None
+        self._console = Console(file=self._file, highlight=False, soft_wrap=True)
+        self._stamped = log is not None
+        self._steps = [stage_steps(stage.train) for stage in config.stages]
+        self._names = [stage.name for stage in config.stages]
+        self._weights = [rows_per_step(stage.train) * stage.train.seq_len for stage in config.stages]
+        self._printed = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+
+    def step(self, metrics: StepMetrics) -> None:
+        if self._printed % _HEADER_EVERY == 0:
+            self._print(f"[dim]{_HEADER}[/]")
+        self._printed += 1
+        place = self._names.index(metrics.stage)
+        inside = metrics.step - sum(self._steps[:place])
+        step = f"{inside:,}/{self._steps[place]:,}"
+        wait = metrics.data_s / metrics.step_s if metrics.step_s else 0.0
+        self._recent.append((metrics.step_s, self._weights[place]))
+        line = (
+            f"{metrics.stage:<10}{step:>15}{metrics.loss:>9.4f}{metrics.grad_norm:>8.3f}{metrics.lr:>10.2e}"
+            f"{metrics.tokens_per_s:>12,.0f}{metrics.mfu:>8.1%}{metrics.memory_gib:>8.2f}G{wait:>7.1%}"
+            f"{self._left(metrics.step):>9}"
+        )
+        self._print(line + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
+
+    def evaluation(self, metrics: EvalMetrics) -> None:
+        buckets = "  ".join(f"{first:,}-{last:,}: {loss:.3f}" for first, last, loss, _ in metrics.by_position)
+        self._print(
+            f"[bold]held out[/] {metrics.source}, {metrics.when} of {metrics.stage}: loss [bold]{metrics.loss:.4f}[/] "
+            f"(token frequencies alone: {metrics.unigram:.4f})  by position  {buckets}"
+        )
+
+    def message(self, text: str) -> None:
+        self._console.print(f"{self._stamp()}{text}", markup=False)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _print(self, text: str) -> None:
+        self._console.print(self._stamp() + text)
+        if self._file is not None:
+            self._file.flush()
+
+    def _stamp(self) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S  ") if self._stamped else ""
+
+    def _left(self, done: int) -> str:
+        """Time that the rest of the run needs at the recent speed, tokens a second."""
+        seconds, tokens = (sum(values) for values in zip(*self._recent, strict=True))
+        left = 0
+        for steps, weight in zip(self._steps, self._weights, strict=True):
+            left += max(0, steps - done) * weight
+            done = max(0, done - steps)
+        minutes, rest = divmod(int(left * seconds / tokens), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours:,}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"

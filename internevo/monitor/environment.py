@@ -1,0 +1,90 @@
+"""What a run ran on: hardware, software, code version and command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import internevo
+
+PACKAGES = ("numpy", "transformers", "safetensors", "sentencepiece", "omegaconf", "flash-attn")
+
+
+def capture(device: torch.device, command: Sequence[str], processes: int = 1) -> dict[str, Any]:
+    """The facts about this process, as plain values. What cannot be found out is null."""
+    cuda = device.type == "cuda"
+    return {
+        "internevo": internevo.__version__,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_modified": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # with the build, which the package's metadata may leave out
+        **{name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "hostname": platform.node(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device_type": device.type,
+        "gpu_count": torch.cuda.device_count(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "processes": processes,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": list(command),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def code_version() -> str:
+    """The version of this code in words, with its commit where it is a checkout."""
+    commit, modified = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain")
+    words = [f"internevo {internevo.__version__}", f"commit {commit}" if commit else "", "modified" if modified else ""]
+    return ", ".join(filter(None, words))
+
+
+def write_environment(path: Path, facts: dict[str, Any]) -> None:
+    """Write the facts; those of earlier starts of the run stay in the list `earlier`."""
+    if path.exists():
+        before = json.loads(path.read_text())
+        facts = {**facts, "earlier": [*before.pop("earlier", []), before]}
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(facts, indent=1) + "\n")
+    aside.rename(path)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """About the checkout that the package runs from; None when it is not one."""
+    root = Path(internevo.__file__).parent.parent
+    return _output("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

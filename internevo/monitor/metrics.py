@@ -1,0 +1,186 @@
+"""What is measured: the lines of `metrics.jsonl` and `evals.jsonl`, and the device's ceilings."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer step: one line of `metrics.jsonl`."""
+
+    step: int
+    """Counted from 1 over the whole run."""
+    stage: str
+    tokens: int
+    """Real tokens trained on in the run so far; padding does not count."""
+    loss: float
+    """Nats per real label."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    seq_len: int
+    step_s: float
+    """Seconds from asking for the batch to the updated weights."""
+    data_s: float
+    """Seconds of these spent waiting for data."""
+    tokens_per_s: float
+    """Real tokens."""
+    tokens_per_s_per_gpu: float
+    mfu: float
+    """Share of the device's peak, attention counted causally inside documents."""
+    mfu_full: float
+    """The same in the older convention: attention counted as full squares of `seq_len`."""
+    memory_gib: float
+    """Peak so far: allocated on a GPU, resident on a CPU."""
+    skipped: bool
+    """Whether the update was left out because something was not finite."""
+    digest: str
+    """Hash of the step's global token ids in order."""
+    sources: dict[str, int]
+    """Real tokens of this step by source."""
+
+
+@dataclass(frozen=True)
+class EvalMetrics:
+    """Held-out loss of one source: one line of `evals.jsonl`."""
+
+    step: int
+    stage: str
+    when: str
+    """`start` or `end` of the stage."""
+    source: str
+    seq_len: int
+    tokens: int
+    """Labels evaluated."""
+    loss: float
+    """Nats per label."""
+    unigram: float
+    """What a model that knows only token frequencies would score on the same labels."""
+    by_position: list[tuple[int, int, float, int]]
+    """(first position, last exclusive, loss, labels)."""
+
+
+class JsonLines:
+    """A file that grows by one JSON object a line, flushed line by line."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a")
+
+    def write(self, record: StepMetrics | EvalMetrics) -> None:
+        """Append a record; numbers that are not finite become null."""
+        self._file.write(json.dumps(_finite(asdict(record))) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics or evals file; none when it does not exist.
+
+    A process that was killed may have left half a line at the end; it is passed over.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def rewind(run: Path, step: int) -> None:
+    """Bring a run's records back to `step`, from which it goes on.
+
+    Lines of later steps, which will be trained again, are moved to `metrics.replaced.jsonl` and
+    `evals.replaced.jsonl`, so that the main files hold each step once and nothing is lost.
+    """
+    for name in (METRICS, EVALS):
+        path = run / name
+        records = read_metrics(path)
+        kept = [record for record in records if record["step"] <= step]
+        if not path.exists():
+            continue
+        if len(kept) < len(records):
+            with path.with_suffix(".replaced.jsonl").open("a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records if record["step"] > step)
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        aside.rename(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Dense bf16 peaks in FLOP/s from the makers' data sheets. The first name found in the device's name counts.
+BF16_PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "H800": 989e12,
+    "H20": 148e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "B300": 2250e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "MI300X": 1307e12,
+    "MI325X": 1307e12,
+}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """The device's ceiling for matrix products in FLOP/s, and whether it is from a `datasheet` or `measured`.
+
+    Where no data sheet figure is known, a large product is timed: MFU is then the share of what this machine's
+    own matrix product reaches.
+    """
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for known, peak in BF16_PEAKS.items():
+            if known in name:
+                return peak, "datasheet"
+    return _measured_flops(device, dtype), "measured"
+
+
+def _measured_flops(device: torch.device, dtype: torch.dtype) -> float:
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, deadline = math.inf, time.perf_counter() + 0.5
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def memory_gib(device: torch.device) -> float:
+    """The peak of memory so far in GiB: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,243 @@
+"""A run as one HTML page that needs no network: `RUN/report.html`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import internevo
+from internevo.config.derive import stage_steps
+from internevo.config.errors import UserError
+from internevo.config.load import load_config
+from internevo.config.schema import RunConfig
+from internevo.monitor.charts import Record, build_charts
+from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+
+
+def write_report(run: Path) -> Path:
+    """Write the page of a run, finished or not, and return its path.
+
+    Works with whatever the folder holds so far. Raises UserError when it is no run folder.
+    """
+    config_file = run / "config.yaml"
+    if not config_file.is_file():
+        raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
+    config = load_config(config_file, check_data=False)
+    steps, evals = read_metrics(run / METRICS), read_metrics(run / EVALS)
+    environment = json.loads(_text(run / "environment.json") or "{}")
+    total = sum(stage_steps(stage.train) for stage in config.stages)
+    done = steps[-1]["step"] if steps else 0
+    page = Template(_asset("report.html")).substitute(
+        title=escape(config.name),
+        status="complete" if done == total else f"step {done:,} of {total:,}",
+        status_class="good" if done == total else "wait",
+        lede=_lede(config, steps, environment),
+        cards=_cards(steps, evals, environment),
+        learning=_learning(config, evals),
+        positions=_positions(evals),
+        speed_note=_speed_note(environment),
+        mixture=_mixture(config, steps),
+        checkpoints=_checkpoints(run),
+        environment=_environment(environment),
+        config=escape(config_file.read_text()),
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=internevo.__version__,
+        # inside a script element only "</" could end it early
+        data=json.dumps({"stages": _stages(config), "charts": build_charts(steps, evals)}).replace("</", "<\\/"),
+        css=_asset("report.css"),
+        js=_asset("report.js"),
+        uplot_css=_asset("uplot.min.css"),
+        uplot_js=_asset("uplot.min.js"),
+    )
+    aside = run / "report.html.partial"
+    aside.write_text(page, encoding="utf-8")
+    return aside.rename(run / "report.html")
+
+
+def _asset(name: str) -> str:
+    return files("internevo.monitor").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _stages(config: RunConfig) -> list[dict[str, Any]]:
+    """First and last step of each stage."""
+    stages, first = [], 1
+    for stage in config.stages:
+        steps = stage_steps(stage.train)
+        stages.append({"name": stage.name, "first": first, "last": first + steps - 1})
+        first += steps
+    return stages
+
+
+def _lede(config: RunConfig, steps: Sequence[Record], environment: Record) -> str:
+    parts = []
+    if environment.get("parameters"):
+        parts.append(f"{human(environment['parameters'])} parameters")
+    if steps:
+        parts.append(f"{human(steps[-1]['tokens'])} tokens")
+    parts.append(" → ".join(stage.name for stage in config.stages))
+    if environment.get("device"):
+        parts.append(environment["device"])
+    return escape(" · ".join(parts))
+
+
+def _cards(steps: Sequence[Record], evals: Sequence[Record], environment: Record) -> str:
+    if not steps:
+        return _card("no steps yet", "training has not begun")
+    speed = statistics.median(step["tokens_per_s"] for step in steps)
+    mfu, full = (statistics.median(step[key] for step in steps) for key in ("mfu", "mfu_full"))
+    seconds = sum(step["step_s"] for step in steps)
+    losses = [step["loss"] for step in steps[-20:] if step["loss"] is not None]
+    cards = [
+        _card(
+            f"{statistics.mean(losses):.3f}" if losses else "–", f"training loss, mean of the last {len(losses)} steps"
+        ),
+        *(
+            _card(f"{one['loss']:.3f}", f"held-out {one['source']}; {one['unigram']:.3f} by frequencies alone")
+            for one in {one["source"]: one for one in evals}.values()
+        ),
+        _card(human(speed), "real tokens per second, median"),
+        _card(f"{mfu:.1%}", f"MFU, causal attention, median; {full:.1%} counted as full attention"),
+        _card(duration(seconds), f"in {len(steps):,} steps"),
+        _card(f"{max(step['memory_gib'] for step in steps):.2f} GiB", "peak memory"),
+    ]
+    if skipped := sum(step["skipped"] for step in steps):
+        cards.append(_card(str(skipped), "steps skipped: loss or gradient not finite"))
+    return "".join(cards)
+
+
+def _card(value: str, meaning: str) -> str:
+    return f'<div class="card"><b>{escape(value)}</b><span>{escape(meaning)}</span></div>'
+
+
+def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
+    if not evals:
+        return '<p class="note">Nothing was evaluated: the stores hold no held-out documents yet.</p>'
+    stages = [stage.name for stage in config.stages]
+    first = {one["source"]: one for one in reversed(evals) if one["when"] == "start" and one["stage"] == stages[0]}
+    ends = {(one["source"], one["stage"]): one for one in evals if one["when"] == "end"}
+    rows = []
+    for source in dict.fromkeys(one["source"] for one in evals):
+        unigram = next(one["unigram"] for one in reversed(evals) if one["source"] == source)
+        values = [f"{unigram:.3f}", _loss(first.get(source)), *(_loss(ends.get((source, name))) for name in stages)]
+        rows.append([source, *values])
+    return _table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
+
+
+def _loss(one: Record | None) -> str:
+    return "–" if one is None else f"{one['loss']:.3f}"
+
+
+def _positions(evals: Sequence[Record]) -> str:
+    """A table a source: the loss by position, for each evaluation that saw rows of the longest kind."""
+    longest = max((one["seq_len"] for one in evals), default=0)
+    tables = []
+    for source in dict.fromkeys(one["source"] for one in evals):
+        chosen = [one for one in evals if one["source"] == source and one["seq_len"] == longest]
+        # the start of a stage is the end of the one before unless the stage changed how the model reads
+        chosen = [one for i, one in enumerate(chosen) if i == 0 or one["by_position"] != chosen[i - 1]["by_position"]]
+        edges = sorted({(first, last) for one in chosen for first, last, _, _ in one["by_position"]})
+        values = [loss for one in chosen for _, _, loss, _ in one["by_position"]]
+        low, high = min(values), max(values)
+        head = "".join(f"<th>{first:,}–{last - 1:,}</th>" for first, last in edges)
+        body = ""
+        for one in chosen:
+            by_edge = {(first, last): loss for first, last, loss, _ in one["by_position"]}
+            cells = "".join(_heat(by_edge.get(edge), low, high) for edge in edges)
+            body += f"<tr><td>{escape(one['when'])} of {escape(one['stage'])}</td>{cells}</tr>"
+        tables.append(
+            f"<h3>{escape(source)}: loss by position in the document</h3>"
+            f'<div class="scroll"><table class="heat"><tr><th></th>{head}</tr>{body}</table></div>'
+        )
+    return "".join(tables)
+
+
+def _heat(loss: float | None, low: float, high: float) -> str:
+    """A table cell, the darker the lower the loss."""
+    if loss is None:
+        return "<td></td>"
+    share = 8 + 42 * (high - loss) / (high - low) if high > low else 8
+    return f'<td style="background:color-mix(in srgb, var(--c2) {share:.0f}%, transparent)">{loss:.3f}</td>'
+
+
+def _speed_note(environment: Record) -> str:
+    if "peak_flops" not in environment:
+        return ""
+    source = {
+        "datasheet": "the maker's data sheet, dense",
+        "measured": "a large matrix product measured on this machine, not a data sheet",
+    }[environment["peak_source"]]
+    return (
+        f"Utilisation is a share of {environment['peak_flops'] / 1e12:,.3g} TFLOP/s ({source}). <em>Causal</em> counts "
+        "attention once, inside documents; <em>full attention</em> is the older convention that counts whole squares "
+        "of the row. Padding counts in neither."
+    )
+
+
+def _mixture(config: RunConfig, steps: Sequence[Record]) -> str:
+    """Tokens drawn by stage and source beside the shares that the configuration asks for."""
+    rows = []
+    for stage in config.stages:
+        weights = {one.name or Path(one.path).name: one.weight for one in stage.data.sources}
+        drawn = dict.fromkeys(weights, 0)
+        for step in steps:
+            if step["stage"] == stage.name:
+                for name, tokens in step["sources"].items():
+                    drawn[name] = drawn.get(name, 0) + tokens
+        total = sum(drawn.values())
+        for name, tokens in drawn.items():
+            wanted = weights.get(name, 0.0) / sum(weights.values())
+            rows.append([stage.name, name, f"{tokens:,}", f"{tokens / total:.2%}" if total else "–", f"{wanted:.2%}"])
+    return _table(["stage", "source", "real tokens", "share", "configured"], rows)
+
+
+def _checkpoints(run: Path) -> str:
+    rows = []
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        state = json.loads(_text(path / "state.json") or "{}")
+        when = datetime.fromtimestamp(path.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        rows.append([path.name, str(state.get("stage", "–")), f"{size / 1e6:,.1f} MB", when])
+    return _table(["checkpoint", "stage", "size", "written"], rows) if rows else '<p class="note">None yet.</p>'
+
+
+def _environment(environment: Record) -> str:
+    rows = []
+    for key, value in environment.items():
+        if key == "earlier":
+            key, value = "earlier starts", ", ".join(one.get("started", "?") for one in value)
+        if value is not None:
+            rows.append([key, " ".join(map(str, value)) if isinstance(value, list) else str(value)])
+    return _table(["", ""], rows, text=True) if rows else '<p class="note">Not recorded yet.</p>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], text: bool = False) -> str:
+    kind = ' class="text"' if text else ""
+    top = "".join(f"<th{kind}>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def human(value: float) -> str:
+    """1,234,567 as `1.23M`."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

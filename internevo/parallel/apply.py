@@ -1,0 +1,70 @@
+"""A model on the meta device to this rank's part of it, with weights.
+
+Whatever the layout, a seed gives the same weights: every parameter's whole values come from the seed and its name, and
+each rank keeps its part. One block's whole values are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from internevo.config.schema import StageConfig
+from internevo.model.attention import choose_kernel
+from internevo.model.transformer import Transformer, initial_values
+from internevo.parallel.context import share_attention
+from internevo.parallel.mesh import Mesh
+from internevo.parallel.tensor import NormToAll, TensorParallel, VocabularyEmbedding, cut, parallelize_block, replace
+from internevo.parallel.zero import shard_module
+
+
+def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -> Transformer:
+    """This rank's part of the stage's model, its blocks sharded.
+
+    Embedding, last norm and head have their weights, but it is the caller who shards them, together with the module
+    that runs the whole. With `layers`, only these blocks are there, under their own numbers, and embedding and head
+    only with the first and the last of them.
+    """
+    with torch.device("meta"):
+        model = Transformer(stage.model)
+    names = ["embed", "norm", "head"]
+    if layers is not None:
+        model.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in layers})  # type: ignore[assignment]
+        names = ["embed"] * (layers[0] == 0) + ["norm", "head"] * (layers[-1] == stage.model.layers - 1)
+        for name in {"embed", "norm", "head"} - set(names):
+            delattr(model, name)
+    parallel = TensorParallel(mesh.tensor, stage.parallel.sequence)
+    dtype = compute_dtype(stage)
+    for number, block in model.blocks.named_children():
+        _give_weights(block, f"blocks.{number}.", stage, mesh)
+        if mesh.tensor.size > 1:
+            parallelize_block(block, parallel)
+    for name in names:
+        _give_weights(getattr(model, name), f"{name}.", stage, mesh)
+    if stage.model.tied:
+        model.head.weight = model.embed.weight
+    if mesh.tensor.size > 1:
+        for name, kind in (("embed", VocabularyEmbedding), ("norm", NormToAll)):
+            if name in names:
+                replace(model, name, kind, parallel)
+    if mesh.layout.context > 1:
+        share_attention(model.blocks, mesh)
+    model.use_kernel(choose_kernel(stage.train.attention, mesh.device))
+    model.recompute = stage.train.recompute == "full"
+    if stage.train.compile:
+        model.compile_blocks()
+    for block in model.blocks.children():
+        shard_module(block, mesh, stage.parallel.zero.stage, dtype)
+    return model
+
+
+def compute_dtype(stage: StageConfig) -> torch.dtype:
+    """What the stage computes in."""
+    return torch.bfloat16 if stage.train.precision == "bf16" else torch.float32
+
+
+def _give_weights(module: nn.Module, prefix: str, stage: StageConfig, mesh: Mesh) -> None:
+    for name, parameter in list(module.named_parameters()):
+        values = initial_values(prefix + name, parameter.shape, stage.model, stage.train.seed).to(mesh.device)
+        owner, _, last = name.rpartition(".")
+        setattr(module.get_submodule(owner), last, nn.Parameter(cut(prefix + name, values, mesh)))

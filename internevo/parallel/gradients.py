@@ -1,0 +1,40 @@
+"""The global norm of gradients that are cut in several ways, and scaling by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from internevo.parallel.collectives import sum_over
+from internevo.parallel.mesh import Mesh
+from internevo.parallel.tensor import cut_dimension, local
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Mapping[str, nn.Parameter], max_norm: float, mesh: Mesh) -> Tensor:
+    """Scale all gradients down to a global 2-norm of `max_norm` if it is larger; 0 only measures.
+
+    Every element of every gradient counts once: parts are summed over the ranks that share them. Returns the norm
+    before clipping, a scalar tensor, the same on all ranks.
+    """
+    cut: list[Tensor] = []
+    whole: list[Tensor] = []
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            in_parts = mesh.tensor.size > 1 and cut_dimension(name) is not None
+            (cut if in_parts else whole).append(local(parameter.grad))
+    squares = torch.stack([_square(cut, mesh.device), _square(whole, mesh.device)])
+    sum_over(squares, mesh.shard)
+    in_parts_square = sum_over(squares[0].clone(), mesh.tensor)
+    norm = sum_over(in_parts_square + squares[1], mesh.pipeline).sqrt()
+    if max_norm > 0:
+        torch._foreach_mul_([*cut, *whole], (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def _square(gradients: list[Tensor], device: torch.device) -> Tensor:
+    if not gradients:
+        return torch.zeros((), device=device)
+    return torch.stack(torch._foreach_norm(gradients)).square().sum()

@@ -1,0 +1,82 @@
+"""How many ranks do what: sizes from the configuration and the number of processes, before any process group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from internevo.config.derive import rows_per_step
+from internevo.config.errors import UserError
+from internevo.config.schema import StageConfig
+
+
+class LayoutError(UserError):
+    """Sizes that do not fit the number of processes, or each other."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes of every kind of parallelism. Data parallelism takes what the others leave."""
+
+    pipeline: int
+    data: int
+    ring: int
+    ulysses: int
+    tensor: int
+    shard: int
+    """Ranks that share one copy of the sharded state; of the `data * context` ranks with the same weights."""
+
+    @property
+    def context(self) -> int:
+        """Ranks that share a row."""
+        return self.ring * self.ulysses
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that have the same weights: their gradients are added."""
+        return self.data * self.context
+
+    @property
+    def world(self) -> int:
+        """All ranks."""
+        return self.pipeline * self.replicas * self.tensor
+
+    def __str__(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("pipeline", "data", "ring", "ulysses", "tensor")}
+        return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one rank"
+
+
+def make_layout(stage: StageConfig, world: int) -> Layout:
+    """The stage's layout over `world` processes. Raises LayoutError with the arithmetic spelled out."""
+    parallel, model = stage.parallel, stage.model
+    pipeline, context, tensor = parallel.pipeline.size, parallel.context.size, parallel.tensor
+    used = pipeline * context * tensor
+    arithmetic = f"pipeline {pipeline} x context {context} x tensor {tensor} = {used}"
+    if world % used:
+        raise LayoutError(
+            f"stage {stage.name}: {arithmetic} ranks, which {world} processes are no multiple of. Start {used}, "
+            f"{2 * used}, ... processes, or change stages.{stage.name}.parallel."
+        )
+    data = world // used
+    ulysses = parallel.context.ulysses
+    if ulysses == "auto":
+        ulysses = gcd(context, model.heads // tensor)
+    shard = parallel.zero.shard
+    shard = data * context if shard == -1 else shard
+    if parallel.zero.stage == 0:
+        shard = 1
+    if (data * context) % shard:
+        raise LayoutError(
+            f"stage {stage.name}: parallel.zero.shard {shard} does not divide the {data * context} ranks with the same "
+            f"weights (data {data} x context {context}; {world} processes, {arithmetic})."
+        )
+    rows, micro = rows_per_step(stage.train), stage.train.micro_batch
+    if rows % (data * micro):
+        near = sorted({max(1, rows // (data * micro)) * data * micro, (rows // (data * micro) + 1) * data * micro})
+        raise LayoutError(
+            f"stage {stage.name}: batch_tokens {stage.train.batch_tokens:,} // seq_len {stage.train.seq_len:,} = "
+            f"{rows:,} rows, which {data} data ranks with micro-batches of {micro} cannot share ({world} processes, "
+            f"{arithmetic}); near are batch_tokens "
+            + " and ".join(f"{count * stage.train.seq_len:,}" for count in near)
+        )
+    return Layout(pipeline, data, context // ulysses, ulysses, tensor, shard)

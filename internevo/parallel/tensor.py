@@ -1,0 +1,151 @@
+"""Tensor parallelism with sequence parallelism (arXiv 1909.08053, 2205.05198), on a model that knows nothing of it.
+
+Query, key, value, gate and up projections are cut by rows, the projections back into the residual stream by columns,
+embedding and head by vocabulary. Between the blocks' halves each rank has a part of every row's tokens (sequence
+parallelism) or, without it, all of them.
+
+Weights are DTensors, so that ZeRO and checkpoints know their whole shape; what computes are plain local tensors and
+four collectives a block, put around the model's own modules:
+
+    norm → [gather tokens] → wq wk wv → attention → wo → [sum, scatter tokens] → + residual
+    norm → [gather tokens] → gate up → down → [sum, scatter tokens] → + residual
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+
+from internevo.model.transformer import RMSNorm
+from internevo.parallel.collectives import gather, scatter_sum, sum_gradient, sum_over, sum_parts
+from internevo.parallel.mesh import Mesh, Place
+
+TOKENS = 1
+"""The dimension of tokens in `[batch, seq, hidden]`."""
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    """The group, and whether the residual stream's tokens are shared out over it."""
+
+    place: Place
+    sequence: bool
+
+    def to_all(self, x: Tensor) -> Tensor:
+        """From the residual stream to what every rank needs whole."""
+        return gather(x, TOKENS, self.place) if self.sequence else sum_gradient(x, self.place)
+
+    def to_residual(self, x: Tensor) -> Tensor:
+        """From each rank's part of a sum to the residual stream."""
+        return scatter_sum(x, TOKENS, self.place) if self.sequence else sum_parts(x, self.place)
+
+
+def local(parameter: Tensor) -> Tensor:
+    """This rank's part of a parameter, as a plain tensor."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+class LocalLinear(nn.Module):
+    """A linear layer that computes with this rank's part of its weight."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, local(self.weight), None if self.bias is None else local(self.bias))
+
+
+class LinearToResidual(LocalLinear):
+    """A linear layer cut by columns; the ranks' products are summed into the residual stream."""
+
+    def __init__(self, linear: nn.Linear, parallel: TensorParallel):
+        super().__init__(linear)
+        self.parallel = parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parallel.to_residual(super().forward(x))
+
+
+class NormToAll(nn.Module):
+    """A norm of this rank's tokens, whose result every rank then has whole.
+
+    With sequence parallelism its gradient tells of these tokens only, until `complete_gradients` at the step's end.
+    """
+
+    def __init__(self, norm: RMSNorm, parallel: TensorParallel):
+        super().__init__()
+        self.weight, self.eps, self.parallel = norm.weight, norm.eps, parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        return self.parallel.to_all(F.rms_norm(x.float(), weight.shape, weight.float(), self.eps).to(x.dtype))
+
+
+class VocabularyEmbedding(nn.Module):
+    """An embedding of which each rank has some of the vocabulary."""
+
+    def __init__(self, embedding: nn.Embedding, parallel: TensorParallel):
+        super().__init__()
+        self.weight, self.parallel = embedding.weight, parallel
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weight = local(self.weight)
+        ids = tokens - self.parallel.place.rank * len(weight)
+        ours = (ids >= 0) & (ids < len(weight))
+        embedded = F.embedding(ids.where(ours, 0), weight) * ours[..., None]
+        return self.parallel.to_residual(embedded)
+
+
+BY_ROWS = ("wq", "wk", "wv", "gate", "up")
+BY_COLUMNS = ("wo", "down")
+
+
+def cut_dimension(name: str) -> int | None:
+    """The dimension along which a parameter of this name is cut; None when every rank has all of it."""
+    module = name.split(".")[-2]
+    if module in BY_COLUMNS:
+        return 1
+    return 0 if module in (*BY_ROWS, "embed", "head") else None
+
+
+def cut(name: str, values: Tensor, mesh: Mesh) -> Tensor:
+    """This rank's part of a parameter's whole values, as a DTensor that knows the whole shape."""
+    dim, place = cut_dimension(name), mesh.tensor
+    if dim is None or place.size == 1:
+        return values
+    part = values.chunk(place.size, dim)[place.rank].contiguous()
+    return DTensor.from_local(part, mesh.parameters["tensor"], [Shard(dim)], run_check=False)
+
+
+@torch.no_grad()
+def complete_gradients(parameters: Mapping[str, nn.Parameter], parallel: TensorParallel) -> None:
+    """Sum the gradients of what is not cut over the ranks, each of which saw its own tokens: one message a step."""
+    if parallel.place.size == 1 or not parallel.sequence:
+        return
+    whole = [p for name, p in parameters.items() if cut_dimension(name) is None and p.grad is not None]
+    parts = [local(p.grad) for p in whole if p.grad is not None]
+    if parts:
+        summed = sum_over(torch.cat([part.flatten() for part in parts]), parallel.place)
+        torch._foreach_copy_([part.view(-1) for part in parts], list(summed.split([part.numel() for part in parts])))
+
+
+def parallelize_block(block: nn.Module, parallel: TensorParallel) -> None:
+    """Put the collectives around the modules of a block whose weights are cut."""
+    for path in ("attention.wq", "attention.wk", "attention.wv", "feed_forward.gate", "feed_forward.up"):
+        replace(block, path, LocalLinear)
+    for path in ("attention.wo", "feed_forward.down"):
+        replace(block, path, LinearToResidual, parallel)
+    for path in ("attention_norm", "feed_forward_norm"):
+        replace(block, path, NormToAll, parallel)
+
+
+def replace(module: nn.Module, path: str, kind: Callable[..., nn.Module], *arguments: object) -> None:
+    """Put `kind(old module, *arguments)` in the place of the module at `path`."""
+    owner, _, name = path.rpartition(".")
+    setattr(module.get_submodule(owner), name, kind(module.get_submodule(path), *arguments))

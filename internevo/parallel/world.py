@@ -1,0 +1,96 @@
+"""The processes of a run: how many there are, which one this is, and how they agree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from internevo.config.errors import UserError
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for another before it takes it for lost."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of them."""
+
+    rank: int
+    size: int
+    device: torch.device
+    control: dist.ProcessGroup | None
+    """A CPU group for small messages, apart from those that training uses. None in a world of one."""
+    saving: dist.ProcessGroup | None
+    """The same for checkpoints, which are written by a thread of their own."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def largest(self, number: int) -> int:
+        """The largest of every process's number."""
+        if self.control is None:
+            return number
+        tensor = torch.tensor(number)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
+        return int(tensor)
+
+    def from_main(self, value: T) -> T:
+        """The main process's value, on all."""
+        if self.control is None:
+            return value
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """What `action` returns on the main process, on all; it is run there alone.
+
+        Its UserError is raised there; the other processes leave quietly with the same exit code.
+        """
+        outcome: tuple[T | None, UserError | None] = (None, None)
+        if self.main:
+            try:
+                outcome = (action(), None)
+            except UserError as error:
+                outcome = (None, error)
+        value, failure = self.from_main(outcome)
+        if failure is not None:
+            raise failure if self.main else SystemExit(2)
+        return cast(T, value)
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The world that torchrun's environment variables tell of; a world of one without them.
+
+    `device` is `cpu` or `cuda`; of several GPUs, this process takes that of its local rank.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device, None, None)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        control, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
+        yield World(dist.get_rank(), size, device, control, saving)
+    finally:
+        dist.destroy_process_group()  # without it, gloo now and then aborts at exit

@@ -1,0 +1,54 @@
+"""ZeRO: optimizer state, gradients and weights sharded over the ranks that have the same weights, on FSDP2.
+
+The weights are cut over `shard` ranks and repeated over the rest (hybrid ZeRO). The stages differ in when they
+communicate:
+
+| stage | weights gathered | gradients reduced | kept between micro-batches |
+|---|---|---|---|
+| 0, 1 | once a step | once a step | whole weights and gradients |
+| 2 | once a step | every micro-batch | whole weights, sharded gradients |
+| 3 | every block, forward and backward | every micro-batch | sharded weights and gradients |
+
+Stage 0 is a shard of one rank. FSDP averages gradients over the ranks; the loss is scaled up by their number, so that
+what comes out is the sum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from internevo.parallel.mesh import Mesh
+
+
+def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, root: bool = False) -> None:
+    """Shard the parameters of `module` that no part of it has sharded yet.
+
+    It computes in `dtype`, with weights, gradients and their reduction in fp32. Those of the `root`, whose backward
+    pass begins where its forward pass ends, stay whole between the two.
+    """
+    hybrid = mesh.parameters["replicate"].size() > 1
+    fully_shard(
+        module,
+        mesh=mesh.parameters["replicate", "shard"] if hybrid else mesh.parameters["shard"],
+        reshard_after_forward=stage == 3 and not root,
+        # inputs are left alone: rotary tables stay fp32
+        mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
+    )
+
+
+def prepare_micro_batch(root: nn.Module, stage: int, last: bool) -> None:
+    """Say what FSDP does after the next backward pass; `last` is the step's last micro-batch."""
+    assert isinstance(root, FSDPModule)
+    root.set_requires_gradient_sync(last or stage >= 2)
+    root.set_requires_all_reduce(last)
+    root.set_reshard_after_backward(last or stage == 3)
+    root.set_is_last_backward(last)
+
+
+def reshard(root: nn.Module) -> None:
+    """Give up whole weights that a forward pass without a backward pass has gathered."""
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

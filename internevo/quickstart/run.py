@@ -1,0 +1,138 @@
+"""The whole job, step by step, through the same functions that the other verbs call."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from internevo.config.load import load_config
+from internevo.data.prepare import prepare
+from internevo.data.tokenizer import load_tokenizer
+from internevo.data.train_tokenizer import train_tokenizer
+from internevo.hf.convert import export
+from internevo.monitor.metrics import EVALS, read_metrics
+from internevo.monitor.report import write_report
+from internevo.quickstart.corpus import KINDS, SELECTED, build_corpus
+from internevo.train.restore import restore
+from internevo.train.run import train
+from internevo.train.sample import sample_text
+
+VOCAB = 2048
+PROMPT = '"""A class that'
+
+
+def quickstart(folder: Path, out: Console) -> signal.Signals | None:
+    """Do all of it in `folder`, printing to `out`; returns the signal that stopped the training early, or None.
+
+    What is there from an earlier, unfinished time is used.
+    """
+    start = time.perf_counter()
+    corpus, tokens, tokenizer = folder / "corpus", folder / "tokens", folder / "tokenizer.model"
+    with _step(out, "1/7  corpus: Python's standard library as prose, code, long and selected documents"):
+        if not corpus.exists():
+            sizes = build_corpus(folder / "corpus.partial")
+            (folder / "corpus.partial").rename(corpus)
+            out.print(f"     {sum(sizes.values()) / 1e6:.1f} MB of text")
+    with _step(out, f"2/7  tokenizer: {VOCAB:,} pieces of byte-pair encoding"):
+        if not tokenizer.exists():
+            train_tokenizer(_texts(corpus / "code.jsonl", corpus / "prose.jsonl"), tokenizer, VOCAB, 6_000_000)
+    with _step(out, "3/7  token stores with held-out documents"):
+        _prepare(corpus, tokens, tokenizer, out)
+    run = folder / "runs" / "quickstart"
+    config = _write_config(folder)
+    out.print(f"[bold]4/7  training three stages[/]  ({config}; `internevo train {config}` does the same)")
+    stopped = train(load_config(config), sys.argv)
+    if stopped is not None:
+        out.print("stopped and saved; run the same command to go on")
+        return stopped
+    exported = folder / "export"
+    with _step(out, "5/7  export to Hugging Face, logits compared with transformers"):
+        if not exported.exists():
+            model = restore(run)
+            loaded = load_tokenizer(tokenizer)
+            seq_len = model.stage.train.seq_len
+            out.print(f"     {export(model.model, exported, 'llama', seq_len=seq_len, tokenizer=loaded)}")
+    out.print("[bold]6/7  a sample[/]")
+    for piece in sample_text(restore(run), PROMPT, 96, 0.7, 0.9, seed=0):
+        out.print(escape(piece), end="")
+    out.print()
+    out.print("[bold]7/7  what was learned[/] (held-out loss in nats per token)")
+    _show_learning(read_metrics(run / EVALS), out)
+    report = write_report(run)
+    out.print(f"done in {time.perf_counter() - start:.0f} s")
+    out.print(
+        f"[dim]next:[/] open {report} in a browser · internevo generate {run} --prompt 'import ' · "
+        f"AutoModelForCausalLM.from_pretrained('{exported}')"
+    )
+    return None
+
+
+@contextmanager
+def _step(out: Console, title: str) -> Iterator[None]:
+    out.print(f"[bold]{title}[/]")
+    start = time.perf_counter()
+    with out.status("working"):
+        yield
+    out.print(f"     [dim]{time.perf_counter() - start:.1f} s[/]")
+
+
+def _texts(*paths: Path) -> Iterator[str]:
+    for path in paths:
+        for line in path.open():
+            yield json.loads(line)["text"]
+
+
+def _prepare(corpus: Path, tokens: Path, tokenizer: Path, out: Console) -> None:
+    for kind in (*KINDS, SELECTED):
+        if not (tokens / kind).exists():
+            heldout = [corpus / f"{kind}.heldout.jsonl"] if kind in KINDS else []
+            made = prepare([corpus / f"{kind}.jsonl"], tokens / kind, tokenizer, held_out_inputs=heldout)
+            out.print(
+                f"     {kind}: {made.tokens:,} tokens in {made.documents:,} documents, held out "
+                f"{made.heldout_tokens:,} in {made.heldout_documents:,}"
+            )
+
+
+def _write_config(folder: Path) -> Path:
+    path = folder / "config.yaml"
+    if not path.exists():
+        text = files("internevo.quickstart").joinpath("config.yaml").read_text()
+        # on CPUs without bf16 units, bf16 is several times slower than fp32
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+        path.write_text(text.replace("FOLDER", folder.as_posix()).replace("PRECISION", precision))
+    return path
+
+
+def _show_learning(evals: list[dict[str, Any]], out: Console) -> None:
+    """Held-out loss by source at each stage's end, and what the long stage did for far positions."""
+    ends = [one for one in evals if one["when"] == "end"]
+    stages = list(dict.fromkeys(one["stage"] for one in ends))
+    table = Table("source", "token frequencies alone", *(f"after {stage}" for stage in stages), box=None)
+    for kind in KINDS:
+        losses = {one["stage"]: one for one in ends if one["source"] == kind}
+        table.add_row(kind, f"{losses[stages[-1]]['unigram']:.3f}", *(f"{losses[s]['loss']:.3f}" for s in stages))
+    out.print(table)
+    first_length = ends[0]["seq_len"]
+    far = {one["when"]: far_loss(one, first_length) for one in evals if one["stage"] == "long" == one["source"]}
+    out.print(
+        f"long documents, positions past {first_length} (the first stage's row): "
+        f"{far['start']:.3f} before the long stage, {far['end']:.3f} after it"
+    )
+
+
+def far_loss(evaluation: dict[str, Any], first: int) -> float:
+    """The mean loss at positions from `first` on."""
+    buckets = [(loss, labels) for begin, _, loss, labels in evaluation["by_position"] if begin >= first]
+    return sum(loss * labels for loss, labels in buckets) / sum(labels for _, labels in buckets)

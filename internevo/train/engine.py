@@ -1,0 +1,107 @@
+"""What runs a step's forward and backward passes: on one process here, over many ranks in `sharded.py`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from internevo.config.schema import StageConfig
+from internevo.data.batch import Batch, digest
+from internevo.data.loader import WHOLE, Part
+from internevo.model.attention import choose_kernel
+from internevo.model.transformer import Transformer
+from internevo.train.loss_model import LossModel
+from internevo.train.micro_batch import micro_batches
+from internevo.train.optimizer import clip_gradients
+from internevo.train.precision import bf16_copy
+
+
+class Engine(ABC):
+    """A model that learns: fp32 parameters, and the way to their gradients."""
+
+    stage: StageConfig
+    device: torch.device
+    part: Part = WHOLE
+    """Which part of a step's rows this process reads."""
+
+    @abstractmethod
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The fp32 parameters that this process holds, or holds a part of, by name."""
+
+    @abstractmethod
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """Run a step's micro-batches and add to every parameter's gradient that of the mean loss over all labels.
+
+        Returns that loss, the same on all ranks.
+        """
+
+    @abstractmethod
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale all gradients down to a global norm of `max_norm` if it is larger; 0 only measures.
+
+        Returns the norm before clipping, the same on all ranks.
+        """
+
+    @abstractmethod
+    def updated(self) -> None:
+        """To be called when the parameters have new values."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(losses, labels, positions) of this process's share of the batch, equally shaped, without gradients.
+
+        The loss is 0 where there is no label.
+        """
+
+    def digest(self, batch: Batch) -> str:
+        """The fingerprint of the step's token ids, on all ranks."""
+        return digest(batch.tokens)
+
+    @abstractmethod
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of what every share of a batch gave, on all ranks."""
+
+
+class LocalEngine(Engine):
+    """All on one process. With bf16, the passes run on a bf16 copy of the model."""
+
+    def __init__(self, master: Transformer, stage: StageConfig, device: torch.device):
+        master.config = stage.model  # a stage may change the rotary base
+        self.stage, self.device, self.master = stage, device, master
+        model = master if stage.train.precision == "fp32" else bf16_copy(master)
+        model.use_kernel(choose_kernel(stage.train.attention, device))
+        model.recompute = stage.train.recompute == "full"
+        if stage.train.compile:
+            model.compile_blocks()
+        self.model = LossModel(model)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.master.named_parameters())
+
+    def forward_backward(self, batch: Batch) -> Tensor:
+        labels = max(1, batch.label_count)
+        total = torch.zeros((), device=self.device)
+        for micro in micro_batches(batch, self.stage.train.micro_batch, self.device):
+            loss = self.model(micro) / labels
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        return clip_gradients(self.master.parameters(), max_norm)
+
+    @torch.no_grad()
+    def updated(self) -> None:
+        if self.model.transformer is not self.master:
+            torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
+
+    @torch.no_grad()
+    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        rows = self.stage.train.micro_batch
+        micros = micro_batches(batch, rows, self.device)
+        return [(self.model(micro, summed=False), micro.labels, micro.positions) for micro in micros]
+
+    def add_up(self, values: Tensor) -> Tensor:
+        return values

@@ -1,0 +1,62 @@
+"""Held-out loss, per source and per position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from internevo.data.batch import IGNORE, Batch
+from internevo.data.statistics import entropy
+from internevo.train.engine import Engine
+from internevo.train.guard import check_ids
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The loss over held-out documents, in nats per label."""
+
+    loss: float
+    labels: int
+    unigram: float
+    """Entropy of the same labels under their own frequencies: the score of a model that knows only those."""
+    by_position: list[tuple[int, int, float, int]]
+    """(first position, last exclusive, loss, labels): positions count from the document's start in its row."""
+
+
+def position_edges(seq_len: int) -> list[int]:
+    """0, 64, 128, 256, ... up to `seq_len`: where position buckets begin and end."""
+    edges = [0]
+    while (edge := max(64, 2 * edges[-1])) < seq_len:
+        edges.append(edge)
+    return [*edges, seq_len]
+
+
+def held_out_loss(engine: Engine, batches: Iterable[Batch]) -> HeldOutLoss:
+    """Run the model over held-out batches, of which each rank has its part.
+
+    Raises ValueError when the batches hold no label, and UserError for an id past the vocabulary.
+    """
+    edges = torch.tensor(position_edges(engine.stage.train.seq_len), device=engine.device)
+    sums = torch.zeros(2, len(edges) - 1, dtype=torch.float64, device=engine.device)
+    counts = torch.zeros(engine.stage.model.vocab, dtype=torch.float64, device=engine.device)
+    for batch in batches:
+        check_ids(batch, engine.stage.model.vocab)
+        for losses, labels, positions in engine.losses(batch):
+            real = labels != IGNORE
+            bucket = torch.bucketize(positions[real], edges, right=True) - 1
+            sums[0].index_add_(0, bucket, losses[real].double())
+            sums[1].index_add_(0, bucket, torch.ones_like(bucket, dtype=torch.float64))
+            counts += torch.bincount(labels[real], minlength=len(counts))
+    loss, labels = engine.add_up(sums).tolist()
+    if not sum(labels):
+        raise ValueError("the held-out batches hold no label")
+    buckets = [
+        (first, last, total / count, int(count))
+        for (first, last), total, count in zip(pairwise(edges.tolist()), loss, labels, strict=True)
+        if count
+    ]
+    unigram = entropy(engine.add_up(counts).cpu().numpy())
+    return HeldOutLoss(sum(loss) / sum(labels), int(sum(labels)), unigram, buckets)

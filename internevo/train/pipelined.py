@@ -1,0 +1,93 @@
+"""The engine over the stages of a pipeline, each laid out over ranks as in `sharded.py`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from internevo.config.derive import rows_per_step
+from internevo.config.schema import StageConfig
+from internevo.data.batch import Batch
+from internevo.model.rope import rotary_tables
+from internevo.model.transformer import Transformer
+from internevo.parallel.apply import build_sharded, compute_dtype
+from internevo.parallel.collectives import sum_over
+from internevo.parallel.mesh import Mesh, Place
+from internevo.parallel.pipeline import STAGES_PER_RANK, Pipeline, split_layers, stages_of
+from internevo.parallel.tensor import complete_gradients, local
+from internevo.parallel.zero import reshard, shard_module
+from internevo.train.loss import label_losses, summed_cross_entropy
+from internevo.train.micro_batch import MicroBatch
+from internevo.train.sharded import ShardedEngine
+
+
+class StageModel(nn.Module):
+    """One stage: its blocks, before them the embedding if it is the first, behind them the loss if it is the last."""
+
+    def __init__(self, part: Transformer, last: bool, vocabulary: Place):
+        super().__init__()
+        self.part, self.last, self.vocabulary = part, last, vocabulary
+        self.micros: list[MicroBatch] = []
+        self.scale: float | None = 1.0
+        """What the summed loss is multiplied by; None for the loss at every position."""
+
+    def forward(self, x: Tensor | None = None, *, number: Tensor) -> Tensor:
+        micro, part = self.micros[int(number)], self.part
+        if x is None:
+            x = part.embed(micro.tokens)
+        rotary = rotary_tables(micro.positions, part.config.head_dim, part.config.rope_base)
+        x = part.run_blocks(x, rotary, micro.documents)
+        if not self.last:
+            return x
+        weight = local(part.head.weight)
+        if self.scale is None:
+            return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
+        return summed_cross_entropy(part.norm(x), weight, micro.labels, self.vocabulary)[None] * self.scale
+
+
+class PipelinedEngine(ShardedEngine):
+    """A stage of training whose model is a pipeline."""
+
+    def __init__(self, stage: StageConfig, mesh: Mesh):
+        self._prepare(stage, mesh)
+        schedule = stage.parallel.pipeline.schedule
+        layers = split_layers(stage.model, mesh.pipeline.size * STAGES_PER_RANK[schedule])
+        self.models: dict[int, StageModel] = {}
+        for number in stages_of(mesh.pipeline.rank, mesh.pipeline.size, schedule):
+            last = number == len(layers) - 1
+            model = StageModel(build_sharded(stage, mesh, layers[number]), last, mesh.tensor)
+            shard_module(model, mesh, self.zero_stage, compute_dtype(stage), root=True)
+            self.models[number] = model
+        train = stage.train
+        tokens = train.seq_len // mesh.layout.context
+        tokens //= mesh.tensor.size if stage.parallel.sequence else 1
+        hidden = torch.empty((train.micro_batch, tokens, stage.model.hidden), dtype=compute_dtype(stage), device="meta")
+        count = rows_per_step(train) // (mesh.data.size * train.micro_batch)
+        modules: dict[int, nn.Module] = dict(self.models)
+        self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, count, mesh.device)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for model in self.models.values() for name, p in model.part.named_parameters()}
+
+    def forward_backward(self, batch: Batch) -> Tensor:
+        replicas = self.mesh.replicas
+        scale = replicas.size / max(1, batch.label_count)  # ZeRO averages over them
+        micros = self._micro_batches(batch)
+        for model in self.models.values():
+            model.micros, model.scale = micros, scale
+        total = self.pipeline.forward_backward() / replicas.size
+        complete_gradients(self.named_parameters(), self.tensor)
+        return sum_over(sum_over(total, replicas), self.mesh.pipeline)
+
+    @torch.no_grad()
+    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        micros = self._micro_batches(batch)
+        for model in self.models.values():
+            model.micros, model.scale = micros, None
+        given = [self.pipeline.forward(number) for number in range(len(micros))]
+        for model in self.models.values():
+            reshard(model)
+        return [(loss, m.labels, m.positions) for loss, m in zip(given, micros, strict=True) if loss is not None]
+
+    def add_up(self, values: Tensor) -> Tensor:
+        return sum_over(super().add_up(values), self.mesh.pipeline)

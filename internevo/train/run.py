@@ -1,0 +1,196 @@
+"""A whole run: make or find its folder, go through the stages in order, leave it so that it can go on."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+
+from internevo.checkpoint.commit import find_latest, read_state, step_name
+from internevo.checkpoint.tensors import read_tensors
+from internevo.checkpoint.writer import CheckpointWriter
+from internevo.config.derive import stage_steps
+from internevo.config.errors import UserError
+from internevo.config.schema import RunConfig, StageConfig
+from internevo.data.loader import Cursor, evaluation_batches, source_name
+from internevo.data.store import TokenStore
+from internevo.model.attention import choose_kernel
+from internevo.model.flops import parameters
+from internevo.monitor.environment import capture, write_environment
+from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rewind
+from internevo.monitor.report import write_report
+from internevo.monitor.sinks import Sinks, open_sinks
+from internevo.parallel.layout import make_layout
+from internevo.parallel.mesh import Mesh
+from internevo.parallel.world import World, join_world
+from internevo.train.build import initial_model
+from internevo.train.device import choose_device
+from internevo.train.engine import Engine, LocalEngine
+from internevo.train.evaluate import held_out_loss
+from internevo.train.folder import RunFolder
+from internevo.train.interrupt import Interrupt
+from internevo.train.optimizer import build_optimizer, state_tensors
+from internevo.train.pipelined import PipelinedEngine
+from internevo.train.progress import Progress
+from internevo.train.sharded import ShardedEngine
+from internevo.train.trainer import Peak, StageTrainer
+
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def train(config: RunConfig, command: Sequence[str], until: float = math.inf) -> signal.Signals | None:
+    """Begin the run that `config` describes, or go on with it; under torchrun, as one rank of it.
+
+    `command` is the command line, kept for the record. With `until`, the run is saved and left after that step.
+    Returns the signal that stopped the run early, or None. Raises UserError for what a person can put right.
+    """
+    with ExitStack() as stack:
+        world = stack.enter_context(join_world(choose_device(config.train.device)))
+        for stage in config.stages:
+            make_layout(stage, world.size)  # all stages fit these processes, or nothing is begun
+        folder = RunFolder.of(config)
+        world.on_main(lambda: stack.enter_context(folder).path)
+        interrupt = stack.enter_context(Interrupt())
+        run = Run(config, folder, world, command)
+        try:
+            run.go(interrupt, until)
+        finally:
+            run.close()
+        world.on_main(lambda: write_report(folder.path))
+        return interrupt.signal
+
+
+class Run:
+    """A run in progress, from its newest whole checkpoint on."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, world: World, command: Sequence[str]):
+        self.config, self.folder, self.world = config, folder, world
+        changes, found = world.on_main(lambda: (folder.adopt(config), find_latest(folder.checkpoints)))
+        self.progress = Progress(Cursor())
+        if found.path is not None:
+            state = read_state(found.path)
+            self.progress = Progress.from_json(state["progress"])
+            self._check_stage(state["stage"])
+        self.peaks = {
+            precision: Peak(*peak_flops(world.device, _DTYPES[precision]))
+            for precision in {stage.train.precision for stage in config.stages}
+        }
+        world.on_main(lambda: self._record(command))
+        self.sinks: Sinks = open_sinks(config, folder.path, self.progress.step, world.rank)
+        for line in (*found.refused, *(f"configuration changed: {change}" for change in changes)):
+            self.sinks.message(line)
+        if found.path is not None:
+            done = self.progress.step == sum(stage_steps(stage.train) for stage in config.stages)
+            goes = "the run is complete" if done else "resuming"
+            self.sinks.message(f"{goes} after step {self.progress.step:,} ({found.path.name})")
+        saving = config.checkpoint
+        self.writer = CheckpointWriter(folder.checkpoints, saving.keep, saving.asynchronous, world.saving)
+
+    def go(self, interrupt: Interrupt, until: float) -> None:
+        """Train what is left of the run, to step `until`, or until a signal asks to stop."""
+        progress, stages = self.progress, self.config.stages
+        while True:
+            trainer = self._trainer(stages[progress.stage])
+            if progress.stage_step == 0:
+                self._evaluate(trainer, "start", interrupt)
+            trainer.run(interrupt, until, self.writer, self.sinks.step)
+            if progress.stage_step < trainer.steps:
+                return
+            if not interrupt.agreed(self.world):
+                self._evaluate(trainer, "end", interrupt)
+            if interrupt.agreed(self.world) or progress.stage + 1 == len(stages):
+                return
+            progress.stage, progress.stage_step = progress.stage + 1, 0
+            progress.cursor = progress.cursor.next_stage()
+            del trainer  # two stages' weights and optimizer states must not be in memory together
+
+    def close(self) -> None:
+        """Finish the checkpoint being written and close the sinks."""
+        try:
+            self.writer.close()
+        finally:
+            self.sinks.close()
+
+    def _trainer(self, stage: StageConfig) -> StageTrainer:
+        """The stage's model and optimizer under its own layout, as the newest checkpoint has them."""
+        world, step = self.world, self.progress.step
+        engine: Engine
+        if world.size == 1:
+            model = initial_model(stage.model, world.device, stage.train.seed)
+            engine = LocalEngine(model, stage, world.device)
+        else:
+            mesh = Mesh(make_layout(stage, world.size), world.device)
+            engine = (PipelinedEngine if mesh.pipeline.size > 1 else ShardedEngine)(stage, mesh)
+        optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+        if step > 0:
+            self.writer.wait()
+            newest = self.folder.checkpoints / step_name(step)
+            read_tensors(newest, state_tensors(engine.named_parameters(), optimizer), world.control)
+            engine.updated()
+        return StageTrainer(
+            self.config.stages, self.progress, engine, optimizer, world, self.peaks[stage.train.precision]
+        )
+
+    def _check_stage(self, name: str) -> None:
+        stages, progress = self.config.stages, self.progress
+        before = sum(stage_steps(stage.train) for stage in stages[: progress.stage])
+        same = progress.stage < len(stages) and stages[progress.stage].name == name
+        if not same or before != progress.step - progress.stage_step:
+            raise UserError(
+                f"{self.folder.path} has done {progress.step:,} steps and stands in stage {progress.stage + 1}, "
+                f"{name!r}, step {progress.stage_step:,}; in this configuration the {progress.stage} stages before "
+                f"have {before:,} steps. Stages that a run has been through must stay as they were; new ones can be "
+                "added at the end."
+            )
+        if progress.stage_step > stage_steps(stages[progress.stage].train):
+            raise UserError(
+                f"{self.folder.path} has done {progress.stage_step:,} steps of stage {name!r}, more than this "
+                "configuration gives it."
+            )
+
+    def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
+        """Held-out loss of every source of the run, as the current stage sees it; each only once."""
+        stage = trainer.stage
+        records = self.world.on_main(lambda: read_metrics(self.folder.evals))
+        done = {(one["stage"], one["when"], one["source"]) for one in records}
+        sources = {source_name(one): one.path for each in self.config.stages for one in each.data.sources}
+        for name, path in sources.items():
+            store = TokenStore.open_heldout(path)
+            if not stage.data.eval_tokens or store is None or (stage.name, when, name) in done:
+                continue
+            part, train = trainer.engine.part, stage.train
+            rows = train.micro_batch * part.parts
+            padded = self.world.size > 1  # ranks take the same number of equally large steps
+            batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded)
+            result = held_out_loss(trainer.engine, batches)
+            self.sinks.evaluation(
+                EvalMetrics(
+                    step=self.progress.step,
+                    stage=stage.name,
+                    when=when,
+                    source=name,
+                    seq_len=stage.train.seq_len,
+                    tokens=result.labels,
+                    loss=result.loss,
+                    unigram=result.unigram,
+                    by_position=result.by_position,
+                )
+            )
+            if interrupt.agreed(self.world):
+                return
+
+    def _record(self, command: Sequence[str]) -> None:
+        """Put the records of the run where it goes on, and write down what it runs on."""
+        rewind(self.folder.path, self.progress.step)
+        model = self.config.model
+        total = parameters(model)
+        embeddings = model.vocab * model.hidden * (1 if model.tied else 2)
+        facts = capture(self.world.device, command, self.world.size)
+        peak = self.peaks[self.config.stages[self.progress.stage].train.precision]
+        facts |= {"peak_flops": peak.flops, "peak_source": peak.source}
+        facts |= {"attention_kernel": choose_kernel(self.config.train.attention, self.world.device)}
+        facts |= {"parameters": total, "non_embedding_parameters": total - embeddings}
+        write_environment(self.folder.environment, facts)

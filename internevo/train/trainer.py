@@ -1,0 +1,145 @@
+"""One stage: the loop over its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from internevo.checkpoint.writer import CheckpointWriter
+from internevo.config.derive import rows_per_step, stage_steps
+from internevo.config.schema import StageConfig
+from internevo.data.batch import Batch
+from internevo.data.loader import Loader
+from internevo.model.flops import causal_pairs, training_flops
+from internevo.monitor.metrics import StepMetrics, memory_gib
+from internevo.parallel.world import World
+from internevo.train.engine import Engine
+from internevo.train.guard import check_ids, check_skipped
+from internevo.train.interrupt import Interrupt
+from internevo.train.optimizer import state_tensors
+from internevo.train.progress import Progress
+from internevo.train.schedule import learning_rate
+from internevo.train.step import StepResult, train_step
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The device's arithmetic ceiling, which MFU is a share of."""
+
+    flops: float
+    source: str
+
+
+class StageTrainer:
+    """Trains one stage of a run from wherever `progress` stands in it."""
+
+    def __init__(
+        self,
+        stages: list[StageConfig],
+        progress: Progress,
+        engine: Engine,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        peak: Peak,
+    ):
+        self.stages, self.progress = stages, progress
+        self.stage = stages[progress.stage]
+        self.steps = stage_steps(self.stage.train)
+        self.engine, self.optimizer, self.world, self.peak = engine, optimizer, world, peak
+        self._saved = progress.step
+
+    def run(
+        self, interrupt: Interrupt, until: float, writer: CheckpointWriter, report: Callable[[StepMetrics], None]
+    ) -> None:
+        """Train to the stage's end, to step `until` of the run, or until a signal asks to stop.
+
+        Saves on the way and at the end.
+        """
+        progress, every = self.progress, self.stage.checkpoint.every
+        if progress.stage_step == self.steps:
+            return
+        with self._loader() as loader:
+            while progress.stage_step < self.steps and progress.step < until and not interrupt.agreed(self.world):
+                report(self._step(loader))
+                check_skipped(progress.skipped_in_a_row, self.stage.train.max_skipped, progress.step)
+                done = progress.stage_step == self.steps
+                if done or (every and progress.step % every == 0):
+                    self.save(writer, permanent=done)
+            if progress.stage_step < self.steps:
+                self.save(writer, permanent=False)
+
+    def save(self, writer: CheckpointWriter, permanent: bool) -> None:
+        """Save the run as it stands, if it has moved since it was saved."""
+        if self._saved == self.progress.step:
+            return
+        self._saved = self.progress.step
+        state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
+        writer.save(self.progress.step, state_tensors(self.engine.named_parameters(), self.optimizer), state, permanent)
+
+    def _loader(self) -> Loader:
+        train, data = self.stage.train, self.stage.data
+        return Loader(
+            data.sources,
+            seq_len=train.seq_len,
+            rows_per_step=rows_per_step(train),
+            packing=data.packing,
+            seed=train.seed,
+            cursor=self.progress.cursor,
+            part=self.engine.part,
+        )
+
+    def _step(self, loader: Loader) -> StepMetrics:
+        start = time.perf_counter()
+        batch = loader.next()
+        waited = time.perf_counter() - start
+        check_ids(batch, self.stage.model.vocab)
+        lr = learning_rate(self.stages, self.progress.stage, self.progress.stage_step)
+        result = train_step(self.engine, self.optimizer, batch, clip=self.stage.optimizer.clip, lr=lr)
+        self._advance(loader, batch, result)
+        return self._metrics(batch, result, lr, time.perf_counter() - start, waited)
+
+    def _advance(self, loader: Loader, batch: Batch, result: StepResult) -> None:
+        progress = self.progress
+        progress.cursor = loader.cursor
+        progress.step += 1
+        progress.stage_step += 1
+        progress.tokens += sum(batch.real_tokens)
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if result.skipped else 0
+
+    def _metrics(self, batch: Batch, result: StepResult, lr: float, seconds: float, waited: float) -> StepMetrics:
+        model, seq_len = self.stage.model, self.stage.train.seq_len
+        tokens = sum(batch.real_tokens)
+        sources: dict[str, int] = {}
+        for source, real in zip(batch.sources, batch.real_tokens, strict=True):
+            sources[source] = sources.get(source, 0) + real
+        possible = self.peak.flops * seconds * self.world.size
+        return StepMetrics(
+            step=self.progress.step,
+            stage=self.stage.name,
+            tokens=self.progress.tokens,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            lr=lr,
+            seq_len=seq_len,
+            step_s=seconds,
+            data_s=waited,
+            tokens_per_s=tokens / seconds,
+            tokens_per_s_per_gpu=tokens / seconds / self.world.size,
+            mfu=training_flops(model, tokens, real_pairs(batch)) / possible,
+            mfu_full=training_flops(model, tokens, tokens * seq_len) / possible,
+            memory_gib=memory_gib(self.world.device),
+            skipped=result.skipped,
+            digest=self.engine.digest(batch),
+            sources=sources,
+        )
+
+
+def real_pairs(batch: Batch) -> int:
+    """Query-key pairs of the batch's real documents; padding is not work that counts."""
+    pairs = 0
+    for lengths, real in zip(batch.lengths, batch.real_tokens, strict=True):
+        pairs += causal_pairs(lengths if sum(lengths) == real else lengths[:-1])
+    return pairs

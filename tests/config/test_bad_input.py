@@ -1,0 +1,210 @@
+"""Everything a person can get wrong in a config: one clear message that names the key, and no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from internevo.config.load import load_config
+from internevo.config.read import ConfigError
+from tests.data.stores import numbered, write_store
+
+GOOD = """
+name: run
+model: {preset: tiny}
+train: {seq_len: 64, batch_tokens: 512, micro_batch: 4, steps: 10}
+data: {sources: [{path: tokens/web}]}
+"""
+STAGED = """
+name: run
+model: {preset: tiny}
+train: {seq_len: 64, batch_tokens: 512}
+data: {sources: [{path: tokens/web}]}
+stages:
+  - {name: base, train: {steps: 10}}
+  - {name: long, train: {steps: 10, seq_len: 128}}
+"""
+
+OVERRIDES = {
+    # names
+    "a typo in a key": ("train.seq_length=64", "train.seq_length: unknown key; did you mean seq_len?"),
+    "a typo in a section": ("optimiser.lr=1", "optimiser: unknown key; did you mean optimizer?"),
+    "a key of another section": ("model.lr=1", "model.lr: unknown key; known are"),
+    "a typo in a preset": ("model.preset=internlm-7b", "model.preset: unknown preset 'internlm-7b'; did you mean"),
+    "a typo in a choice": ("schedule.name=cosin", "schedule.name: unknown value 'cosin'; did you mean cosine?"),
+    "an optimizer that is not there": ("optimizer.name=lion", "optimizer.name: unknown value 'lion'; known are adamw"),
+    "a kernel that is not there": ("train.attention=xformers", "train.attention: unknown value 'xformers'"),
+    "an unknown precision": ("train.precision=fp16", "train.precision: unknown value 'fp16'"),
+    "an unknown packer": ("data.packing=best-fit", "data.packing: unknown value 'best-fit'; did you mean best_fit?"),
+    "a name that is no folder": ("name=a/b", "name: 'a/b' cannot name a folder"),
+    "a name that is hidden": ("name=.run", "name: '.run' cannot name a folder"),
+    # types
+    "text for a number": ("train.seq_len=long", "train.seq_len: expected a whole number (4096, 4M), found 'long'"),
+    "a share for a count": ("train.micro_batch=1.5", "train.micro_batch: expected a whole number"),
+    "a count in pieces": ("train.steps=10.5", "it is not whole"),
+    "a number for a switch": ("monitor.wandb=1", "monitor.wandb: expected true or false, found 1"),
+    "text for a switch": ("monitor.wandb=maybe", "monitor.wandb: expected true or false, found 'maybe'"),
+    "a switch for a number": ("optimizer.lr=true", "optimizer.lr: expected a number (0.1, 3e-4), found True"),
+    "nothing for a number": ("optimizer.lr=", "optimizer.lr: expected a number (0.1, 3e-4), found nothing"),
+    "a number for text": ("name=7", "name: expected text, found 7 (put it in quotes)"),
+    "a list for a number": ("train.seq_len=[64]", "train.seq_len: expected a whole number"),
+    "a value for a section": ("model=tiny", "model: expected a mapping of keys to values, found 'tiny'"),
+    "a section for a value": ("train.seq_len={a: 1}", "train.seq_len: expected a whole number"),
+    "a path for a list": ("data.sources=tokens/web", "data.sources: expected a list, found 'tokens/web'"),
+    "a path for a source": ("data.sources=[tokens/web]", "data.sources[0]: expected a mapping"),
+    "infinity": ("optimizer.lr=inf", "optimizer.lr: expected a number (0.1, 3e-4), found 'inf' (it must be finite)"),
+    "not a number": ("optimizer.eps=.nan", "optimizer.eps: expected a number"),
+    # units
+    "a wrong unit": ("train.batch_tokens=4G", "unknown unit 'G'; known are K, M, B and T"),
+    "a unit spelled out": ("train.batch_tokens=4 million", "unknown unit 'million'"),
+    "a unit that leaves a fraction": ("train.steps=1.2345K", "it is not whole"),
+    # ranges
+    "no learning rate": ("optimizer.lr=-1e-3", "optimizer.lr: must be at least 0.0, found -0.001"),
+    "one beta": ("optimizer.betas=[0.9]", "optimizer.betas: must be two numbers in [0, 1), found [0.9]"),
+    "a beta of one": ("optimizer.betas=[0.9, 1]", "optimizer.betas: must be two numbers in [0, 1)"),
+    "a percentage for a share": ("schedule.final=10", "schedule.final: must be a share between 0 and 1, found 10.0"),
+    "no decay for wsd": ("schedule.decay=0", "schedule.decay: must be a share between 0 and 1"),
+    "rows of one token": ("train.seq_len=1", "train.seq_len: must be at least 2, found 1"),
+    "no rows": ("train.micro_batch=0", "train.micro_batch: must be at least 1, found 0"),
+    "a negative interval": ("checkpoint.every=-1", "checkpoint.every: must be at least 0, found -1"),
+    "a fourth stage of ZeRO": ("parallel.zero.stage=4", "parallel.zero.stage: must be 0, 1, 2 or 3, found 4"),
+    # sizes that do not fit together
+    "heads that do not divide": ("model.kv_heads=3", "model.kv_heads: 4 heads cannot be shared evenly by 3 kv heads"),
+    "a width that heads do not divide": ("model.heads=6", "model.heads: hidden 64 is not divisible by 6 heads"),
+    "no heads": ("model.heads=0", "model.heads: must be at least 1, found 0"),
+    "odd heads": ("model.head_dim=15", "model.head_dim: must be even for the rotary embedding, found 15"),
+    "a batch below a row": ("train.batch_tokens=63", "train.batch_tokens: 63 is less than one row of seq_len 64"),
+    "rows that do not divide": ("train.micro_batch=3", "micro-batches of 3 cannot divide; near are 384 and 576"),
+    "warmup without end": ("schedule.warmup=10", "schedule.warmup: 10 steps leave nothing of the stage's 10"),
+    "kv heads that ranks cannot share": ("parallel.tensor=4", "4 ranks cannot share model.kv_heads 2 evenly"),
+    "a context that rows cannot be shared by": ("parallel.context.size=3", "3 ranks cannot share rows of 64 tokens"),
+    "a Ulysses that is no part": (
+        "parallel.context={size: 2, ulysses: 4}",
+        "auto or a divisor of parallel.context.size 2",
+    ),
+    "a Ulysses past the heads": ("parallel.context={size: 8, ulysses: 8}", "8 ranks cannot share 4 heads evenly"),
+    "more stages than layers": ("parallel.pipeline.size=3", "parallel.pipeline.size: 2 layers cannot make 3 stages"),
+    "a schedule that is not there": ("parallel.pipeline.schedule=gpipe", "unknown value 'gpipe'; known are 1f1b"),
+    "a shard of no ranks": ("parallel.zero.shard=0", "parallel.zero.shard: must be at least 1, or -1 for all"),
+    # length
+    "both lengths": ("train.tokens=1M", None),  # the override displaces the file's steps
+    "no step": ("train.steps=0", "train.steps: a stage must have at least one step"),
+    "no token": ("train.tokens=0", "train.tokens: a stage must have at least one step"),
+    # data
+    "no data": ("data.sources=[]", "data.sources: the stage has no data; name at least one token store"),
+    "no path": ("data.sources=[{weight: 1}]", "data.sources[0].path: missing"),
+    "no weight": ("data.sources=[{path: tokens/web, weight: 0}]", "data.sources[0].weight: must be more than 0"),
+    "a missing store": ("data.sources=[{path: tokens/cod}]", "data.sources[0].path: there is no token store at"),
+    "two of one name": ("data.sources=[{path: a/web}, {path: b/web}]", "two sources are called 'web'; give them"),
+    "a missing tokenizer": ("tokenizer=no.model", "tokenizer: no.model does not exist"),
+    # the override itself
+    "no value": ("train.seq_len", "override 'train.seq_len': expected key=value, for example train.seq_len=8192"),
+    "no key": ("=5", "override '=5': expected key=value"),
+    "an empty key": ("train..seq_len=5", "expected key=value"),
+    "broken YAML": ("train.seq_len=[5", "the value is not valid YAML"),
+}
+
+FILES = {
+    "an empty file": ("", "is empty; a configuration is a mapping of keys to values"),
+    "a list": ("- name: run", "holds a list; a configuration is a mapping of keys to values"),
+    "a bare word": ("run", "run: unknown key; did you mean runs?"),
+    "broken YAML": ("name: [run\nmodel: {", "run.yaml:2:6: not valid YAML"),
+    "tabs": ("name: run\n\tmodel: {}", "run.yaml:2:1: not valid YAML"),
+    "a key twice": ("name: run\nname: walk", "not valid YAML"),
+    "no name": (GOOD.replace("name: run", ""), "name: every run needs a name"),
+    "no shape": (GOOD.replace("{preset: tiny}", "{hidden: 64, layers: 2}"), "model.heads, model.kv_heads, model.ffn"),
+    "no length": (GOOD.replace(", steps: 10", ""), "give the stage's length as one of them; neither is set"),
+    "two lengths": (GOOD.replace("steps: 10", "steps: 10, tokens: 1M"), "one of them; both are set"),
+    "a base that is missing": ("_base_: no.yaml\n" + GOOD, "its _base_"),
+    "a base that is a number": ("_base_: 7\n" + GOOD, "_base_ must be a path or a list of paths, found 7"),
+    "a base that is itself": ("_base_: run.yaml\n" + GOOD, "_base_ goes in a circle"),
+    "an unknown interpolation": (GOOD + "runs: ${nothing}", "nothing"),
+    "stages that are a mapping": (GOOD + "stages: {base: {}}", "stages: expected a list of stages"),
+    "a stage without a name": (GOOD + "stages: [{train: {steps: 5}}]", "stages[0].name: every stage needs a name"),
+    "a stage that is a word": (GOOD + "stages: [base]", "expected a mapping of keys to values, found 'base'"),
+    "two stages of one name": (GOOD + "stages: [{name: a}, {name: a}]", "stages: two are called 'a'"),
+    "a stage without a length": (STAGED.replace("{steps: 10}", "{}"), "stages.base.train.tokens, train.steps: give"),
+    "a typo in a stage": (STAGED.replace("128}", "128, lr: 1}"), "stages.long.train.lr: unknown key"),
+    "runs in a stage": (STAGED.replace("128}", "128}, runs: x"), "stages.long.runs: unknown key"),
+    "a stage of another shape": (STAGED.replace("128}", "128}, model: {ffn: 9}"), "stages.long.model.ffn: a stage may"),
+    "a stage of another seed": (STAGED.replace("128}", "128, seed: 7}"), "stages.long.train.seed: a stage cannot"),
+    "a stage of other rows": (STAGED.replace("128}", "1024}"), "stages.long.train.batch_tokens: 512 is less than"),
+    "a source that moves": (
+        STAGED.replace("128}", "128}, data: {sources: [{path: other/web}]}"),
+        "stages.long.data.sources: 'web' is other/web here and tokens/web in an earlier stage",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with one token store."""
+    write_store(tmp_path / "tokens" / "web" / "train", numbered([5]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def message(file: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides)
+    return str(caught.value)
+
+
+def config(text: str) -> Path:
+    file = Path("run.yaml")
+    file.write_text(text)
+    return file
+
+
+def test_the_good_ones_are_good() -> None:
+    assert load_config(config(GOOD)).stages[0].train.steps == 10
+    assert [stage.name for stage in load_config(config(STAGED)).stages] == ["base", "long"]
+
+
+@pytest.mark.parametrize("case", OVERRIDES)
+def test_a_bad_value(case: str) -> None:
+    override, expected = OVERRIDES[case]
+    if expected is None:
+        assert load_config(config(GOOD), [override]).stages[0].train.steps is None
+    else:
+        assert expected in message(config(GOOD), override)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_bad_file(case: str) -> None:
+    text, expected = FILES[case]
+    said = message(config(text))
+    assert expected in said
+    assert "run.yaml" in said
+
+
+def test_files_that_cannot_be_read(here: Path) -> None:
+    assert "no.yaml does not exist" in message(Path("no.yaml"))
+    assert "tokens is a folder; give a YAML file" in message(Path("tokens"))
+    Path("latin.yaml").write_bytes(b"name: caf\xe9")
+    assert "latin.yaml is not UTF-8 text (byte 9)" in message(Path("latin.yaml"))
+
+
+def test_bases_in_a_circle_are_told_in_order() -> None:
+    Path("a.yaml").write_text("_base_: b.yaml")
+    Path("b.yaml").write_text("_base_: a.yaml")
+    assert "a.yaml -> " in message(Path("a.yaml"))
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    said = message(config(GOOD), "train.seq_length=5", "optimizer.lr=fast", "model.preset=tny")
+    for part in ("train.seq_length", "optimizer.lr", "model.preset: unknown preset 'tny'; did you mean tiny?"):
+        assert part in said
+
+
+def test_a_mistake_that_all_stages_share_is_told_once() -> None:
+    said = message(config(STAGED), "optimizer.betas=[1, 2]")
+    assert said.count("optimizer.betas") == 1
+    assert "stages." not in said
+
+
+def test_an_override_that_every_stage_hides() -> None:
+    said = message(config(STAGED), "train.steps=7")
+    assert "every stage sets it. Name the stage: stages.base.train.steps=7" in said
+    assert "there is no stage 'bas'; did you mean base?" in message(config(STAGED), "stages.bas.train.steps=7")

@@ -1,0 +1,166 @@
+"""Text to token store: frames, held-out documents, workers, rejects, and nothing overwritten or half done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from internevo.config.errors import UserError
+from internevo.data.inspect import describe, show_document
+from internevo.data.prepare import Manifest, prepare
+from internevo.data.store import StoreError, TokenStore
+from internevo.data.tokenizer import load_tokenizer
+from internevo.data.train_tokenizer import train_tokenizer
+
+PACKAGE = Path(__file__).parents[2] / "internevo"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("tokenizer") / "small.model"
+    return train_tokenizer((path.read_text() for path in sorted(PACKAGE.rglob("*.py"))), output, 800)
+
+
+def lines(path: Path, *texts: str) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def documents(folder: Path, name: str = "train") -> list[list[int]]:
+    store = TokenStore(folder / name)
+    return [store.read(number).tolist() for number in range(len(store))]
+
+
+def test_documents_are_framed_and_in_order(tmp_path: Path, tokenizer: Path) -> None:
+    texts = ["def f(): pass", "second document", "第三 🙂"]
+    manifest = prepare([lines(tmp_path / "a.jsonl", *texts)], tmp_path / "out", tokenizer)
+    loaded = load_tokenizer(tokenizer)
+    assert documents(tmp_path / "out") == [[1, *loaded.encode(text), 2] for text in texts]
+    assert (manifest.documents, manifest.tokens) == (3, sum(map(len, documents(tmp_path / "out"))))
+    assert manifest.characters == sum(map(len, texts))
+    store = TokenStore.open_source(tmp_path / "out")
+    assert store.dtype == np.uint16
+    assert show_document(store, 0, loaded) == "<BOS>def f(): pass<EOS>"
+
+
+def test_the_manifest_tells_what_it_was_made_from(tmp_path: Path, tokenizer: Path) -> None:
+    made = prepare([lines(tmp_path / "a.jsonl", "text")], tmp_path / "out", tokenizer)
+    written = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert Manifest(**written) == made
+    assert written["tokenizer_fingerprint"] == load_tokenizer(tokenizer).fingerprint
+    assert set(written["sha256"]) == {"train.bin", "train.idx", "rejects.jsonl"}
+    for name, sha in written["sha256"].items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == sha
+    assert describe(tmp_path / "out").manifest == written
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, tokenizer: Path) -> None:
+    for workers in (1, 2):
+        prepare([PACKAGE], tmp_path / str(workers), tokenizer, held_out=0.3, workers=workers)
+    for name in ("train.bin", "train.idx", "heldout.bin", "heldout.idx", "manifest.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_what_is_held_out_depends_on_the_text_alone(tmp_path: Path, tokenizer: Path) -> None:
+    texts = [f"document number {number}" for number in range(400)]
+    prepare([lines(tmp_path / "a.jsonl", *texts)], tmp_path / "a", tokenizer, held_out=0.2)
+    some = lines(tmp_path / "b.jsonl", *texts[::-2])
+    prepare([some], tmp_path / "b", tokenizer, held_out=0.2)
+    first, second = ({tuple(one) for one in documents(tmp_path / name, "heldout")} for name in "ab")
+    assert 50 < len(first) < 110
+    assert second == first & {(1, *load_tokenizer(tokenizer).encode(text), 2) for text in texts[::-2]}
+    assert len(documents(tmp_path / "a")) + len(first) == 400
+
+
+def test_inputs_that_are_held_out_whole(tmp_path: Path, tokenizer: Path) -> None:
+    train, held = lines(tmp_path / "a.jsonl", "one", "two"), lines(tmp_path / "b.jsonl", "three")
+    manifest = prepare([train], tmp_path / "out", tokenizer, held_out_inputs=[held])
+    assert (manifest.documents, manifest.heldout_documents) == (2, 1)
+    assert documents(tmp_path / "out", "heldout") == [[1, *load_tokenizer(tokenizer).encode("three"), 2]]
+
+
+def test_empty_documents_and_rejects_are_counted_and_listed(tmp_path: Path, tokenizer: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", "text", "", "  \n")
+    path.write_text(path.read_text() + "not json\n")
+    manifest = prepare([path], tmp_path / "out", tokenizer)
+    assert (manifest.documents, manifest.empty, manifest.rejected) == (1, 2, 1)
+    (reject,) = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(reject)["where"] == f"{path}:4"
+
+
+def test_too_many_rejects_stop_it(tmp_path: Path, tokenizer: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\n' * 1500 + '{"body": "bad"}\n' * 100)
+    with pytest.raises(UserError, match=r"16 of the first 1,516 documents .*a\.jsonl:1516: no text under 'text'"):
+        prepare([path], tmp_path / "out", tokenizer)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.jsonl"]
+    assert prepare([path], tmp_path / "out", tokenizer, max_rejects=0.1).rejected == 100
+
+
+def test_nothing_is_overwritten(tmp_path: Path, tokenizer: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    with pytest.raises(UserError, match="exists already; it is not overwritten"):
+        prepare([lines(tmp_path / "a.jsonl", "text")], tmp_path / "out", tokenizer)
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "held_out", "message"),
+    [([], 0.0, "holds no documents"), (["", " "], 0.0, "2 empty"), (["one"], 1.0, "1 held out")],
+)
+def test_nothing_to_train_on_is_said(
+    tmp_path: Path, tokenizer: Path, texts: list[str], held_out: float, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"no document is left to train on: .*{message}"):
+        prepare([lines(tmp_path / "a.jsonl", *texts)], tmp_path / "out", tokenizer, held_out=held_out)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_then_run_again(tmp_path: Path, tokenizer: Path, number: signal.Signals) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text((json.dumps({"text": "some words " * 50}) + "\n") * 200_000)
+    command = [sys.executable, "-m", "internevo", "data", "prepare", path, "--tokenizer", tokenizer, "--out"]
+    process = subprocess.Popen([*command, tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not list(tmp_path.glob("out.partial/train.bin.partial")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"Traceback" not in said
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial").exists() == (number == signal.SIGKILL)
+    prepare([lines(path, "text")], tmp_path / "out", tokenizer)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jsonl", "out"]
+
+
+def test_inspect(tmp_path: Path, tokenizer: Path) -> None:
+    prepare([PACKAGE], tmp_path / "out", tokenizer, held_out=0.3)
+    summary = describe(tmp_path / "out")
+    lengths = [len(one) for one in documents(tmp_path / "out")]
+    assert (summary.documents, summary.tokens) == (len(lengths), sum(lengths))
+    assert (summary.lengths["least"], summary.lengths["most"]) == (min(lengths), max(lengths))
+    assert summary.heldout_documents == len(documents(tmp_path / "out", "heldout"))
+    bare = describe(tmp_path / "out" / "train")
+    assert (bare.documents, bare.heldout_documents, bare.manifest) == (len(lengths), 0, {})
+    with pytest.raises(StoreError, match="does not exist"):
+        describe(tmp_path / "none")
+    shown = subprocess.run(
+        [sys.executable, "-m", "internevo", "data", "inspect", tmp_path / "out", "--tokenizer", tokenizer],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert f"{sum(lengths):,} tokens, uint16" in shown
+    assert "<BOS>" in shown

@@ -1,0 +1,138 @@
+"""Tokenizers after export: `AutoTokenizer`, offline and without remote code, gives the ids that training used."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer
+
+from internevo.config.errors import UserError
+from internevo.data.tokenizer import Tokenizer, load_tokenizer
+from internevo.data.train_tokenizer import train_tokenizer
+from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
+from tests.assets import INTERNLM2, needs_internlm2
+
+LIBRARY = Path(os.__file__).parent
+TEXTS = [
+    *(path.read_text(encoding="utf-8") for path in sorted(LIBRARY.glob("a*.py"))),
+    "def f(x):\n\treturn  x+1\n\n\n        y = 3.14159",
+    "  leading",
+    "trailing  ",
+    " ",
+    "",
+    "\n",
+    "\t\n \t",
+    "a\r\nb",
+    "你好，世界。1234567",
+    "naïve café — «x» ∑∫√",
+    "😀🎉👍🏽",
+    "\u3000全角　ｆｕｌｌ",
+    "e\u0301",
+    "\x00\x01\x7f",
+    "</s><s> and <unk> are text",
+]
+
+
+def random_texts(seed: int) -> list[str]:
+    """Mixtures of pieces that trip tokenizers up."""
+    rng = random.Random(seed)
+    parts = [
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "a",
+        "the",
+        "ing",
+        "1",
+        "42",
+        "é",
+        "好",
+        "🙂",
+        "_",
+        "▁",
+        "(",
+        '"',
+        "x=",
+        "\r",
+    ]
+    return ["".join(rng.choices(parts, k=rng.randint(1, 30))) for _ in range(300)]
+
+
+def same_ids(tokenizer: Tokenizer, folder: Path) -> None:
+    write_tokenizer(tokenizer, folder, 4096)
+    check_tokenizer(tokenizer, folder, [*TEXTS, *random_texts(0)])
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert (loaded.bos_token_id, loaded.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert len(loaded) == tokenizer.vocab_size
+    assert loaded("some text")["input_ids"] == [tokenizer.bos_id, *tokenizer.encode("some text")]
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert loaded.decode(ids) == tokenizer.decode(ids)
+
+
+def test_our_own_tokenizer(tmp_path: Path) -> None:
+    same_ids(load_tokenizer(train_tokenizer(TEXTS, tmp_path / "t.model", 1500)), tmp_path)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_other_sentencepiece_models(tmp_path: Path, prefix: bool) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=1200,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix,
+        max_sentence_length=1_000_000,
+        minloglevel=2,
+    )
+    (tmp_path / "t.model").write_bytes(model.getvalue())
+    same_ids(load_tokenizer(tmp_path / "t.model"), tmp_path)
+
+
+@needs_internlm2
+def test_internlm2(tmp_path: Path) -> None:
+    same_ids(load_tokenizer(INTERNLM2), tmp_path)
+
+
+def test_a_hugging_face_tokenizer_is_copied(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    write_tokenizer(load_tokenizer(train_tokenizer(TEXTS, tmp_path / "t.model", 1000)), first, 4096)
+    (first / "tokenizer.model").unlink()
+    tokenizer = load_tokenizer(first)
+    assert type(tokenizer).__name__ == "HuggingFaceTokenizer"
+    same_ids(tokenizer, second)
+
+
+def test_different_ids_are_found(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(train_tokenizer(TEXTS, tmp_path / "t.model", 1000))
+    other = load_tokenizer(train_tokenizer(TEXTS[:3], tmp_path / "u.model", 1000))
+    write_tokenizer(tokenizer, tmp_path, 4096)
+    with pytest.raises(UserError, match="differently from token"):
+        check_tokenizer(other, tmp_path, TEXTS)
+
+
+def test_unigram_models_are_refused(tmp_path: Path) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS[:4]),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=400,
+        max_sentence_length=1_000_000,
+        minloglevel=2,
+    )
+    (tmp_path / "u.model").write_bytes(model.getvalue())
+    with pytest.raises(UserError, match="only SentencePiece models of type BPE"):
+        write_tokenizer(load_tokenizer(tmp_path / "u.model"), tmp_path, 64)

@@ -1,0 +1,120 @@
+"""The report: one file, self-contained, right in its numbers, whatever state the run is in."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from internevo.config.errors import UserError
+from internevo.monitor.charts import BUCKETS, build_charts
+from internevo.monitor.environment import write_environment
+from internevo.monitor.metrics import EVALS, METRICS, JsonLines
+from internevo.monitor.report import duration, human, write_report
+from tests.monitor.test_records import evaluation, step
+
+CONFIG = """
+name: demo
+model: {preset: tiny}
+train: {seq_len: 64, batch_tokens: 640}
+stages:
+  - {name: base, train: {steps: 6}, data: {sources: [{path: web, weight: 0.7}, {path: code, weight: 0.3}]}}
+  - {name: "</script><b>long", train: {steps: 4}, data: {sources: [{path: web}]}}
+"""
+
+
+def make_run(folder: Path, steps: int = 10) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(CONFIG)
+    names = {True: "base", False: "</script><b>long"}
+    records = JsonLines(folder / METRICS)
+    for number in range(1, steps + 1):
+        records.write(step(number, stage=names[number <= 6], loss=7.0 - number / 2))
+    records.close()
+    records = JsonLines(folder / EVALS)
+    records.write(evaluation(0, "start"))
+    records.write(evaluation(6, "end"))
+    records.close()
+    write_environment(
+        folder / "environment.json", {"device": "a <GPU>", "peak_flops": 989e12, "peak_source": "datasheet"}
+    )
+    checkpoint = folder / "checkpoints" / "step-000006"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text('{"stage": "base"}')
+    return folder
+
+
+def embedded(page: str) -> dict:
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert text is not None
+    return json.loads(text[1])
+
+
+def test_numbers(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "run")).read_text()
+    data = embedded(page)
+    assert data["charts"]["loss"]["series"][0]["y"] == [7.0 - n / 2 for n in range(1, 11)]
+    assert data["stages"][1] == {"name": "</script><b>long", "first": 7, "last": 10}
+    assert "complete" in page
+    assert "989 TFLOP/s (the maker" in page
+    assert "<td>420</td><td>70.00%</td><td>70.00%</td>" in page  # web in the first stage
+    assert "step-000006" in page
+
+
+def test_nothing_is_loaded_and_everything_escaped(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "run")).read_text()
+    assert not re.findall(r"""(?:src|href)\s*=|@import|url\(""", re.sub(r"<script>.*?</script>", "", page, flags=re.S))
+    assert page.count("</script>") == 3  # the data, the library, our own
+    assert "a &lt;GPU&gt;" in page
+    assert "<b>long" not in page.replace('"', "").split("id=data>")[0]
+
+
+@pytest.mark.parametrize("missing", [METRICS, EVALS, "environment.json", "checkpoints"])
+def test_whatever_is_missing(tmp_path: Path, missing: str) -> None:
+    run = make_run(tmp_path / "run")
+    shutil.rmtree(run / missing) if (run / missing).is_dir() else (run / missing).unlink()
+    assert "<h1>demo" in write_report(run).read_text()
+
+
+def test_an_unfinished_run(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "run", steps=7)).read_text()
+    assert "step 7 of 10" in page
+
+
+def test_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run folder"):
+        write_report(tmp_path)
+
+
+def test_a_long_run_keeps_its_spikes_in_a_small_page() -> None:
+    steps = [{**vars(step(n)), "loss": 3.0} for n in range(1, 50_001)]
+    steps[31_415]["loss"] = 9.0
+    steps[27_182]["grad_norm"] = 55.0
+    steps[16_180]["loss"] = None
+    charts = build_charts(steps, [])
+    assert len(charts["loss"]["x"]) <= 4 * BUCKETS + 1
+    assert 31_416 in charts["loss"]["x"]
+    assert max(value for value in charts["grad_norm"]["series"][0]["y"]) == 55.0
+    assert None in charts["loss"]["series"][0]["y"]
+    assert charts["sources"]["series"][0]["y"][-1] == 50_000 * 70
+
+
+def test_human_numbers() -> None:
+    assert [human(n) for n in (7, 1234, 1_264_000, 7.7e9, 2e12)] == ["7", "1.23K", "1.26M", "7.7B", "2T"]
+    assert duration(192.3) == "3 min 12 s"
+    assert duration(3600 * 26 + 120) == "26 h 02 min"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_it_draws_in_a_browser(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "run"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    command = ["chromium", *flags.split(), "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert dom.count("<canvas") == 9  # one for each chart
+    assert 'data-theme="light"' in dom

@@ -1,0 +1,140 @@
+"""What reaches the console, wandb and TensorBoard, read back from what they wrote."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from internevo.config.errors import UserError
+from internevo.config.load import load_config
+from internevo.config.schema import RunConfig
+from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+from internevo.monitor.sinks import open_sinks
+from tests.monitor.test_records import evaluation, step
+
+CONFIG = """
+name: demo
+model: {preset: tiny}
+train: {seq_len: 64, batch_tokens: 640}
+monitor: {every: %d, wandb: %s, tensorboard: %s}
+stages:
+  - {name: base, train: {steps: 6}, data: {sources: [{path: web}]}}
+  - {name: long, train: {steps: 4}, data: {sources: [{path: web}]}}
+"""
+
+
+def config(folder: Path, every: int = 1, wandb: bool = False, tensorboard: bool = False) -> RunConfig:
+    (folder / "logs").mkdir(exist_ok=True)
+    path = folder / "demo.yaml"
+    path.write_text(CONFIG % (every, str(wandb).lower(), str(tensorboard).lower()))
+    return load_config(path, check_data=False)
+
+
+def play(sinks, first: int = 1, last: int = 10) -> None:
+    for number in range(first, last + 1):
+        sinks.step(step(number, stage="base" if number <= 6 else "long", skipped=number == 8))
+    sinks.evaluation(evaluation(last, stage="long"))
+    sinks.close()
+
+
+def test_console_and_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    play(open_sinks(config(tmp_path, every=3), tmp_path, 0))
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line.split()[:2] for line in lines if line.startswith(("base", "long"))]
+    # the first, every third, and the one that was skipped
+    assert shown == [["base", "1/6"], ["base", "3/6"], ["base", "6/6"], ["long", "2/4"], ["long", "3/4"]]
+    assert "skipped: not finite" in next(line for line in lines if "2/4" in line)
+    assert any("held out web, end of long: loss 3.5000" in line and "32-64: 3.400" in line for line in lines)
+    log = (tmp_path / "logs" / "rank-0000.log").read_text()
+    assert "base" in log
+    assert "\x1b" not in log
+    assert len(read_metrics(tmp_path / METRICS)) == 10  # JSON lines are never thinned
+    assert len(read_metrics(tmp_path / EVALS)) == 1
+
+
+def test_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    play(open_sinks(config(tmp_path), tmp_path, 0), last=4)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "4/6" in line)
+    assert line.split()[-1] == "0m03s"  # six steps of half a second
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    play(open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    loss = events.Scalars("train/loss")
+    assert [event.step for event in loss] == list(range(1, 11))
+    assert loss[3].value == pytest.approx(5.0 / 4)
+    assert events.Scalars("heldout/web")[0].value == pytest.approx(3.5)
+
+
+def test_a_resumed_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    play(open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0))
+    play(open_sinks(config(tmp_path, tensorboard=True), tmp_path, 6), first=7)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
+
+
+def wandb_log(file: Path) -> Iterator[bytes]:
+    """The entries of a `.wandb` file: LevelDB's log format behind a header of seven bytes.
+
+    Blocks of 32 KiB hold chunks of (checksum, length, kind, data); an entry is one chunk of kind 1, or chunks of
+    the kinds 2, 3, ... and 4.
+    """
+    data, block, entry, place = file.read_bytes(), 2**15, b"", 7
+    assert data.startswith(b":W&B")
+    while place + 7 <= len(data):
+        if block - place % block < 7:  # no room for a chunk's head
+            place += block - place % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        entry += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield entry
+            entry = b""
+
+
+def wandb_records(run: Path) -> list[dict]:
+    """The history records of the offline run directories under a run folder."""
+    from wandb.proto import wandb_internal_pb2
+
+    records = []
+    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        for entry in wandb_log(file):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(entry)
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                records.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items})
+    return records
+
+
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    play(open_sinks(config(tmp_path, wandb=True), tmp_path, 0))
+    first_id = (tmp_path / "wandb-id").read_text()
+    records = wandb_records(tmp_path)
+    steps = [record for record in records if "train/loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 11))
+    assert steps[1]["train/loss"] == pytest.approx(2.5)
+    assert [record["heldout/web"] for record in records if "heldout/web" in record] == [3.5]
+    play(open_sinks(config(tmp_path, wandb=True), tmp_path, 6), first=7)
+    assert (tmp_path / "wandb-id").read_text() == first_id  # a resumed run goes on under the same id
+
+
+@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # what an import of an absent package meets
+    with pytest.raises(UserError, match=rf"pip install 'internevo\[{name}\]'"):
+        open_sinks(config(tmp_path, **{name: True}), tmp_path, 0)

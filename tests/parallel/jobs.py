@@ -1,0 +1,182 @@
+"""What ranks do in tests: train a tiny model under a layout and tell all about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from internevo.checkpoint.tensors import read_tensors, write_tensors
+from internevo.config.presets import model_preset
+from internevo.config.schema import (
+    ContextConfig,
+    ParallelConfig,
+    PipelineConfig,
+    SourceConfig,
+    StageConfig,
+    TrainConfig,
+    ZeroConfig,
+)
+from internevo.data.batch import IGNORE, Batch
+from internevo.data.loader import Loader
+from internevo.data.store import TokenStoreWriter
+from internevo.parallel.layout import make_layout
+from internevo.parallel.mesh import Mesh
+from internevo.train.build import initial_model
+from internevo.train.engine import Engine, LocalEngine
+from internevo.train.optimizer import build_optimizer, state_tensors
+from internevo.train.pipelined import PipelinedEngine
+from internevo.train.sharded import ShardedEngine
+from internevo.train.step import train_step
+
+SEQ_LEN, ROWS, VOCAB, LR = 64, 8, 512, 3e-3
+
+
+@dataclass
+class Trained:
+    """What a few steps did."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Those of the first step, whole."""
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Those before the first step, whole."""
+
+
+def write_documents(prefix: Path) -> Path:
+    """Documents of wildly different lengths: many of one token, some longer than a row."""
+    rng = np.random.default_rng(5)
+    with TokenStoreWriter(prefix, np.uint16) as writer:
+        for number in range(400):
+            length = [1, int(rng.integers(2, 8)), int(rng.integers(8, 64)), int(rng.integers(64, 200))][number % 4]
+            writer.append(3 + rng.geometric(0.03, length) % (VOCAB - 3))
+    return prefix
+
+
+def stage_of(changes: dict[str, Any]) -> StageConfig:
+    """A stage of a tiny model. `changes`: sizes of the layout, and keys of train or model."""
+    parallel = ParallelConfig(
+        tensor=changes.get("tensor", 1),
+        sequence=changes.get("sequence", True),
+        pipeline=PipelineConfig(changes.get("pipeline", 1), changes.get("schedule", "1f1b")),
+        context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
+        zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
+    )
+    model = model_preset("tiny", layers=changes.get("layers", 4), heads=8, kv_heads=changes.get("kv_heads", 4))
+    seq_len = changes.get("seq_len", SEQ_LEN)
+    train = TrainConfig(
+        seq_len=seq_len,
+        batch_tokens=seq_len * ROWS,
+        micro_batch=changes.get("micro_batch", 1),
+        precision=changes.get("precision", "fp32"),
+        recompute=changes.get("recompute", "none"),
+        steps=20,
+    )
+    return StageConfig(model=model, train=train, parallel=parallel)
+
+
+def engine_of(stage: StageConfig) -> Engine:
+    """The engine of the layout over the processes that there are."""
+    if not dist.is_initialized():
+        return LocalEngine(initial_model(stage.model, "cpu", stage.train.seed), stage, torch.device("cpu"))
+    mesh = Mesh(make_layout(stage, dist.get_world_size()), torch.device("cpu"))
+    return (PipelinedEngine if mesh.pipeline.size > 1 else ShardedEngine)(stage, mesh)
+
+
+def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every tensor joined from its parts, on all ranks."""
+    full = {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in tensors.items()}
+    if dist.is_initialized():
+        everyones: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyones, full)  # stages of a pipeline hold different names
+        full = {name: tensor for one in everyones for name, tensor in one.items()}
+    return full
+
+
+def train(changes: dict[str, Any], store: Path, steps: int) -> Trained:
+    """Train `steps` steps on the documents of `store`."""
+    stage = stage_of(changes)
+    engine = engine_of(stage)
+    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    result = Trained(weights=whole({k: p.detach() for k, p in engine.named_parameters().items()}))
+
+    def keep(*_: object) -> None:
+        if not result.gradients:
+            gradients = {k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None}
+            result.gradients = whole(gradients)
+
+    optimizer.register_step_pre_hook(keep)
+    source = SourceConfig(str(store), name="web")
+    with Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing="best_fit", seed=1, part=engine.part) as loader:
+        for _ in range(steps):
+            one_step(engine, optimizer, loader.next(), result)
+    return result if not dist.is_initialized() or dist.get_rank() == 0 else strip(result)
+
+
+def train_on_one_row(changes: dict[str, Any]) -> Trained:
+    """One step on a batch whose first row is one document, and whose other rows are documents of one token."""
+    stage = stage_of(changes)
+    engine = engine_of(stage)
+    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    result = Trained()
+
+    def keep(*_: object) -> None:
+        result.gradients = whole({k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None})
+
+    optimizer.register_step_pre_hook(keep)
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (ROWS, SEQ_LEN))
+    labels = np.full((ROWS, SEQ_LEN), IGNORE)
+    labels[0, :-1] = tokens[0, 1:]
+    positions = np.zeros((ROWS, SEQ_LEN), np.int64)
+    positions[0] = np.arange(SEQ_LEN)
+    lengths = ((SEQ_LEN,), *(((1,) * SEQ_LEN,) * (ROWS - 1)))
+    share = ROWS // engine.part.parts
+    rows = slice(engine.part.number * share, (engine.part.number + 1) * share)
+    facts = lengths, (SEQ_LEN,) * ROWS, ("web",) * ROWS, SEQ_LEN - 1, rows
+    one_step(engine, optimizer, Batch(tokens[rows], labels[rows], positions[rows], *facts), result)
+    return result
+
+
+def save(changes: dict[str, Any], store: Path, folder: Path, steps: int) -> dict[str, torch.Tensor]:
+    """Train, write model and optimizer to `folder`, and tell their whole values."""
+    stage = stage_of(changes)
+    engine = engine_of(stage)
+    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    source = SourceConfig(str(store), name="web")
+    with Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing="concat", seed=1, part=engine.part) as loader:
+        for _ in range(steps):
+            one_step(engine, optimizer, loader.next(), Trained())
+    state = state_tensors(engine.named_parameters(), optimizer)
+    write_tensors(state, folder, dist.group.WORLD if dist.is_initialized() else None)
+    return whole(state) if not dist.is_initialized() or dist.get_rank() == 0 else whole(state) and {}
+
+
+def load(changes: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """Model and optimizer out of `folder`, whole."""
+    stage = stage_of(changes)
+    engine = engine_of(stage)
+    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    state = state_tensors(engine.named_parameters(), optimizer)
+    read_tensors(folder, state, dist.group.WORLD if dist.is_initialized() else None)
+    result = whole(state)
+    return result if not dist.is_initialized() or dist.get_rank() == 0 else {}
+
+
+def one_step(engine: Engine, optimizer: torch.optim.Optimizer, batch: Batch, result: Trained) -> None:
+    """Train on one batch and note what happened."""
+    done = train_step(engine, optimizer, batch, clip=1.0, lr=LR)
+    result.losses.append(done.loss)
+    result.norms.append(done.grad_norm)
+    result.digests.append(engine.digest(batch))
+
+
+def strip(result: Trained) -> Trained:
+    """Without the tensors, which the first rank sends for all."""
+    return Trained(result.losses, result.norms, result.digests)

@@ -1,0 +1,83 @@
+"""Sizes and places: what follows from a config and a number of processes, without any process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internevo.config.presets import model_preset
+from internevo.parallel.layout import LayoutError, make_layout
+from internevo.parallel.pipeline import split_layers, stages_of
+from tests.parallel.jobs import stage_of
+
+
+def test_data_takes_what_is_left() -> None:
+    layout = make_layout(stage_of({"tensor": 2, "context": 2, "ulysses": 1}), 8)
+    assert (layout.data, layout.ring, layout.ulysses, layout.tensor, layout.pipeline) == (2, 2, 1, 2, 1)
+    assert (layout.replicas, layout.shard, layout.world) == (4, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("heads", "context", "ulysses", "ring"), [(8, 4, 4, 1), (8, 3, 1, 3), (6, 4, 2, 2), (4, 16, 4, 4)]
+)
+def test_ulysses_takes_as_many_ranks_as_heads_can_be_shared_by(
+    heads: int, context: int, ulysses: int, ring: int
+) -> None:
+    stage = stage_of({"context": context})
+    stage.model = model_preset("tiny", heads=heads, kv_heads=2, hidden=heads * 16)
+    layout = make_layout(stage, context)
+    assert (layout.ulysses, layout.ring) == (ulysses, ring)
+
+
+@pytest.mark.parametrize(
+    ("changes", "world", "message"),
+    [
+        (
+            {"tensor": 2, "pipeline": 2},
+            6,
+            r"pipeline 2 x context 1 x tensor 2 = 4 ranks, which 6 processes.*Start 4, 8",
+        ),
+        (
+            {"shard": 4},
+            2,
+            r"shard 4 does not divide the 2 ranks with the same weights \(data 2 x context 1; 2 processes",
+        ),
+        (
+            {},
+            3,
+            r"8 rows, which 3 data ranks with micro-batches of 1 cannot share .* near are batch_tokens 384 and 576",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_arithmetic(changes: dict[str, Any], world: int, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        make_layout(stage_of(changes), world)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 16), st.integers(0, 40), st.integers(16, 200_000))
+def test_layers_are_split_by_cost(stages: int, more: int, vocab: int) -> None:
+    model = model_preset("tiny", layers=stages + more, vocab=vocab)
+    parts = split_layers(model, stages)
+    assert [number for part in parts for number in part] == list(range(model.layers))
+    assert all(len(part) >= 1 for part in parts)
+    counts = [len(part) for part in parts]
+    assert max(counts[:-1], default=0) - min(counts[:-1], default=0) <= 1
+    assert counts[-1] <= max(counts)  # the head weighs on the last
+
+
+def test_a_dear_head_leaves_the_last_stage_fewer_blocks() -> None:
+    assert [len(part) for part in split_layers(model_preset("internlm2-1.8b"), 4)] == [7, 7, 7, 3]
+    assert [len(part) for part in split_layers(model_preset("tiny", layers=8, vocab=2), 4)] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_every_stage_is_on_one_rank(schedule: str, size: int) -> None:
+    stages = [stage for rank in range(size) for stage in stages_of(rank, size, schedule)]
+    assert sorted(stages) == list(range(len(stages)))
+    if schedule == "zbv":
+        assert stages_of(0, size, schedule) == [0, 2 * size - 1]

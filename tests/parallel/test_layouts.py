@@ -1,0 +1,140 @@
+"""Every layout trains the same model as one rank: the matrix. A row is a layout.
+
+Compared with one fp32 rank: digests, the first step's loss, gradient norm and every gradient, joined from its parts;
+the initial weights bitwise; and the loss over the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parallel.jobs import Trained, train, train_on_one_row, write_documents
+
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "dp2, whole state": (2, {"zero": 0}),
+    "dp2, zero 1": (2, {"zero": 1}),
+    "dp2, zero 2": (2, {"zero": 2}),
+    "dp2, zero 3": (2, {"zero": 3}),
+    "dp2, zero 3, micro-batches of 2, recompute": (2, {"zero": 3, "micro_batch": 2, "recompute": "full"}),
+    "dp2, no accumulation": (2, {"micro_batch": 4}),
+    "tp2": (2, {"tensor": 2}),
+    "tp2, no sequence parallelism": (2, {"tensor": 2, "sequence": False}),
+    "ulysses2": (2, {"context": 2, "ulysses": 2}),
+    "ring2": (2, {"context": 2, "ulysses": 1}),
+    "ring2, micro-batches of 2": (2, {"context": 2, "ulysses": 1, "micro_batch": 2}),
+    "ulysses4, 2 kv heads": (4, {"context": 4, "ulysses": 4, "kv_heads": 2}),
+    "ring4": (4, {"context": 4, "ulysses": 1}),
+    "ulysses2 x ring2": (4, {"context": 4, "ulysses": 2}),
+    "zero 3 x ulysses2, recompute": (4, {"context": 2, "ulysses": 2, "zero": 3, "recompute": "full"}),
+    "ring2 x tp2": (4, {"context": 2, "ulysses": 1, "tensor": 2}),
+    "pp2, 1f1b": (2, {"pipeline": 2}),
+    "pp2, interleaved": (2, {"pipeline": 2, "schedule": "interleaved"}),
+    "pp2, zbv": (2, {"pipeline": 2, "schedule": "zbv"}),
+    "pp4, 1f1b": (4, {"pipeline": 4}),
+    "pp4, interleaved": (4, {"pipeline": 4, "schedule": "interleaved", "layers": 8}),
+    "pp4, zbv": (4, {"pipeline": 4, "schedule": "zbv", "layers": 8}),
+    "tp2 x pp2": (4, {"pipeline": 2, "tensor": 2}),
+    "tp2 x pp2, zbv, micro-batches of 2": (
+        4,
+        {"pipeline": 2, "tensor": 2, "schedule": "zbv", "micro_batch": 2},
+    ),
+    "dp2 x pp2, zero 3": (4, {"pipeline": 2, "zero": 3}),
+    "ring2 x pp2, zbv": (4, {"pipeline": 2, "context": 2, "ulysses": 1, "schedule": "zbv"}),
+    "dp4, zero 1": (4, {"zero": 1}),
+    "dp4, zero 3": (4, {"zero": 3}),
+    "dp4, hybrid zero 1, 2x2": (4, {"zero": 1, "shard": 2}),
+    "dp4, hybrid zero 2, 2x2": (4, {"zero": 2, "shard": 2}),
+    "dp4, hybrid zero 3, 2x2": (4, {"zero": 3, "shard": 2}),
+    "tp4": (4, {"tensor": 4}),
+    "dp2 x tp2, zero 1": (4, {"tensor": 2}),
+    "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
+    "dp2 x tp2 x pp2": (8, {"tensor": 2, "pipeline": 2}),
+    "ring2 x ulysses2 x pp2, zero 3": (8, {"context": 4, "ulysses": 2, "pipeline": 2, "zero": 3}),
+}
+STEPS = 20
+LIGHT = (
+    "dp2, zero 1",
+    "dp2, zero 3, micro-batches of 2, recompute",
+    "tp2",
+    "ring2",
+    "pp2, zbv",
+    "dp2 x tp2, zero 3",
+    "tp2 x pp2",
+)
+"""Layouts that every test run trains; the others are heavy."""
+
+
+def rows(names: Iterable[str]) -> list[Any]:
+    """The layouts of these names, the heavy ones marked."""
+    return [pytest.param(name, marks=[pytest.mark.heavy] * (name not in LIGHT)) for name in names]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_documents(tmp_path_factory.mktemp("documents") / "train")
+
+
+@cache
+def reference(store: Path, kv_heads: int, layers: int) -> Trained:
+    """One fp32 rank."""
+    torch.set_num_threads(1)
+    return train({"micro_batch": 8, "kv_heads": kv_heads, "layers": layers}, store, STEPS)
+
+
+@pytest.mark.parametrize("name", rows(LAYOUTS))
+def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> None:
+    world, changes = LAYOUTS[name]
+    expected = reference(store, changes.get("kv_heads", 4), changes.get("layers", 4))
+    results = ranks(world).run(train, changes, store, STEPS)
+    for result in results:
+        assert result.digests == expected.digests
+        assert result.losses == results[0].losses  # every rank says the same
+        assert result.norms == results[0].norms
+    got = results[0]
+    assert set(got.weights) == set(expected.weights) == set(got.gradients)
+    for key, weight in expected.weights.items():
+        assert torch.equal(got.weights[key], weight), key
+    assert got.losses[0] == pytest.approx(expected.losses[0], rel=1e-5)
+    assert got.norms[0] == pytest.approx(expected.norms[0], rel=1e-4)
+    for key, gradient in expected.gradients.items():
+        error = (got.gradients[key] - gradient).norm() / gradient.norm()
+        assert error < 1e-4, (key, float(error))
+    assert got.losses == pytest.approx(expected.losses, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["dp2, zero 1", "dp2, zero 3", "tp2", "ring2", "ulysses2 x ring2", "dp2 x tp2, zero 3", "pp2, zbv"]
+)
+def test_a_layout_in_bf16(name: str, store: Path, ranks: Any) -> None:
+    world, changes = LAYOUTS[name]
+    expected = train({"micro_batch": 8, "precision": "bf16"}, store, 5)
+    got = ranks(world).run(train, {**changes, "precision": "bf16"}, store, 5)[0]
+    assert got.digests == expected.digests
+    assert got.losses == pytest.approx(expected.losses, rel=5e-3)
+    assert got.norms[0] == pytest.approx(expected.norms[0], rel=1e-2)
+    for key, gradient in expected.gradients.items():
+        assert got.gradients[key].dtype == torch.float32
+        error = (got.gradients[key] - gradient).norm() / gradient.norm()
+        assert error < 3e-2, (key, float(error))
+
+
+UNLABELLED = ["dp2, zero 1", "ring2", "tp2", "pp2, zbv", "dp2 x pp2, zero 3", "ulysses2 x ring2"]
+
+
+@pytest.mark.parametrize("name", rows(UNLABELLED))
+def test_ranks_without_any_label(name: str, ranks: Any) -> None:
+    """All labels of the step are in its first row: other ranks and micro-batches have none, and do not count."""
+    world, changes = LAYOUTS[name]
+    torch.set_num_threads(1)
+    expected = train_on_one_row({"micro_batch": 8})
+    got = ranks(world).run(train_on_one_row, changes)[0]
+    assert got.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert got.norms == pytest.approx(expected.norms, rel=1e-4)
+    for key, gradient in expected.gradients.items():
+        assert (got.gradients[key] - gradient).norm() <= 1e-4 * gradient.norm(), key

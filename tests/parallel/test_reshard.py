@@ -1,0 +1,41 @@
+"""Checkpoints know no layout: what any layout saves, any other loads, parameters and optimizer state bitwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parallel.jobs import load, save, write_documents
+
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "one rank": (1, {}),
+    "dp2, zero 1": (2, {}),
+    "tp2": (2, {"tensor": 2}),
+    "pp2, zbv": (2, {"pipeline": 2, "schedule": "zbv"}),
+    "hybrid zero 3, 2x2": (4, {"zero": 3, "shard": 2}),
+    "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
+    "tp2 x pp2": (4, {"tensor": 2, "pipeline": 2}),
+}
+
+
+def run(ranks: Any, world: int, job: Any, *arguments: Any) -> Any:
+    """On this process, or on the ranks of a pool."""
+    return job(*arguments) if world == 1 else ranks(world).run(job, *arguments)[0]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("saved", LAYOUTS)
+def test_every_layout_loads_what_this_one_saved(saved: str, tmp_path: Path, ranks: Any) -> None:
+    world, changes = LAYOUTS[saved]
+    store = write_documents(tmp_path / "documents")
+    expected = run(ranks, world, save, changes, store, tmp_path / "checkpoint", 2)
+    assert any(name.startswith("optimizer/blocks.3") for name in expected)
+    assert all(expected[name].abs().sum() > 0 for name in expected)
+    for loaded, (processes, other) in LAYOUTS.items():
+        got = run(ranks, processes, load, other, tmp_path / "checkpoint")
+        assert set(got) == set(expected), loaded
+        for name, tensor in expected.items():
+            assert torch.equal(got[name], tensor), (loaded, name)

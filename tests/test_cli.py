@@ -1,0 +1,77 @@
+"""The command as a person meets it, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+VERBS = ["config", "train", "launch", "verify", "report", "export", "generate", "quickstart"]
+GROUPS = [["tokenizer", "train"], ["data", "prepare"], ["data", "inspect"]]
+
+
+def internevo(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "internevo", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("verb", [[verb] for verb in VERBS] + GROUPS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
+    shown = internevo(*verb, "--help")
+    assert shown.returncode == 0
+    assert f"internevo {' '.join(verb)}" in shown.stdout.replace("│", "")
+    assert "Example" in shown.stdout
+
+
+def test_version_and_help_are_quick_to_come() -> None:
+    """They load neither torch nor transformers."""
+    code = "import sys; sys.argv = ['internevo', '--version']\ntry:\n import internevo.cli as c; c.main()\n"
+    code += "finally: print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert shown.stdout.startswith("internevo ")
+    assert shown.stdout.strip().endswith("[]")
+
+
+def test_config_prints_yaml_that_is_the_same_config(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "name: run\nmodel: {preset: tiny}\ntrain: {seq_len: 64, batch_tokens: 512, steps: 5}\n"
+        "data: {sources: [{path: web}]}\n"
+    )
+    (tmp_path / "web.bin").touch()
+    (tmp_path / "web.idx").touch()
+    shown = internevo("config", "run.yaml", "optimizer.lr=1e-3", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert yaml.safe_load(shown.stdout)["optimizer"]["lr"] == 1e-3
+    (tmp_path / "again.yaml").write_text(shown.stdout)
+    assert internevo("config", "again.yaml", cwd=tmp_path).stdout == shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "no.yaml"], "error: no.yaml does not exist"),
+        (["train", "bad.yaml"], "train.seq_length: unknown key; did you mean seq_len?"),
+        (["report", "runs/none"], "runs/none"),
+        (["export", "runs/none", "out"], "runs/none"),
+        (["generate", "runs/none"], "runs/none"),
+        (["verify", "runs/none"], "runs/none is not a run folder"),
+        (["tokenizer", "train", "none.txt", "--out", "t.model"], "none.txt does not exist"),
+        (["data", "prepare", "bad.yaml", "--tokenizer", "no.model", "--out", "x"], "no.model does not exist"),
+        (["data", "inspect", "none"], "none"),
+        (["trian"], "No such command"),
+        (["train"], "Missing argument"),
+        (["export", "a", "b", "--format", "gguf"], "gguf"),
+    ],
+)
+def test_a_mistake_ends_with_one_message_and_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "bad.yaml").write_text("name: run\ntrain: {seq_length: 5}\n")
+    ended = internevo(*arguments, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml"]  # nothing was made

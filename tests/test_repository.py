@@ -1,0 +1,82 @@
+"""What the repository promises beside the code: configs that work, pages that are true, one version."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import internevo
+from internevo.config.load import load_config
+from internevo.config.presets import PRESETS
+from internevo.config.render import render
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md")]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_config_loads(path: Path) -> None:
+    config = load_config(path, check_data=False)
+    if not path.name.startswith("_"):
+        assert config.name == path.stem
+    assert render(config)
+
+
+def test_the_config_reference_is_fresh() -> None:
+    check = [sys.executable, ROOT / "tools" / "config_reference.py", "--check"]
+    ended = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_in_pages_exist(page: Path) -> None:
+    from typer.main import get_command
+
+    from internevo.cli import app
+
+    verbs = set(get_command(app).list_commands(None))  # type: ignore[attr-defined, arg-type]
+    for verb in re.findall(r"^\s*(?:\$ )?internevo ([a-z]+)", page.read_text(), re.MULTILINE):
+        assert verb in verbs, verb
+
+
+def test_every_key_in_the_design_of_a_config_is_documented() -> None:
+    page = (ROOT / "docs" / "config.md").read_text()
+    for section in ("model", "optimizer", "schedule", "train", "parallel.zero", "checkpoint", "monitor", "data"):
+        assert f"## `{section}`" in page
+    for preset in PRESETS:
+        assert f"`{preset}`" in page
+
+
+def test_the_constraints_cover_what_is_installed() -> None:
+    """Everything that pyproject names is pinned, and torch without a local tag."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    wanted = {re.split(r"[\[<>=; ]", one)[0].lower() for one in named} - {"internevo"}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lines)
+    assert wanted <= {line.split("==")[0].lower() for line in lines}
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == internevo.__version__
+
+
+def test_the_package_carries_its_files() -> None:
+    for name in ("monitor/assets/report.html", "hf/sample.txt", "quickstart/config.yaml"):
+        assert (Path(internevo.__file__).parent / name).is_file()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

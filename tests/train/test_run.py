@@ -1,0 +1,234 @@
+"""Whole runs through the real command: three stages, and every way to stop and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from internevo import __version__
+from internevo.checkpoint.commit import find_latest
+from internevo.checkpoint.tensors import read_tensors
+from internevo.config.load import load_config
+from internevo.train.restore import restore
+from internevo.train.run import train
+from tests.train.runs import evals, finish, last_state, start, steps, write_config
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    torch.set_num_threads(1)
+    assert train(load_config(write_config(folder)), ["test"]) is None
+    return folder / "runs" / "run"
+
+
+def same_run(run: Path, unbroken: Path) -> None:
+    """Bitwise the same losses, gradients, digests, evaluations and final weights."""
+    assert steps(run) == steps(unbroken)
+    assert evals(run) == evals(unbroken)
+    ours, theirs = (restore(path).model.state_dict() for path in (run, unbroken))
+    for name, weight in theirs.items():
+        assert torch.equal(ours[name], weight), name
+
+
+def test_three_stages(unbroken: Path) -> None:
+    lines = steps(unbroken)
+    assert [line["step"] for line in lines] == list(range(1, 18))
+    assert [line["stage"] for line in lines] == ["base"] * 8 + ["long"] * 5 + ["enhance"] * 4
+    assert [line["seq_len"] for line in lines] == [64] * 8 + [256] * 5 + [64] * 4
+    assert lines[-1]["tokens"] == sum(sum(line["sources"].values()) for line in lines)
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
+    assert len({line["digest"] for line in lines}) == 17
+    seen = {(one["stage"], one["when"], one["source"]) for one in evals(unbroken)}
+    wanted = {
+        (stage, when, source)
+        for stage in ("base", "long", "enhance")
+        for when in ("start", "end")
+        for source in ("web", "code")
+    }
+    assert seen == wanted
+    assert len(evals(unbroken)) == len(wanted)
+    assert (unbroken / "report.html").is_file()
+    assert f"# internevo {__version__}" in (unbroken / "config.yaml").read_text()
+    assert "held out" in (unbroken / "logs" / "rank-0000.log").read_text()
+
+
+def test_shares_are_exact_in_each_stage(unbroken: Path) -> None:
+    drawn = {"web": 0, "code": 0}
+    for line in steps(unbroken)[:8]:
+        for source, tokens in line["sources"].items():
+            drawn[source] += tokens
+        total = sum(drawn.values())
+        assert abs(drawn["web"] - 0.7 * total) <= 64
+
+
+def test_stage_ends_are_kept(unbroken: Path) -> None:
+    names = sorted(path.name for path in (unbroken / "checkpoints").iterdir())
+    assert names == [f"step-{n:06d}" for n in (8, 9, 12, 13, 15, 17)]
+
+
+@pytest.mark.parametrize("kill_after", [1, 9, 14])
+def test_killed_at_any_step_then_run_again(tmp_path: Path, unbroken: Path, kill_after: int) -> None:
+    config = write_config(tmp_path)
+    process = start("train", config)
+    metrics = tmp_path / "runs" / "run" / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < kill_after:
+        time.sleep(0.005)
+        assert process.poll() is None, finish(process)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    again = start("train", config)
+    assert "step" in finish(again)
+    assert again.returncode == 0
+    same_run(tmp_path / "runs" / "run", unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path: Path, unbroken: Path, number: signal.Signals) -> None:
+    config = write_config(tmp_path, checkpoint={"every": 0})
+    process = start("train", config)
+    metrics = tmp_path / "runs" / "run" / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        time.sleep(0.005)
+        assert process.poll() is None, finish(process)
+    process.send_signal(number)
+    out = finish(process)
+    assert process.returncode == 128 + number
+    assert f"{number.name}: finishing this step" in out
+    assert "run the same command to go on" in out
+    assert "Traceback" not in out
+    done = len(metrics.read_text().splitlines())
+    assert last_state(tmp_path / "runs" / "run")["step"] == done
+    again = start("train", config)
+    assert f"resuming after step {done}" in finish(again)
+    same_run(tmp_path / "runs" / "run", unbroken)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, unbroken: Path, capsys) -> None:
+    config = load_config(write_config(tmp_path))
+    train(config, ["test"])
+    run = tmp_path / "runs" / "run"
+    os.truncate(run / "checkpoints" / "step-000017" / "__0_0.distcp", 1000)
+    capsys.readouterr()
+    assert train(config, ["test"]) is None
+    out = capsys.readouterr().out
+    assert "step-000017 is damaged" in out
+    assert "resuming after step 15" in out
+    same_run(run, unbroken)
+    replaced = (run / "metrics.replaced.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in replaced] == [16, 17]
+
+
+def test_a_complete_run_is_left_alone(tmp_path: Path, capsys) -> None:
+    config = load_config(write_config(tmp_path))
+    train(config, ["test"])
+    before = steps(tmp_path / "runs" / "run")
+    capsys.readouterr()
+    assert train(config, ["test"]) is None
+    assert "complete" in capsys.readouterr().out
+    assert steps(tmp_path / "runs" / "run") == before
+
+
+def test_recompute_and_synchronous_saves_change_nothing(tmp_path: Path, unbroken: Path) -> None:
+    path = write_config(tmp_path, checkpoint={"every": 3, "asynchronous": False})
+    train(load_config(path, ["train.recompute=full"]), ["test"])
+    same_run(tmp_path / "runs" / "run", unbroken)
+
+
+def test_micro_batch_does_not_change_the_numbers(tmp_path: Path, unbroken: Path) -> None:
+    train(load_config(write_config(tmp_path), ["train.micro_batch=8"]), ["test"])
+    for ours, theirs in zip(steps(tmp_path / "runs" / "run")[:8], steps(unbroken), strict=False):
+        assert ours["digest"] == theirs["digest"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.ffn=192", "model.ffn: 160 -> 192"),
+        ("train.seed=5", "train.seed: 1234 -> 5"),
+        ("train.device=cuda", "sees no GPU"),
+        ("stages.base.train.steps=3", "Stages that a run has been through"),
+    ],
+)
+def test_what_a_begun_run_cannot_change(tmp_path: Path, unbroken: Path, override: str, message: str) -> None:
+    if "cuda" in override and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    config = unbroken.parent.parent / "config.yaml"
+    process = start("train", config, override)
+    out = finish(process)
+    assert process.returncode == 2, out
+    assert message in out
+    assert "Traceback" not in out
+
+
+def test_a_learning_rate_can_change_on_resume_and_is_said(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    train(load_config(path), ["test"])
+    process = start("train", path, "stages.enhance.train.steps=6", "stages.enhance.optimizer.lr=2e-3")
+    out = finish(process)
+    assert process.returncode == 0, out
+    assert "configuration changed: stages.enhance.optimizer.lr: 0.001 -> 0.002" in out
+    assert steps(tmp_path / "runs" / "run")[-1]["step"] == 19
+    assert (tmp_path / "runs" / "run" / "config-001.yaml").is_file()
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    first = start("train", path, "stages.base.train.steps=500")
+    while not (tmp_path / "runs" / "run" / "metrics.jsonl").exists():
+        time.sleep(0.02)
+        assert first.poll() is None, finish(first)
+    second = start("train", path)
+    out = finish(second)
+    first.kill()
+    finish(first)
+    assert second.returncode == 2
+    assert f"is being trained by process {first.pid}" in out
+
+
+def test_divergence_stops_the_run_with_its_reason(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    overrides = [
+        "optimizer.lr=1e30",
+        "optimizer.clip=0",
+        "stages.enhance.optimizer.lr=1e30",
+        "train.max_skipped=2",
+    ]
+    process = start("train", path, *overrides)
+    out = finish(process)
+    assert process.returncode == 2
+    assert "has not been finite for 2 steps in a row" in out
+    assert any(line["skipped"] for line in steps(tmp_path / "runs" / "run"))
+
+
+@pytest.mark.parametrize("eval_tokens", [0, 500])
+def test_ids_past_the_vocabulary_are_named(tmp_path: Path, eval_tokens: int) -> None:
+    path = write_config(tmp_path)
+    process = start("train", path, "model.vocab=16", f"data.eval_tokens={eval_tokens}")
+    out = finish(process)
+    assert process.returncode == 2
+    assert "but model.vocab is 16" in out
+
+
+def test_state_holds_a_short_cursor(unbroken: Path) -> None:
+    """The cursor is a few integers a source, no history."""
+    cursor = last_state(unbroken)["progress"]["cursor"]
+    assert set(cursor) == {"web", "code"}
+    assert len(json.dumps(cursor)) < 400
+
+
+def test_optimizer_state_flows_between_stages(unbroken: Path) -> None:
+    path = find_latest(unbroken / "checkpoints").path
+    assert path is not None
+    step = torch.zeros(())
+    read_tensors(path, {"optimizer/norm.weight/step": step})
+    assert step.item() == 17

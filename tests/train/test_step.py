@@ -1,0 +1,176 @@
+"""One step: the gradient is that of the mean over real labels, however documents are packed and batches cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internevo.config.presets import model_preset
+from internevo.config.schema import StageConfig, TrainConfig
+from internevo.data.batch import IGNORE, Batch
+from internevo.data.loader import evaluation_batches
+from internevo.data.store import TokenStore, TokenStoreWriter
+from internevo.model.attention import Documents
+from internevo.model.transformer import Transformer, init_weights
+from internevo.train.engine import LocalEngine
+from internevo.train.optimizer import build_optimizer, clip_gradients, state_tensors
+from internevo.train.step import train_step
+
+CPU = torch.device("cpu")
+
+
+def pack(documents: list[np.ndarray], seq_len: int, folder) -> Batch:
+    folder.mkdir(exist_ok=True)
+    with TokenStoreWriter(folder / "documents", np.uint16) as writer:
+        for document in documents:
+            writer.append(document)
+    (batch,) = evaluation_batches("s", TokenStore(folder / "documents"), seq_len, 10**6, 10**9)
+    return batch
+
+
+def build(precision: str = "fp32", **changes) -> tuple[LocalEngine, torch.optim.Optimizer]:
+    model = Transformer(model_preset("tiny", **changes))
+    init_weights(model, 0)
+    stage = StageConfig(model=model.config, train=TrainConfig(precision=precision))
+    engine = LocalEngine(model, stage, CPU)
+    return engine, build_optimizer(engine.named_parameters(), stage.optimizer)
+
+
+def step(engine, optimizer, batch, micro_batch=1, clip=0.0, lr=1e-3):
+    engine.stage.train.micro_batch = micro_batch
+    return train_step(engine, optimizer, batch, clip=clip, lr=lr)
+
+
+def gradients_one_by_one(documents: list[np.ndarray]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Mean loss and gradients with every document alone, by torch's plain loss, in float64."""
+    engine, _ = build()
+    model = engine.master.double()
+    labels = sum(len(document) - 1 for document in documents)
+    total = 0.0
+    for document in documents:
+        if len(document) == 1:
+            continue
+        tokens = torch.from_numpy(document.astype(np.int64))[None]
+        logits = model(tokens, torch.arange(len(document))[None], Documents.of([len(document)]))
+        loss = F.cross_entropy(logits[0, :-1], tokens[0, 1:], reduction="sum") / labels
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad for name, p in model.named_parameters()}
+
+
+def watch_gradients(optimizer: torch.optim.Optimizer, model: Transformer) -> dict[str, torch.Tensor]:
+    """The gradients that the next update sees."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(*_) -> None:
+        seen.update({name: p.grad.clone() for name, p in model.named_parameters()})
+
+    optimizer.register_step_pre_hook(keep)
+    return seen
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(1, 32), min_size=1, max_size=12), st.integers(1, 4), st.integers(0, 2**31))
+def test_packed_step_equals_documents_one_by_one(tmp_path_factory, lengths, micro_batch, seed) -> None:
+    if max(lengths) == 1:
+        lengths.append(2)
+    rng = np.random.default_rng(seed)
+    documents = [rng.integers(0, 512, length) for length in lengths]
+    batch = pack(documents, 32, tmp_path_factory.mktemp("store"))
+    engine, optimizer = build()
+    seen = watch_gradients(optimizer, engine.master)
+    result = step(engine, optimizer, batch, micro_batch)
+    loss, expected = gradients_one_by_one(documents)
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+    norm = torch.sqrt(sum(g.square().sum() for g in expected.values()))
+    assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(seen[name].double(), gradient, atol=1e-6, rtol=1e-3)
+
+
+def random_batch(seed: int, rows: int = 4, seq: int = 32) -> Batch:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 512, (rows, seq + 1))
+    positions = np.tile(np.arange(seq), (rows, 1))
+    inputs, labels = tokens[:, :-1].copy(), tokens[:, 1:].copy()
+    counts = ((seq,),) * rows, (seq,) * rows, ("s",) * rows
+    return Batch(inputs, labels, positions, *counts, rows * seq, slice(0, rows))
+
+
+def test_bf16_gradients_follow_fp32_ones() -> None:
+    batch = random_batch(0)
+    seen = {}
+    for precision in ("fp32", "bf16"):
+        engine, optimizer = build(precision)
+        seen[precision] = watch_gradients(optimizer, engine.master)
+        step(engine, optimizer, batch)
+    for name, gradient in seen["fp32"].items():
+        assert seen["bf16"][name].dtype == torch.float32
+        error = (seen["bf16"][name] - gradient).norm() / gradient.norm()
+        assert error < 0.03, (name, error)
+
+
+def test_bf16_updates_are_not_lost_to_rounding() -> None:
+    """A step far below bf16's resolution still moves the fp32 weights, and the copy follows when it adds up."""
+    engine, optimizer = build("bf16")
+    before = engine.master.blocks[0].feed_forward.up.weight.detach().clone()
+    for number in range(3):
+        step(engine, optimizer, random_batch(number), lr=1e-7)
+    moved = (engine.master.blocks[0].feed_forward.up.weight - before).abs().max().item()
+    assert 1e-8 < moved < 1e-6
+    for copy, master in zip(engine.model.parameters(), engine.master.parameters(), strict=True):
+        assert torch.equal(copy, master.to(torch.bfloat16))
+        assert copy.grad is None
+
+
+def test_a_step_without_finite_gradient_changes_nothing() -> None:
+    engine, optimizer = build()
+    step(engine, optimizer, random_batch(0))
+    with torch.no_grad():
+        engine.master.blocks[0].feed_forward.up.weight[0, 0] = torch.inf
+    before = {k: v.clone() for k, v in state_tensors(engine.named_parameters(), optimizer).items()}
+    result = step(engine, optimizer, random_batch(1))
+    assert result.skipped
+    for name, tensor in state_tensors(engine.named_parameters(), optimizer).items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_clipping_scales_to_the_norm() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    for parameter, value in zip(parameters, (3.0, 4.0), strict=True):
+        parameter.grad = torch.tensor([value, 0.0, 0.0])
+    assert clip_gradients(parameters, 0.0).item() == 5.0
+    assert parameters[0].grad[0] == 3.0
+    assert clip_gradients(parameters, 1.0).item() == 5.0
+    assert [p.grad[0].item() for p in parameters] == pytest.approx([0.6, 0.8], rel=1e-5)
+
+
+@pytest.mark.parametrize(("decay_embeddings", "tied"), [(True, False), (False, False), (False, True)])
+def test_weight_decay_reaches_matrices_only(decay_embeddings: bool, tied: bool) -> None:
+    model = Transformer(model_preset("tiny", tied=tied, qkv_bias=True))
+    init_weights(model, 0)
+    stage = StageConfig()
+    stage.optimizer.decay_embeddings = decay_embeddings
+    optimizer = build_optimizer(dict(model.named_parameters()), stage.optimizer)
+    decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        free = "norm" in name or "bias" in name
+        free |= not decay_embeddings and name in ("embed.weight", "head.weight")
+        assert decay[parameter] == (0.0 if free else 0.1), name
+
+
+def test_padding_and_labelless_rows_do_not_count() -> None:
+    batch = random_batch(0)
+    batch.labels[1:] = IGNORE
+    batch.labels[0, 10:] = IGNORE
+    batch = replace(batch, label_count=10)
+    engine, optimizer = build()
+    arrays = batch.tokens[:1], batch.labels[:1], batch.positions[:1]
+    short = Batch(*arrays, batch.lengths[:1], (32,), ("s",), int((arrays[1] != IGNORE).sum()), slice(0, 1))
+    assert step(engine, optimizer, batch).loss == pytest.approx(step(*build(), short).loss, rel=1e-6)
