@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from internevo.config.schema import SourceConfig, StageConfig
 from internevo.data.loader import Loader
-from internevo.train.optimizer import build_optimizer
+from internevo.parallel.world import World
 from internevo.train.step import train_step
-from tests.parallel.jobs import LR, ROWS, SEQ_LEN, engine_of, stage_of, write_documents
+from tests.parallel.jobs import ALONE, LR, ROWS, SEQ_LEN, engine_of, stage_of, write_documents
 from tests.parallel.ranks import RankPool
 
 KINDS = {
@@ -81,30 +81,27 @@ def _bytes(value: Any) -> int:
     return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))
 
 
-def counted(changes: dict[str, Any], store: Path) -> tuple[dict[str, int], dict[str, int]]:
+def counted(world: World, changes: dict[str, Any], store: Path) -> tuple[dict[str, int], dict[str, int]]:
     """(calls, bytes) of the second step, on this rank."""
-    stage = stage_of(changes)
-    engine = engine_of(stage)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    engine = engine_of(stage_of(changes), world)
     with _loader(store, engine.part, SEQ_LEN) as loader:
-        train_step(engine, optimizer, loader.next(), clip=1.0, lr=LR)
+        train_step(engine, loader.next(), LR)
         batch = loader.next()
         with Counting() as counting:
-            train_step(engine, optimizer, batch, clip=1.0, lr=LR)
+            train_step(engine, batch, LR)
     return dict(counting.calls), dict(counting.bytes)
 
 
-def timed(changes: dict[str, Any], store: Path, steps: int) -> list[float]:
+def timed(world: World, changes: dict[str, Any], store: Path, steps: int) -> list[float]:
     """Seconds of each step after the first two."""
     stage = stage_of(changes)
-    engine = engine_of(stage)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    engine = engine_of(stage, world)
     seconds = []
     with _loader(store, engine.part, stage.train.seq_len) as loader:
         for _ in range(steps + 2):
             batch = loader.next()
             start = time.perf_counter()
-            train_step(engine, optimizer, batch, clip=1.0, lr=LR)
+            train_step(engine, batch, LR)
             seconds.append(time.perf_counter() - start)
     return seconds[2:]
 
@@ -192,7 +189,7 @@ def main() -> None:
             alone_changes = {"micro_batch": ROWS if pipeline == 1 else 1, "seq_len": TIMED_SEQ_LEN}
             ratios = []
             for _ in range(args.repeats):
-                alone = statistics.median(timed(alone_changes, store, args.steps))
+                alone = statistics.median(timed(ALONE, alone_changes, store, args.steps))
                 ratios.append(statistics.median(pool.run(timed, {**changes, **whole}, store, args.steps)[0]) / alone)
             results.append(
                 {

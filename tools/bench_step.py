@@ -40,7 +40,6 @@ from internevo.data.loader import Loader
 from internevo.data.store import TokenStoreWriter
 from internevo.model.transformer import Transformer, init_weights
 from internevo.train.engine import LocalEngine
-from internevo.train.optimizer import build_optimizer
 from internevo.train.step import train_step
 
 PAD = 0
@@ -128,10 +127,9 @@ def ours(config: ModelConfig, precision: str, device: torch.device) -> Side:
     init_weights(model, 0)
     stage = StageConfig(model=config, train=TrainConfig(precision=precision))
     engine = LocalEngine(model, stage, device)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
 
     def step(batch: Batch, _: Documents) -> None:
-        train_step(engine, optimizer, batch, clip=1.0, lr=3e-4)
+        train_step(engine, batch, lr=3e-4)
 
     return step
 

@@ -53,10 +53,11 @@ def exchange_dims(tensor: Tensor, cut: int, joined: int, place: Place) -> Tensor
     """All-to-all: cut `dim` `cut` into parts, one for each rank, and join what comes along `joined`; no gradient."""
     if place.size == 1:
         return tensor
-    parts = torch.stack(tensor.chunk(place.size, dim=cut)).contiguous()
+    # with one row a micro-batch, either the parts or what comes already lies in memory as it is wanted
+    parts = tensor.unflatten(cut, (place.size, -1)).movedim(cut, 0).contiguous()
     out = torch.empty_like(parts)
     dist.all_to_all_single(out, parts, group=place.group)
-    return torch.cat(out.unbind(), dim=joined)
+    return out.movedim(0, joined).flatten(joined, joined + 1)
 
 
 class _Gather(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The mesh of ranks of one stage: its process groups, and this process's place in each.
+"""The mesh of ranks of one layout: its process groups, and this process's place in each.
 
 Ranks are numbered with tensor parallelism innermost (its messages are the most, so they go over the fastest links),
 then Ulysses, ring and data, and the pipeline outermost.
@@ -19,39 +19,45 @@ from internevo.parallel.layout import Layout
 class Place:
     """A group of ranks and where this process stands in it."""
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
+    """None for this process alone."""
     rank: int
     size: int
 
 
 class Mesh:
-    """All groups of a layout.
+    """All groups of a layout; dimensions of one rank have none.
 
-    `activations` has the dimensions along which data is cut; `parameters` is the same ranks by what they hold of the
-    weights. FSDP and DTensors live on `parameters`.
+    Activations are cut along `pipeline`, `data`, `ring`, `ulysses` and `tensor`. `parameters` is the same ranks by what
+    they hold of the weights, `pipeline`, `replicate`, `shard` and `tensor`: FSDP and DTensors live on it.
     """
 
     def __init__(self, layout: Layout, device: torch.device):
         self.layout, self.device = layout, device
-        self.activations = init_device_mesh(
-            device.type,
-            (layout.pipeline, layout.data, layout.ring, layout.ulysses, layout.tensor),
-            mesh_dim_names=("pipeline", "data", "ring", "ulysses", "tensor"),
-        )
-        self.parameters = init_device_mesh(
-            device.type,
-            (layout.pipeline, layout.replicas // layout.shard, layout.shard, layout.tensor),
-            mesh_dim_names=("pipeline", "replicate", "shard", "tensor"),
-        )
-        self.pipeline = _place(self.activations["pipeline"])
-        self.data = _place(self.activations["data"])
-        self.ring = _place(self.activations["ring"])
-        self.ulysses = _place(self.activations["ulysses"])
-        self.tensor = _place(self.activations["tensor"])
-        self.shard = _place(self.parameters["shard"])
-        # ranks with the same weights and different tokens
-        self.replicas = _place(self.parameters["replicate", "shard"]._flatten("replicas"))
+        names = ("pipeline", "data", "ring", "ulysses", "tensor")
+        activations = _mesh(device, {name: getattr(layout, name) for name in names})
+        self.pipeline, self.data, self.ring, self.ulysses, self.tensor = (_place(activations, name) for name in names)
+        replicate = layout.replicas // layout.shard
+        sizes = {"pipeline": layout.pipeline, "replicate": replicate, "shard": layout.shard, "tensor": layout.tensor}
+        parameters = _mesh(device, sizes, always="shard")
+        assert parameters is not None
+        self.parameters = parameters
+        self.zero = self.parameters["replicate", "shard"] if replicate > 1 else self.parameters["shard"]
+        """Ranks with the same weights and different tokens, by what ZeRO lets each hold."""
+        self.shard = _place(self.parameters, "shard")
+        self.replicas = self.shard
+        if replicate > 1:
+            together = self.zero._flatten("replicas")
+            self.replicas = Place(together.get_group(), together.get_local_rank(), together.size())
 
 
-def _place(mesh: DeviceMesh) -> Place:
-    return Place(mesh.get_group(), mesh.get_local_rank(), mesh.size())
+def _mesh(device: torch.device, sizes: dict[str, int], always: str = "") -> DeviceMesh | None:
+    """A mesh of the dimensions with more than one rank: a group takes threads, and with NCCL buffers."""
+    sizes = {name: size for name, size in sizes.items() if size > 1 or name == always}
+    return init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes)) if sizes else None
+
+
+def _place(mesh: DeviceMesh | None, name: str) -> Place:
+    if mesh is None or name not in (mesh.mesh_dim_names or ()):
+        return Place(None, 0, 1)
+    return Place(mesh.get_group(name), mesh.get_local_rank(name), mesh[name].size())

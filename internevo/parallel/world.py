@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from internevo.config.errors import UserError
+from internevo.parallel.layout import Layout
+from internevo.parallel.mesh import Mesh
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for another before it takes it for lost."""
@@ -31,11 +33,18 @@ class World:
     """A CPU group for small messages, apart from those that training uses. None in a world of one."""
     saving: dist.ProcessGroup | None
     """The same for checkpoints, which are written by a thread of their own."""
+    _meshes: dict[Layout, Mesh] = field(default_factory=dict)
 
     @property
     def main(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
+
+    def mesh(self, layout: Layout) -> Mesh:
+        """The groups of a layout. Equal layouts share them: groups stay until the processes end."""
+        if layout not in self._meshes:
+            self._meshes[layout] = Mesh(layout, self.device)
+        return self._meshes[layout]
 
     def largest(self, number: int) -> int:
         """The largest of every process's number."""
@@ -68,11 +77,6 @@ class World:
         if failure is not None:
             raise failure if self.main else SystemExit(2)
         return cast(T, value)
-
-    def wait(self) -> None:
-        """Return when every process is here."""
-        if self.control is not None:
-            dist.barrier(group=self.control)
 
 
 @contextmanager

@@ -28,10 +28,9 @@ def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, 
     It computes in `dtype`, with weights, gradients and their reduction in fp32. Those of the `root`, whose backward
     pass begins where its forward pass ends, stay whole between the two.
     """
-    hybrid = mesh.parameters["replicate"].size() > 1
     fully_shard(
         module,
-        mesh=mesh.parameters["replicate", "shard"] if hybrid else mesh.parameters["shard"],
+        mesh=mesh.zero,
         reshard_after_forward=stage == 3 and not root,
         # inputs are left alone: rotary tables stay fp32
         mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),

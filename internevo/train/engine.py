@@ -1,8 +1,9 @@
-"""What runs a step's forward and backward passes: on one process here, over many ranks in `sharded.py`."""
+"""What trains a stage's model: on one process here, over many ranks in `sharded.py` and `pipelined.py`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,17 @@ from internevo.model.attention import choose_kernel
 from internevo.model.transformer import Transformer
 from internevo.train.loss_model import LossModel
 from internevo.train.micro_batch import micro_batches
-from internevo.train.optimizer import clip_gradients
+from internevo.train.optimizer import build_optimizer, clip_gradients, set_learning_rate, state_tensors
 from internevo.train.precision import bf16_copy
 
 
 class Engine(ABC):
-    """A model that learns: fp32 parameters, and the way to their gradients."""
+    """A stage's model and optimizer, wherever they lie."""
 
     stage: StageConfig
     device: torch.device
     part: Part = WHOLE
     """Which part of a step's rows this process reads."""
-
-    @abstractmethod
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The fp32 parameters that this process holds, or holds a part of, by name."""
 
     @abstractmethod
     def forward_backward(self, batch: Batch) -> Tensor:
@@ -38,15 +35,23 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def clip_gradients(self, max_norm: float) -> Tensor:
-        """Scale all gradients down to a global norm of `max_norm` if it is larger; 0 only measures.
+    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, bool]:
+        """Clip the gradients and move the weights by them, unless `loss` or a gradient is not finite.
 
-        Returns the norm before clipping, the same on all ranks.
+        Such a step changes neither weights nor optimizer state. Returns the global gradient norm before clipping, the
+        same on all ranks, and whether the weights were moved. The gradients are gone after it.
         """
 
     @abstractmethod
-    def updated(self) -> None:
-        """To be called when the parameters have new values."""
+    def state(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds of model and optimizer, by name, as far as this process has it.
+
+        `model/NAME` is an fp32 weight, `optimizer/NAME/KIND` its optimizer state: whole, or a distributed tensor.
+        """
+
+    @abstractmethod
+    def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -64,7 +69,44 @@ class Engine(ABC):
         """The sum of what every share of a batch gave, on all ranks."""
 
 
-class LocalEngine(Engine):
+class TorchEngine(Engine):
+    """An engine with fp32 parameters, or parts of them, and torch's optimizer on them."""
+
+    optimizer: torch.optim.Optimizer
+
+    @abstractmethod
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The fp32 parameters that this process holds, or holds a part of, by name."""
+
+    @abstractmethod
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale all gradients down to a global norm of `max_norm` if it is larger; 0 only measures.
+
+        Returns the norm before clipping, the same on all ranks.
+        """
+
+    def updated(self) -> None:
+        """Called when the parameters have new values."""
+
+    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, bool]:
+        norm = self.clip_gradients(self.stage.optimizer.clip)
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if finite:
+            set_learning_rate(self.optimizer, lr)
+            self.optimizer.step()
+            self.updated()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, finite
+
+    def state(self) -> dict[str, Tensor]:
+        return state_tensors(self.named_parameters(), self.optimizer)
+
+    def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        read(self.state())
+        self.updated()
+
+
+class LocalEngine(TorchEngine):
     """All on one process. With bf16, the passes run on a bf16 copy of the model."""
 
     def __init__(self, master: Transformer, stage: StageConfig, device: torch.device):
@@ -76,6 +118,7 @@ class LocalEngine(Engine):
         if stage.train.compile:
             model.compile_blocks()
         self.model = LossModel(model)
+        self.optimizer = build_optimizer(self.named_parameters(), stage.optimizer)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.master.named_parameters())

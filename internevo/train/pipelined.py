@@ -18,6 +18,7 @@ from internevo.parallel.tensor import complete_gradients, local
 from internevo.parallel.zero import reshard, shard_module
 from internevo.train.loss import label_losses, summed_cross_entropy
 from internevo.train.micro_batch import MicroBatch
+from internevo.train.optimizer import build_optimizer
 from internevo.train.sharded import ShardedEngine
 
 
@@ -65,6 +66,7 @@ class PipelinedEngine(ShardedEngine):
         count = rows_per_step(train) // (mesh.data.size * train.micro_batch)
         modules: dict[int, nn.Module] = dict(self.models)
         self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, count, mesh.device)
+        self.optimizer = build_optimizer(self.named_parameters(), stage.optimizer)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for model in self.models.values() for name, p in model.part.named_parameters()}

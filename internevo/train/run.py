@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
-
-import torch
 
 from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
@@ -23,22 +22,16 @@ from internevo.monitor.environment import capture, write_environment
 from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rewind
 from internevo.monitor.report import write_report
 from internevo.monitor.sinks import Sinks, open_sinks
+from internevo.parallel.apply import compute_dtype
 from internevo.parallel.layout import make_layout
-from internevo.parallel.mesh import Mesh
 from internevo.parallel.world import World, join_world
-from internevo.train.build import initial_model
 from internevo.train.device import choose_device
-from internevo.train.engine import Engine, LocalEngine
 from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
 from internevo.train.interrupt import Interrupt
-from internevo.train.optimizer import build_optimizer, state_tensors
-from internevo.train.pipelined import PipelinedEngine
+from internevo.train.make_engine import make_engine
 from internevo.train.progress import Progress
-from internevo.train.sharded import ShardedEngine
 from internevo.train.trainer import Peak, StageTrainer
-
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def train(config: RunConfig, command: Sequence[str], until: float = math.inf) -> signal.Signals | None:
@@ -74,10 +67,8 @@ class Run:
             state = read_state(found.path)
             self.progress = Progress.from_json(state["progress"])
             self._check_stage(state["stage"])
-        self.peaks = {
-            precision: Peak(*peak_flops(world.device, _DTYPES[precision]))
-            for precision in {stage.train.precision for stage in config.stages}
-        }
+        dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
+        self.peaks = {precision: Peak(*peak_flops(world.device, dtype)) for precision, dtype in dtypes.items()}
         world.on_main(lambda: self._record(command))
         self.sinks: Sinks = open_sinks(config, folder.path, self.progress.step, world.rank)
         for line in (*found.refused, *(f"configuration changed: {change}" for change in changes)):
@@ -105,7 +96,9 @@ class Run:
                 return
             progress.stage, progress.stage_step = progress.stage + 1, 0
             progress.cursor = progress.cursor.next_stage()
-            del trainer  # two stages' weights and optimizer states must not be in memory together
+            self.writer.wait()  # the next stage reads what this one has saved
+            del trainer
+            gc.collect()  # FSDP makes circles; two stages' weights must not be in memory together
 
     def close(self) -> None:
         """Finish the checkpoint being written and close the sinks."""
@@ -117,22 +110,12 @@ class Run:
     def _trainer(self, stage: StageConfig) -> StageTrainer:
         """The stage's model and optimizer under its own layout, as the newest checkpoint has them."""
         world, step = self.world, self.progress.step
-        engine: Engine
-        if world.size == 1:
-            model = initial_model(stage.model, world.device, stage.train.seed)
-            engine = LocalEngine(model, stage, world.device)
-        else:
-            mesh = Mesh(make_layout(stage, world.size), world.device)
-            engine = (PipelinedEngine if mesh.pipeline.size > 1 else ShardedEngine)(stage, mesh)
-        optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+        engine = make_engine(stage, world)
         if step > 0:
-            self.writer.wait()
             newest = self.folder.checkpoints / step_name(step)
-            read_tensors(newest, state_tensors(engine.named_parameters(), optimizer), world.control)
-            engine.updated()
-        return StageTrainer(
-            self.config.stages, self.progress, engine, optimizer, world, self.peaks[stage.train.precision]
-        )
+            engine.load(lambda tensors: read_tensors(newest, tensors, world.control))
+        peak = self.peaks[stage.train.precision]
+        return StageTrainer(self.config.stages, self.progress, engine, world, peak)
 
     def _check_stage(self, name: str) -> None:
         stages, progress = self.config.stages, self.progress

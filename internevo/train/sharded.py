@@ -16,18 +16,20 @@ from internevo.parallel.gradients import clip_gradients
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.tensor import TensorParallel, complete_gradients
 from internevo.parallel.zero import prepare_micro_batch, reshard, shard_module
-from internevo.train.engine import Engine
+from internevo.train.engine import TorchEngine
 from internevo.train.loss_model import LossModel
 from internevo.train.micro_batch import MicroBatch, micro_batches
+from internevo.train.optimizer import build_optimizer
 
 
-class ShardedEngine(Engine):
+class ShardedEngine(TorchEngine):
     """A stage's model, laid out over a mesh."""
 
     def __init__(self, stage: StageConfig, mesh: Mesh):
         self._prepare(stage, mesh)
         self.model = LossModel(build_sharded(stage, mesh), mesh.tensor)
         shard_module(self.model, mesh, self.zero_stage, compute_dtype(stage), root=True)
+        self.optimizer = build_optimizer(self.named_parameters(), stage.optimizer)
 
     def _prepare(self, stage: StageConfig, mesh: Mesh) -> None:
         self.stage, self.mesh, self.device = stage, mesh, mesh.device
@@ -53,9 +55,6 @@ class ShardedEngine(Engine):
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         return clip_gradients(self.named_parameters(), max_norm, self.mesh)
-
-    def updated(self) -> None:
-        """FSDP gathers the new values by itself."""
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:

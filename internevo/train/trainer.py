@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.derive import rows_per_step, stage_steps
 from internevo.config.schema import StageConfig
@@ -19,7 +17,6 @@ from internevo.parallel.world import World
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids, check_skipped
 from internevo.train.interrupt import Interrupt
-from internevo.train.optimizer import state_tensors
 from internevo.train.progress import Progress
 from internevo.train.schedule import learning_rate
 from internevo.train.step import StepResult, train_step
@@ -41,14 +38,13 @@ class StageTrainer:
         stages: list[StageConfig],
         progress: Progress,
         engine: Engine,
-        optimizer: torch.optim.Optimizer,
         world: World,
         peak: Peak,
     ):
         self.stages, self.progress = stages, progress
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
-        self.engine, self.optimizer, self.world, self.peak = engine, optimizer, world, peak
+        self.engine, self.world, self.peak = engine, world, peak
         self._saved = progress.step
 
     def run(
@@ -77,7 +73,7 @@ class StageTrainer:
             return
         self._saved = self.progress.step
         state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
-        writer.save(self.progress.step, state_tensors(self.engine.named_parameters(), self.optimizer), state, permanent)
+        writer.save(self.progress.step, self.engine.state(), state, permanent)
 
     def _loader(self) -> Loader:
         train, data = self.stage.train, self.stage.data
@@ -97,7 +93,7 @@ class StageTrainer:
         waited = time.perf_counter() - start
         check_ids(batch, self.stage.model.vocab)
         lr = learning_rate(self.stages, self.progress.stage, self.progress.stage_step)
-        result = train_step(self.engine, self.optimizer, batch, clip=self.stage.optimizer.clip, lr=lr)
+        result = train_step(self.engine, batch, lr)
         self._advance(loader, batch, result)
         return self._metrics(batch, result, lr, time.perf_counter() - start, waited)
 

@@ -25,16 +25,13 @@ from internevo.config.schema import (
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.store import TokenStoreWriter
-from internevo.parallel.layout import make_layout
-from internevo.parallel.mesh import Mesh
-from internevo.train.build import initial_model
-from internevo.train.engine import Engine, LocalEngine
-from internevo.train.optimizer import build_optimizer, state_tensors
-from internevo.train.pipelined import PipelinedEngine
-from internevo.train.sharded import ShardedEngine
+from internevo.parallel.world import World
+from internevo.train.engine import TorchEngine
+from internevo.train.make_engine import make_engine
 from internevo.train.step import train_step
 
 SEQ_LEN, ROWS, VOCAB, LR = 64, 8, 512, 3e-3
+ALONE = World(0, 1, torch.device("cpu"), None, None)
 
 
 @dataclass
@@ -82,12 +79,11 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
     return StageConfig(model=model, train=train, parallel=parallel)
 
 
-def engine_of(stage: StageConfig) -> Engine:
-    """The engine of the layout over the processes that there are."""
-    if not dist.is_initialized():
-        return LocalEngine(initial_model(stage.model, "cpu", stage.train.seed), stage, torch.device("cpu"))
-    mesh = Mesh(make_layout(stage, dist.get_world_size()), torch.device("cpu"))
-    return (PipelinedEngine if mesh.pipeline.size > 1 else ShardedEngine)(stage, mesh)
+def engine_of(stage: StageConfig, world: World) -> TorchEngine:
+    """The engine of the stage's layout."""
+    engine = make_engine(stage, world)
+    assert isinstance(engine, TorchEngine)
+    return engine
 
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -100,78 +96,73 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return full
 
 
-def train(changes: dict[str, Any], store: Path, steps: int) -> Trained:
+def train(world: World, changes: dict[str, Any], store: Path, steps: int) -> Trained:
     """Train `steps` steps on the documents of `store`."""
-    stage = stage_of(changes)
-    engine = engine_of(stage)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
+    engine = engine_of(stage_of(changes), world)
     result = Trained(weights=whole({k: p.detach() for k, p in engine.named_parameters().items()}))
-
-    def keep(*_: object) -> None:
-        if not result.gradients:
-            gradients = {k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None}
-            result.gradients = whole(gradients)
-
-    optimizer.register_step_pre_hook(keep)
-    source = SourceConfig(str(store), name="web")
-    with Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing="best_fit", seed=1, part=engine.part) as loader:
+    keep_gradients(engine, result)
+    with _loader(store, "best_fit", engine) as loader:
         for _ in range(steps):
-            one_step(engine, optimizer, loader.next(), result)
-    return result if not dist.is_initialized() or dist.get_rank() == 0 else strip(result)
+            one_step(engine, loader.next(), result)
+    return result if world.main else strip(result)
 
 
-def train_on_one_row(changes: dict[str, Any]) -> Trained:
+def train_on_one_row(world: World, changes: dict[str, Any]) -> Trained:
     """One step on a batch whose first row is one document, and whose other rows are documents of one token."""
-    stage = stage_of(changes)
-    engine = engine_of(stage)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
-    result = Trained()
-
-    def keep(*_: object) -> None:
-        result.gradients = whole({k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None})
-
-    optimizer.register_step_pre_hook(keep)
     tokens = np.random.default_rng(0).integers(0, VOCAB, (ROWS, SEQ_LEN))
     labels = np.full((ROWS, SEQ_LEN), IGNORE)
     labels[0, :-1] = tokens[0, 1:]
     positions = np.zeros((ROWS, SEQ_LEN), np.int64)
     positions[0] = np.arange(SEQ_LEN)
     lengths = ((SEQ_LEN,), *(((1,) * SEQ_LEN,) * (ROWS - 1)))
+    result = Trained()
+    engine = engine_of(stage_of(changes), world)
+    keep_gradients(engine, result)
     share = ROWS // engine.part.parts
     rows = slice(engine.part.number * share, (engine.part.number + 1) * share)
     facts = lengths, (SEQ_LEN,) * ROWS, ("web",) * ROWS, SEQ_LEN - 1, rows
-    one_step(engine, optimizer, Batch(tokens[rows], labels[rows], positions[rows], *facts), result)
+    one_step(engine, Batch(tokens[rows], labels[rows], positions[rows], *facts), result)
     return result
 
 
-def save(changes: dict[str, Any], store: Path, folder: Path, steps: int) -> dict[str, torch.Tensor]:
+def keep_gradients(engine: TorchEngine, result: Trained) -> None:
+    """Let `result` have the gradients of the first step, as the optimizer gets them."""
+
+    def keep(*_: object) -> None:
+        if not result.gradients:
+            gradients = {k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None}
+            result.gradients = whole(gradients)
+
+    engine.optimizer.register_step_pre_hook(keep)
+
+
+def save(world: World, changes: dict[str, Any], store: Path, folder: Path, steps: int) -> dict[str, torch.Tensor]:
     """Train, write model and optimizer to `folder`, and tell their whole values."""
-    stage = stage_of(changes)
-    engine = engine_of(stage)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
-    source = SourceConfig(str(store), name="web")
-    with Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing="concat", seed=1, part=engine.part) as loader:
+    engine = engine_of(stage_of(changes), world)
+    with _loader(store, "concat", engine) as loader:
         for _ in range(steps):
-            one_step(engine, optimizer, loader.next(), Trained())
-    state = state_tensors(engine.named_parameters(), optimizer)
-    write_tensors(state, folder, dist.group.WORLD if dist.is_initialized() else None)
-    return whole(state) if not dist.is_initialized() or dist.get_rank() == 0 else whole(state) and {}
+            one_step(engine, loader.next(), Trained())
+    write_tensors(engine.state(), folder, world.control)
+    state = whole(engine.state())
+    return state if world.main else {}
 
 
-def load(changes: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+def load(world: World, changes: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """Model and optimizer out of `folder`, whole."""
-    stage = stage_of(changes)
-    engine = engine_of(stage)
-    optimizer = build_optimizer(engine.named_parameters(), stage.optimizer)
-    state = state_tensors(engine.named_parameters(), optimizer)
-    read_tensors(folder, state, dist.group.WORLD if dist.is_initialized() else None)
-    result = whole(state)
-    return result if not dist.is_initialized() or dist.get_rank() == 0 else {}
+    engine = engine_of(stage_of(changes), world)
+    engine.load(lambda tensors: read_tensors(folder, tensors, world.control))
+    state = whole(engine.state())
+    return state if world.main else {}
 
 
-def one_step(engine: Engine, optimizer: torch.optim.Optimizer, batch: Batch, result: Trained) -> None:
+def _loader(store: Path, packing: str, engine: TorchEngine) -> Loader:
+    source = SourceConfig(str(store), name="web")
+    return Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing=packing, seed=1, part=engine.part)
+
+
+def one_step(engine: TorchEngine, batch: Batch, result: Trained) -> None:
     """Train on one batch and note what happened."""
-    done = train_step(engine, optimizer, batch, clip=1.0, lr=LR)
+    done = train_step(engine, batch, LR)
     result.losses.append(done.loss)
     result.norms.append(done.grad_norm)
     result.digests.append(engine.digest(batch))

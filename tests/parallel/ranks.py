@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing as mp
 import os
 import signal
@@ -37,7 +38,7 @@ class RankPool:
             self._processes.append(process)
 
     def run(self, job: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What `job(*arguments)` returned on each rank. A rank's error, or a hang, fails the test."""
+        """What `job(world, *arguments)` returned on each rank. A rank's error, or a hang, fails the test."""
         for pipe in self._pipes:
             pipe.send((job, arguments))
         results: dict[int, Any] = {}
@@ -82,18 +83,19 @@ class RankPool:
         raise AssertionError(reason)
 
 
-def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
+def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.update(LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
     import torch
 
     from internevo.parallel.world import join_world
 
     torch.set_num_threads(1)
-    with join_world(torch.device("cpu")):
+    with join_world(torch.device("cpu")) as world:
         while (job := pipe.recv()) is not None:
             try:
-                pipe.send((True, job[0](*job[1])))
+                pipe.send((True, job[0](world, *job[1])))
             except BaseException:
                 pipe.send((False, traceback.format_exc()))
+            gc.collect()  # FSDP makes circles

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +14,8 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ContextConfig, ParallelConfig, StageConfig, TrainConfig
 from internevo.parallel.context import ContextAttention, ContextCut, deal, places
 from internevo.parallel.layout import make_layout
-from internevo.parallel.mesh import Mesh
 from internevo.parallel.ring import _meetings
+from internevo.parallel.world import World
 from tests.model.reference import dense_attention
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=30)
@@ -52,7 +51,9 @@ def test_the_causal_work_is_shared_out_evenly(lengths: list[int], ring: int) -> 
     assert max(work) <= 1.1 * sum(work) / ring
 
 
-def attend(context: int, ulysses: int, rows: list[list[int]], heads: tuple[int, int], dtype: torch.dtype) -> Any:
+def attend(
+    world: World, context: int, ulysses: int, rows: list[list[int]], heads: tuple[int, int], dtype: torch.dtype
+) -> Any:
     """Attention and its gradients over the ranks, put together again on each."""
     seq = sum(rows[0])
     stage = StageConfig(
@@ -60,7 +61,7 @@ def attend(context: int, ulysses: int, rows: list[list[int]], heads: tuple[int, 
         train=TrainConfig(seq_len=seq, batch_tokens=seq * len(rows), steps=1),
         parallel=ParallelConfig(context=ContextConfig(context, ulysses)),
     )
-    mesh = Mesh(make_layout(stage, dist.get_world_size()), torch.device("cpu"))
+    mesh = world.mesh(make_layout(stage, world.size))
     index, documents = ContextCut(mesh)(rows)
     inputs = [x.to(dtype) for x in random_inputs(len(rows), seq, heads)]
     places = torch.from_numpy(index)[..., None, None]

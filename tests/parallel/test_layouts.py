@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import Trained, train, train_on_one_row, write_documents
+from tests.parallel.jobs import ALONE, Trained, train, train_on_one_row, write_documents
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2, whole state": (2, {"zero": 0}),
@@ -84,7 +84,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(store: Path, kv_heads: int, layers: int) -> Trained:
     """One fp32 rank."""
     torch.set_num_threads(1)
-    return train({"micro_batch": 8, "kv_heads": kv_heads, "layers": layers}, store, STEPS)
+    return train(ALONE, {"micro_batch": 8, "kv_heads": kv_heads, "layers": layers}, store, STEPS)
 
 
 @pytest.mark.parametrize("name", rows(LAYOUTS))
@@ -113,7 +113,7 @@ def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> N
 )
 def test_a_layout_in_bf16(name: str, store: Path, ranks: Any) -> None:
     world, changes = LAYOUTS[name]
-    expected = train({"micro_batch": 8, "precision": "bf16"}, store, 5)
+    expected = train(ALONE, {"micro_batch": 8, "precision": "bf16"}, store, 5)
     got = ranks(world).run(train, {**changes, "precision": "bf16"}, store, 5)[0]
     assert got.digests == expected.digests
     assert got.losses == pytest.approx(expected.losses, rel=5e-3)
@@ -132,7 +132,7 @@ def test_ranks_without_any_label(name: str, ranks: Any) -> None:
     """All labels of the step are in its first row: other ranks and micro-batches have none, and do not count."""
     world, changes = LAYOUTS[name]
     torch.set_num_threads(1)
-    expected = train_on_one_row({"micro_batch": 8})
+    expected = train_on_one_row(ALONE, {"micro_batch": 8})
     got = ranks(world).run(train_on_one_row, changes)[0]
     assert got.losses == pytest.approx(expected.losses, rel=1e-5)
     assert got.norms == pytest.approx(expected.norms, rel=1e-4)

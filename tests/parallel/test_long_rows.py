@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from internevo.data.batch import Batch
+from internevo.parallel.world import World
 from tests.parallel.jobs import VOCAB, engine_of, stage_of
 from tests.parallel.ranks import RankPool
 
@@ -17,15 +18,15 @@ TOKENS = 65_536
 DOCUMENTS = (12_000, 1, 9_000, 11_000, 3, 512, 10_000, 9_000)
 
 
-def peak_of_a_step(changes: dict[str, Any]) -> int:
+def peak_of_a_step(world: World, changes: dict[str, Any]) -> int:
     """Bytes by which the process grows, at most, in the forward and backward passes of one long row."""
     stage = stage_of({**changes, "layers": 2})
     stage.train.seq_len = stage.train.batch_tokens = TOKENS
-    engine = engine_of(stage)
     lengths = (*DOCUMENTS, TOKENS - sum(DOCUMENTS))
     tokens = np.random.default_rng(0).integers(0, VOCAB, (1, TOKENS))
     positions = np.concatenate([np.arange(length) for length in lengths])[None]
     batch = Batch(tokens, np.roll(tokens, -1, axis=1), positions, (lengths,), (TOKENS,), ("long",), TOKENS, slice(0, 1))
+    engine = engine_of(stage, world)
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     engine.forward_backward(batch)

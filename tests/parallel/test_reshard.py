@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import load, save, write_documents
+from tests.parallel.jobs import ALONE, load, save, write_documents
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one rank": (1, {}),
@@ -23,7 +23,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 def run(ranks: Any, world: int, job: Any, *arguments: Any) -> Any:
     """On this process, or on the ranks of a pool."""
-    return job(*arguments) if world == 1 else ranks(world).run(job, *arguments)[0]
+    return job(ALONE, *arguments) if world == 1 else ranks(world).run(job, *arguments)[0]
 
 
 @pytest.mark.heavy

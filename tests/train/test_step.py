@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internevo.config.presets import model_preset
-from internevo.config.schema import StageConfig, TrainConfig
+from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
 from internevo.data.store import TokenStore, TokenStoreWriter
 from internevo.model.attention import Documents
 from internevo.model.transformer import Transformer, init_weights
 from internevo.train.engine import LocalEngine
-from internevo.train.optimizer import build_optimizer, clip_gradients, state_tensors
-from internevo.train.step import train_step
+from internevo.train.optimizer import build_optimizer, clip_gradients
+from internevo.train.step import StepResult, train_step
 
 CPU = torch.device("cpu")
 
@@ -34,22 +34,21 @@ def pack(documents: list[np.ndarray], seq_len: int, folder) -> Batch:
     return batch
 
 
-def build(precision: str = "fp32", **changes) -> tuple[LocalEngine, torch.optim.Optimizer]:
+def build(precision: str = "fp32", **changes) -> LocalEngine:
     model = Transformer(model_preset("tiny", **changes))
     init_weights(model, 0)
-    stage = StageConfig(model=model.config, train=TrainConfig(precision=precision))
-    engine = LocalEngine(model, stage, CPU)
-    return engine, build_optimizer(engine.named_parameters(), stage.optimizer)
+    stage = StageConfig(model=model.config, train=TrainConfig(precision=precision), optimizer=OptimizerConfig(clip=0.0))
+    return LocalEngine(model, stage, CPU)
 
 
-def step(engine, optimizer, batch, micro_batch=1, clip=0.0, lr=1e-3):
+def step(engine: LocalEngine, batch: Batch, micro_batch: int = 1, lr: float = 1e-3) -> StepResult:
     engine.stage.train.micro_batch = micro_batch
-    return train_step(engine, optimizer, batch, clip=clip, lr=lr)
+    return train_step(engine, batch, lr)
 
 
 def gradients_one_by_one(documents: list[np.ndarray]) -> tuple[float, dict[str, torch.Tensor]]:
     """Mean loss and gradients with every document alone, by torch's plain loss, in float64."""
-    engine, _ = build()
+    engine = build()
     model = engine.master.double()
     labels = sum(len(document) - 1 for document in documents)
     total = 0.0
@@ -64,14 +63,14 @@ def gradients_one_by_one(documents: list[np.ndarray]) -> tuple[float, dict[str, 
     return total, {name: p.grad for name, p in model.named_parameters()}
 
 
-def watch_gradients(optimizer: torch.optim.Optimizer, model: Transformer) -> dict[str, torch.Tensor]:
+def watch_gradients(engine: LocalEngine) -> dict[str, torch.Tensor]:
     """The gradients that the next update sees."""
     seen: dict[str, torch.Tensor] = {}
 
     def keep(*_) -> None:
-        seen.update({name: p.grad.clone() for name, p in model.named_parameters()})
+        seen.update({name: p.grad.clone() for name, p in engine.master.named_parameters()})
 
-    optimizer.register_step_pre_hook(keep)
+    engine.optimizer.register_step_pre_hook(keep)
     return seen
 
 
@@ -83,9 +82,9 @@ def test_packed_step_equals_documents_one_by_one(tmp_path_factory, lengths, micr
     rng = np.random.default_rng(seed)
     documents = [rng.integers(0, 512, length) for length in lengths]
     batch = pack(documents, 32, tmp_path_factory.mktemp("store"))
-    engine, optimizer = build()
-    seen = watch_gradients(optimizer, engine.master)
-    result = step(engine, optimizer, batch, micro_batch)
+    engine = build()
+    seen = watch_gradients(engine)
+    result = step(engine, batch, micro_batch)
     loss, expected = gradients_one_by_one(documents)
     assert result.loss == pytest.approx(loss, rel=1e-5)
     norm = torch.sqrt(sum(g.square().sum() for g in expected.values()))
@@ -107,9 +106,9 @@ def test_bf16_gradients_follow_fp32_ones() -> None:
     batch = random_batch(0)
     seen = {}
     for precision in ("fp32", "bf16"):
-        engine, optimizer = build(precision)
-        seen[precision] = watch_gradients(optimizer, engine.master)
-        step(engine, optimizer, batch)
+        engine = build(precision)
+        seen[precision] = watch_gradients(engine)
+        step(engine, batch)
     for name, gradient in seen["fp32"].items():
         assert seen["bf16"][name].dtype == torch.float32
         error = (seen["bf16"][name] - gradient).norm() / gradient.norm()
@@ -118,10 +117,10 @@ def test_bf16_gradients_follow_fp32_ones() -> None:
 
 def test_bf16_updates_are_not_lost_to_rounding() -> None:
     """A step far below bf16's resolution still moves the fp32 weights, and the copy follows when it adds up."""
-    engine, optimizer = build("bf16")
+    engine = build("bf16")
     before = engine.master.blocks[0].feed_forward.up.weight.detach().clone()
     for number in range(3):
-        step(engine, optimizer, random_batch(number), lr=1e-7)
+        step(engine, random_batch(number), lr=1e-7)
     moved = (engine.master.blocks[0].feed_forward.up.weight - before).abs().max().item()
     assert 1e-8 < moved < 1e-6
     for copy, master in zip(engine.model.parameters(), engine.master.parameters(), strict=True):
@@ -130,14 +129,14 @@ def test_bf16_updates_are_not_lost_to_rounding() -> None:
 
 
 def test_a_step_without_finite_gradient_changes_nothing() -> None:
-    engine, optimizer = build()
-    step(engine, optimizer, random_batch(0))
+    engine = build()
+    step(engine, random_batch(0))
     with torch.no_grad():
         engine.master.blocks[0].feed_forward.up.weight[0, 0] = torch.inf
-    before = {k: v.clone() for k, v in state_tensors(engine.named_parameters(), optimizer).items()}
-    result = step(engine, optimizer, random_batch(1))
+    before = {k: v.clone() for k, v in engine.state().items()}
+    result = step(engine, random_batch(1))
     assert result.skipped
-    for name, tensor in state_tensors(engine.named_parameters(), optimizer).items():
+    for name, tensor in engine.state().items():
         assert torch.equal(tensor, before[name]), name
 
 
@@ -170,7 +169,7 @@ def test_padding_and_labelless_rows_do_not_count() -> None:
     batch.labels[1:] = IGNORE
     batch.labels[0, 10:] = IGNORE
     batch = replace(batch, label_count=10)
-    engine, optimizer = build()
+    engine = build()
     arrays = batch.tokens[:1], batch.labels[:1], batch.positions[:1]
     short = Batch(*arrays, batch.lengths[:1], (32,), ("s",), int((arrays[1] != IGNORE).sum()), slice(0, 1))
-    assert step(engine, optimizer, batch).loss == pytest.approx(step(*build(), short).loss, rel=1e-6)
+    assert step(engine, batch).loss == pytest.approx(step(build(), short).loss, rel=1e-6)
