@@ -41,6 +41,7 @@ RunArgument = Annotated[Path, typer.Argument(help="A run's folder, runs/NAME.", 
 InputsArgument = Annotated[list[Path], typer.Argument(help="Files or folders of text.", show_default=False)]
 TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.")]
 StepOption = Annotated[int | None, typer.Option(help="The checkpoint of this step; the newest when absent.")]
+UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.")]
 
 
 class Format(StrEnum):
@@ -123,7 +124,7 @@ def config(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 def train(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    until: Annotated[int | None, typer.Option(help="Save and leave after this step of the run.")] = None,
+    until: UntilOption = None,
 ) -> None:
     """Train, or go on with, the run that a config describes.
 
@@ -152,6 +153,7 @@ def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     processes: Annotated[int, typer.Option("--nproc", help="Processes on this machine; one for each GPU.")] = 1,
+    until: UntilOption = None,
 ) -> None:
     """Train on several processes of this machine. `torchrun ... -m internevo train CONFIG` does the same.
 
@@ -163,7 +165,8 @@ def launch(
 
     for stage in load_config(config, overrides or ()).stages:
         out.print(f"stage {stage.name}: {make_layout(stage, processes)}")
-    raise SystemExit(start(["train", str(config), *(overrides or ())], processes))
+    stop = [] if until is None else ["--until", str(until)]
+    raise SystemExit(start(["train", str(config), *stop, *(overrides or ())], processes))
 
 
 @app.command()

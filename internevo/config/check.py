@@ -21,6 +21,9 @@ CHOICES = {
     "train.device": ("auto", "cpu", "cuda"),
     "data.packing": ("best_fit", "concat"),
     "parallel.pipeline.schedule": ("1f1b", "interleaved", "zbv"),
+    "parallel.zero.engine": ("fsdp", "deepspeed"),
+    "parallel.zero.offload.optimizer": ("none", "cpu", "nvme"),
+    "parallel.zero.offload.parameters": ("none", "cpu", "nvme"),
 }
 """What a key of text may say."""
 
@@ -137,6 +140,34 @@ def _parallel(stage: StageConfig) -> Iterator[str]:
         yield "parallel.pipeline.size: a tied head cannot be on another rank than the embedding; set model.tied=false"
     if (shard := parallel.zero.shard) < 1 and shard != -1:
         yield f"parallel.zero.shard: must be at least 1, or -1 for all ranks, found {shard}"
+    yield from _offload(stage)
+
+
+def _offload(stage: StageConfig) -> Iterator[str]:
+    """What the DeepSpeed engine can do, and what only it can."""
+    parallel, zero = stage.parallel, stage.parallel.zero
+    places = {"optimizer": zero.offload.optimizer, "parameters": zero.offload.parameters}
+    offloaded = [name for name, place in places.items() if place != "none"]
+    if zero.engine != "deepspeed":
+        for name in offloaded:
+            yield f"parallel.zero.offload.{name}: needs parallel.zero.engine=deepspeed"
+        return
+    sizes = {"tensor": parallel.tensor, "context.size": parallel.context.size, "pipeline.size": parallel.pipeline.size}
+    for name, size in sizes.items():
+        if size > 1:
+            yield f"parallel.{name}: must be 1 with the engine deepspeed, found {size}; fsdp has every layout"
+    if zero.stage not in (2, 3):
+        yield f"parallel.zero.stage: the engine deepspeed has 2 and 3, found {zero.stage}"
+    if zero.shard != -1:
+        yield f"parallel.zero.shard: the engine deepspeed shares the state over all ranks, found {zero.shard}"
+    if stage.train.compile:
+        yield "train.compile: the engine deepspeed runs uncompiled; set it to false"
+    if zero.stage != 3 and places["parameters"] != "none":
+        yield f"parallel.zero.offload.parameters: needs parallel.zero.stage 3, found {zero.stage}"
+    if zero.stage != 3 and places["optimizer"] == "nvme":
+        yield f"parallel.zero.offload.optimizer: nvme needs parallel.zero.stage 3, found {zero.stage}"
+    if "nvme" in places.values() and zero.offload.path is None:
+        yield "parallel.zero.offload.path: name a folder on a local disk for what is kept on nvme"
 
 
 def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:

@@ -139,6 +139,18 @@ class ContextConfig:
 
 
 @dataclass
+class OffloadConfig:
+    """Where the DeepSpeed engine keeps what does not fit the GPU: `none` (on the GPU), `cpu` or `nvme`."""
+
+    optimizer: str = "none"
+    """The fp32 weights and the optimizer state; the update is then made on the CPU. `nvme` needs zero stage 3."""
+    parameters: str = "none"
+    """The weights that the passes use; needs zero stage 3."""
+    path: str | None = None
+    """A folder on a local NVMe disk, for `nvme`."""
+
+
+@dataclass
 class ZeroConfig:
     """Sharding of optimizer state, gradients and weights over data-parallel ranks."""
 
@@ -147,6 +159,11 @@ class ZeroConfig:
     between micro-batches too; 3 also the weights, which are gathered block by block."""
     shard: int = -1
     """Ranks that share one copy of the sharded state; the rest repeat it (hybrid ZeRO). -1 is all of them."""
+    engine: str = "fsdp"
+    """`fsdp`: torch's own sharding, for every layout. `deepspeed`: DeepSpeed (an extra), for data-parallel ranks only,
+    where a model must be trained with less GPU memory than it takes: see `parallel.zero.offload`."""
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+    """See `parallel.zero.offload`."""
 
 
 @dataclass

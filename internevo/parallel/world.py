@@ -87,14 +87,24 @@ def join_world(device: torch.device) -> Iterator[World]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(0, 1, device, None, None)
+        try:
+            yield World(0, 1, device, None, None)
+        finally:
+            if dist.is_initialized():  # by an engine that wants a group even for one process
+                dist.destroy_process_group()
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    start_groups(device)
     try:
         control, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
         yield World(dist.get_rank(), size, device, control, saving)
     finally:
         dist.destroy_process_group()  # without it, gloo now and then aborts at exit
+
+
+def start_groups(device: torch.device, **arguments: Any) -> None:
+    """Make the group of all processes, which others come from; `arguments` when the environment does not tell."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, **arguments)

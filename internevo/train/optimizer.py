@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import torch
 from torch import Tensor, nn
@@ -16,29 +16,29 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerCon
     Whether the embedding and the output head decay is `optimizer.decay_embeddings`. State is made at once, not
     at the first step, so that a checkpoint can be loaded into it.
     """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in parameters.items():
-        decays = parameter.ndim > 1 and (config.decay_embeddings or not name.startswith(("embed.", "head.")))
-        (decayed if decays else free).append(parameter)
-    groups = [{"params": decayed, "decays": True}, {"params": free, "decays": False}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    matrices = {name for name, parameter in parameters.items() if parameter.ndim > 1}
+    optimizer = adamw(parameters, matrices, config)
     for parameter in parameters.values():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
-    configure(optimizer, config)
     return optimizer
 
 
-def configure(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
-    """Give the optimizer a stage's settings; its state stays."""
-    for group in optimizer.param_groups:
-        group["betas"] = tuple(config.betas)
-        group["eps"] = config.eps
-        group["weight_decay"] = config.weight_decay if group["decays"] else 0.0
+def adamw(parameters: Mapping[str, nn.Parameter], matrices: Set[str], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW without state yet; `matrices` names the parameters that are some."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in parameters.items():
+        decays = name in matrices and (config.decay_embeddings or not name.startswith(("embed.", "head.")))
+        (decayed if decays else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    beta1, beta2 = config.betas
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], betas=(beta1, beta2), eps=config.eps, fused=True
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -23,13 +23,12 @@ from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rew
 from internevo.monitor.report import write_report
 from internevo.monitor.sinks import Sinks, open_sinks
 from internevo.parallel.apply import compute_dtype
-from internevo.parallel.layout import make_layout
 from internevo.parallel.world import World, join_world
 from internevo.train.device import choose_device
 from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
 from internevo.train.interrupt import Interrupt
-from internevo.train.make_engine import make_engine
+from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.progress import Progress
 from internevo.train.trainer import Peak, StageTrainer
 
@@ -43,7 +42,7 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
     with ExitStack() as stack:
         world = stack.enter_context(join_world(choose_device(config.train.device)))
         for stage in config.stages:
-            make_layout(stage, world.size)  # all stages fit these processes, or nothing is begun
+            check_engine(stage, world.size)  # every stage can be trained, or nothing is begun
         folder = RunFolder.of(config)
         world.on_main(lambda: stack.enter_context(folder).path)
         interrupt = stack.enter_context(Interrupt())

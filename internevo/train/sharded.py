@@ -13,7 +13,7 @@ from internevo.parallel.apply import build_sharded, compute_dtype
 from internevo.parallel.collectives import gather_dim, sum_over
 from internevo.parallel.context import ContextCut
 from internevo.parallel.gradients import clip_gradients
-from internevo.parallel.mesh import Mesh
+from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.tensor import TensorParallel, complete_gradients
 from internevo.parallel.zero import prepare_micro_batch, reshard, shard_module
 from internevo.train.engine import TorchEngine
@@ -64,12 +64,17 @@ class ShardedEngine(TorchEngine):
         return losses
 
     def digest(self, batch: Batch) -> str:
-        hashes = np.frombuffer(b"".join(row_digest(row) for row in batch.tokens), np.uint8)
-        everyones = gather_dim(torch.from_numpy(hashes.copy()).to(self.device), 0, self.mesh.data).cpu().numpy()
-        return combine_digests([everyones.tobytes()])
+        return joint_digest(batch, self.mesh.data, self.device)
 
     def add_up(self, values: Tensor) -> Tensor:
         return sum_over(values, self.mesh.replicas)
 
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         return list(micro_batches(batch, self.stage.train.micro_batch, self.device, self.cut))
+
+
+def joint_digest(batch: Batch, readers: Place, device: torch.device) -> str:
+    """The fingerprint of a step's token ids, of which each rank of `readers` has its rows; the same on all."""
+    hashes = np.frombuffer(b"".join(row_digest(row) for row in batch.tokens), np.uint8)
+    everyones = gather_dim(torch.from_numpy(hashes.copy()).to(device), 0, readers)
+    return combine_digests([everyones.cpu().numpy().tobytes()])

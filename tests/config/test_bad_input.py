@@ -87,6 +87,30 @@ OVERRIDES = {
     "more stages than layers": ("parallel.pipeline.size=3", "parallel.pipeline.size: 2 layers cannot make 3 stages"),
     "a schedule that is not there": ("parallel.pipeline.schedule=gpipe", "unknown value 'gpipe'; known are 1f1b"),
     "a shard of no ranks": ("parallel.zero.shard=0", "parallel.zero.shard: must be at least 1, or -1 for all"),
+    "offload without DeepSpeed": (
+        "parallel.zero.offload.optimizer=cpu",
+        "parallel.zero.offload.optimizer: needs parallel.zero.engine=deepspeed",
+    ),
+    "DeepSpeed with a stage it lacks": (
+        "parallel.zero={engine: deepspeed, stage: 1}",
+        "parallel.zero.stage: the engine deepspeed has 2 and 3, found 1",
+    ),
+    "DeepSpeed over tensor ranks": (
+        "parallel={tensor: 2, zero: {engine: deepspeed, stage: 3}}",
+        "parallel.tensor: must be 1 with the engine deepspeed, found 2",
+    ),
+    "weights off the GPU, but not cut": (
+        "parallel.zero={engine: deepspeed, stage: 2, offload: {parameters: cpu}}",
+        "parallel.zero.offload.parameters: needs parallel.zero.stage 3, found 2",
+    ),
+    "a disk without a folder": (
+        "parallel.zero={engine: deepspeed, stage: 3, offload: {optimizer: nvme}}",
+        "parallel.zero.offload.path: name a folder on a local disk",
+    ),
+    "a place that is not there": (
+        "parallel.zero={engine: deepspeed, stage: 3, offload: {optimizer: disk}}",
+        "parallel.zero.offload.optimizer: unknown value 'disk'; known are",
+    ),
     # length
     "both lengths": ("train.tokens=1M", None),  # the override displaces the file's steps
     "no step": ("train.steps=0", "train.steps: a stage must have at least one step"),

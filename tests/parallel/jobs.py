@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.store import TokenStoreWriter
 from internevo.parallel.world import World
-from internevo.train.engine import TorchEngine
+from internevo.train.engine import Engine, TorchEngine
 from internevo.train.make_engine import make_engine
 from internevo.train.step import train_step
 
@@ -155,7 +156,14 @@ def load(world: World, changes: dict[str, Any], folder: Path) -> dict[str, torch
     return state if world.main else {}
 
 
-def _loader(store: Path, packing: str, engine: TorchEngine) -> Loader:
+def next_batches(store: Path, engine: Engine, count: int) -> Iterator[Batch]:
+    """This process's share of the first batches."""
+    with _loader(store, "best_fit", engine) as loader:
+        for _ in range(count):
+            yield loader.next()
+
+
+def _loader(store: Path, packing: str, engine: Engine) -> Loader:
     source = SourceConfig(str(store), name="web")
     return Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing=packing, seed=1, part=engine.part)
 
