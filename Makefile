@@ -6,13 +6,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEEPSPEED := $(VENV)/.deepspeed
 
 .PHONY: help quickstart test test-heavy test-fast lint docs bench clean
 
 help:
 	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
 	@echo "make test         lint, types, import floors, generated docs and all tests but the heavy ones"
-	@echo "make test-heavy   the tests with many ranks"
+	@echo "make test-heavy   the tests with many ranks, and those of the DeepSpeed engine"
 	@echo "make test-fast    the tests that take a moment each"
 	@echo "make docs         write docs/config.md anew from the schema"
 	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
@@ -24,6 +25,10 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing internevo and its dependencies into $(VENV) (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DEEPSPEED): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
 	@touch $@
 
 quickstart: $(READY)
@@ -39,7 +44,7 @@ lint: $(READY)
 test: lint
 	@$(BIN)/python -m pytest -m "not heavy"
 
-test-heavy: $(READY)
+test-heavy: $(DEEPSPEED)
 	@$(BIN)/python -m pytest -m heavy
 
 test-fast: $(READY)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-TIMEOUT = 200.0
+TIMEOUT = 300.0
 """Seconds after which a job is taken to hang: the stacks of all ranks are printed, and the test fails."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,14 +73,18 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """The real command, in a process of its own."""
     command = [sys.executable, "-m", "internevo", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for the command; its output."""
-    out, _ = process.communicate(timeout=120)
-    return out
+    """Wait for the command; its output. A command that hangs fails the test, with the stacks of its ranks."""
+    try:
+        return process.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        subprocess.run(["pkill", "-ABRT", "-P", str(process.pid)], check=False)
+        process.send_signal(signal.SIGABRT)
+        raise AssertionError(f"the command hangs:\n{process.communicate(timeout=30)[0]}") from None
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
