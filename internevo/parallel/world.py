@@ -17,7 +17,9 @@ from internevo.parallel.layout import Layout
 from internevo.parallel.mesh import Mesh
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for another before it takes it for lost."""
+"""How long a rank waits for another in training before it takes it for lost."""
+PATIENCE = timedelta(hours=3)
+"""The same while the main process works alone, or checkpoints are written: there may be terabytes to check."""
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ class World:
     device: torch.device
     control: dist.ProcessGroup | None
     """A CPU group for small messages, apart from those that training uses. None in a world of one."""
+    patient: dist.ProcessGroup | None
+    """The same for waiting on the main process."""
     saving: dist.ProcessGroup | None
     """The same for checkpoints, which are written by a thread of their own."""
     _meshes: dict[Layout, Mesh] = field(default_factory=dict)
@@ -56,10 +60,10 @@ class World:
 
     def from_main(self, value: T) -> T:
         """The main process's value, on all."""
-        if self.control is None:
+        if self.patient is None:
             return value
         values: list[Any] = [value]
-        dist.broadcast_object_list(values, src=0, group=self.control)
+        dist.broadcast_object_list(values, src=0, group=self.patient)
         return values[0]
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -88,7 +92,7 @@ def join_world(device: torch.device) -> Iterator[World]:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         try:
-            yield World(0, 1, device, None, None)
+            yield World(0, 1, device, None, None, None)
         finally:
             if dist.is_initialized():  # by an engine that wants a group even for one process
                 dist.destroy_process_group()
@@ -98,8 +102,8 @@ def join_world(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     start_groups(device)
     try:
-        control, saving = (dist.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2))
-        yield World(dist.get_rank(), size, device, control, saving)
+        control, patient, saving = (dist.new_group(backend="gloo", timeout=t) for t in (TIMEOUT, PATIENCE, PATIENCE))
+        yield World(dist.get_rank(), size, device, control, patient, saving)
     finally:
         dist.destroy_process_group()  # without it, gloo now and then aborts at exit
 

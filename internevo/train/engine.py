@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -67,6 +68,11 @@ class Engine(ABC):
     @abstractmethod
     def add_up(self, values: Tensor) -> Tensor:
         """The sum of what every share of a batch gave, on all ranks."""
+
+    def close(self) -> None:
+        """Give up all memory; the engine is of no use after it."""
+        self.__dict__.clear()
+        gc.collect()  # FSDP makes circles
 
 
 class TorchEngine(Engine):

@@ -61,14 +61,14 @@ class OffloadedEngine(Engine):
             os.environ.setdefault("LOCAL_RANK", "0")
             start_groups(world.device, store=dist.HashStore(), rank=0, world_size=1)
         self.ranks = Place(dist.group.WORLD, world.rank, world.size)
-        config = deepspeed_config(stage)
+        with torch.device("meta"):
+            self.shapes = {name: p.shape for name, p in Transformer(stage.model).named_parameters()}
+        config = deepspeed_config(stage, world.size, max(shape.numel() for shape in self.shapes.values()))
         with self.deepspeed.zero.Init(config_dict_or_path=config, enabled=self._shards_weights):
             transformer = Transformer(stage.model)
         transformer.use_kernel(choose_kernel(stage.train.attention, world.device))
         transformer.recompute = stage.train.recompute == "full"
         self.parameters = dict(transformer.named_parameters())
-        with torch.device("meta"):
-            self.shapes = {name: p.shape for name, p in Transformer(stage.model).named_parameters()}
         for name, shape in self.shapes.items():
             self._set_compute_weight(name, initial_values(name, shape, stage.model, stage.train.seed))
         model = LossModel(transformer)
@@ -136,6 +136,17 @@ class OffloadedEngine(Engine):
     def add_up(self, values: Tensor) -> Tensor:
         return sum_over(values, self.ranks)
 
+    def close(self) -> None:
+        """DeepSpeed's hooks keep its objects alive for ever (0.19.8), so what they hold is taken from them."""
+        optimizer = self.engine.optimizer
+        self.engine.destroy()
+        for parameter in self.parameters.values():
+            parameter.data = torch.empty(0)
+            parameter.__dict__.clear()
+        for one in (optimizer.optimizer, optimizer):
+            one.__dict__.clear()
+        super().close()
+
     @property
     def _shards_weights(self) -> bool:
         return self.stage.parallel.zero.stage == 3
@@ -195,8 +206,8 @@ class OffloadedEngine(Engine):
         return max((int(state.get("step", 0)) for state in self._base_state.values()), default=0)
 
 
-def deepspeed_config(stage: StageConfig) -> dict[str, Any]:
-    """What DeepSpeed is told."""
+def deepspeed_config(stage: StageConfig, world: int, largest: int) -> dict[str, Any]:
+    """What DeepSpeed is told. `largest` is the number of elements of the largest parameter."""
     zero, train = stage.parallel.zero, stage.train
     pinned = torch.cuda.is_available()
     sharding: dict[str, Any] = {"stage": zero.stage}
@@ -204,6 +215,8 @@ def deepspeed_config(stage: StageConfig) -> dict[str, Any]:
         if place != "none":
             path = {"nvme_path": zero.offload.path} if place == "nvme" else {}
             sharding[f"offload_{part}"] = {"device": place, "pin_memory": pinned, **path}
+    if zero.offload.parameters == "nvme":  # the buffers must hold a rank's part of the largest matrix, and need no more
+        sharding["offload_param"]["buffer_size"] = -(-largest // world)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import signal
 from collections.abc import Sequence
@@ -96,8 +95,7 @@ class Run:
             progress.stage, progress.stage_step = progress.stage + 1, 0
             progress.cursor = progress.cursor.next_stage()
             self.writer.wait()  # the next stage reads what this one has saved
-            del trainer
-            gc.collect()  # FSDP makes circles; two stages' weights must not be in memory together
+            trainer.engine.close()  # two stages' weights and optimizer states must not be in memory together
 
     def close(self) -> None:
         """Finish the checkpoint being written and close the sinks."""

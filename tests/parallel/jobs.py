@@ -32,7 +32,7 @@ from internevo.train.make_engine import make_engine
 from internevo.train.step import train_step
 
 SEQ_LEN, ROWS, VOCAB, LR = 64, 8, 512, 3e-3
-ALONE = World(0, 1, torch.device("cpu"), None, None)
+ALONE = World(0, 1, torch.device("cpu"), None, None, None)
 
 
 @dataclass
@@ -67,7 +67,8 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
         zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
     )
-    model = model_preset("tiny", layers=changes.get("layers", 4), heads=8, kv_heads=changes.get("kv_heads", 4))
+    width = {"hidden": changes["hidden"]} if "hidden" in changes else {}
+    model = model_preset("tiny", layers=changes.get("layers", 4), heads=8, kv_heads=changes.get("kv_heads", 4), **width)
     seq_len = changes.get("seq_len", SEQ_LEN)
     train = TrainConfig(
         seq_len=seq_len,

@@ -57,7 +57,21 @@ def go(world: World, changes: dict[str, Any], store: Path, saved: Path | None, s
             result.digests.append(engine.digest(batch))
     write_tensors(engine.state(), save_to, world.control)
     result.weights = whole(engine.state())
+    engine.close()
     return result if world.main else Trained()
+
+
+def engines_in_turn(world: World, changes: dict[str, Any], store: Path) -> list[int]:
+    """Resident bytes of this process after each of several engines has trained a step and been closed."""
+    resident = []
+    for _ in range(4):
+        engine = make_engine(stage_with(changes), world)
+        (batch,) = next_batches(store, engine, 1)
+        engine.update(engine.forward_backward(batch), LR)
+        engine.close()
+        lines = Path("/proc/self/status").read_text().splitlines()
+        resident += [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")]
+    return resident
 
 
 def skip_a_step(world: World, changes: dict[str, Any], store: Path, folder: Path) -> tuple[bool, bool]:
@@ -76,12 +90,15 @@ def skip_a_step(world: World, changes: dict[str, Any], store: Path, folder: Path
     before = whole(engine.state())
     _, moved = engine.update(engine.forward_backward(second), LR)
     after = whole(engine.state())
+    engine.close()
     return moved, all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 @pytest.fixture(scope="module")
 def pool() -> Any:
-    pool = RankPool(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed leaves the process at once
+        pool = RankPool(2)
     yield pool
     pool.close()
 
@@ -148,6 +165,15 @@ def test_a_step_without_finite_gradient_changes_nothing(
     place: str, store: Path, pool: RankPool, tmp_path: Path
 ) -> None:
     assert pool.run(skip_a_step, {**PLACES[place], "disk": None}, store, tmp_path / "saved") == [(False, True)] * 2
+
+
+@installed
+@pytest.mark.heavy
+def test_a_closed_engine_gives_up_its_memory(store: Path, pool: RankPool) -> None:
+    changes = {"zero": 3, "offload": ("cpu", "cpu"), "disk": None, "hidden": 512}
+    state = 4.6e6 * 4 * 4 / 2  # 4.6 million weights, their masters and moments, over two ranks
+    for resident in pool.run(engines_in_turn, changes, store):
+        assert resident[-1] - resident[0] < state / 4, resident  # three engines more
 
 
 @installed
