@@ -103,9 +103,9 @@ class OffloadedEngine(Engine):
         steps = torch.tensor(float(self._steps))
         for number, (name, parameter) in enumerate(self.parameters.items()):
             ours = number % self.ranks.size == self.ranks.rank
-            for key, value in self._whole(parameter):
+            for key, value in self._whole(name, parameter):
                 if ours:
-                    tensors[key.replace("NAME", name)] = value.cpu()
+                    tensors[key] = value.cpu()
             if ours:
                 tensors[f"optimizer/{name}/step"] = steps.clone()
         return tensors
@@ -151,12 +151,12 @@ class OffloadedEngine(Engine):
     def _shards_weights(self) -> bool:
         return self.stage.parallel.zero.stage == 3
 
-    def _whole(self, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+    def _whole(self, name: str, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
         """The fp32 weight and its moments, gathered by all ranks together."""
         utils = self.deepspeed.utils
-        yield "model/NAME", utils.safe_get_full_fp32_param(parameter)
+        yield f"model/{name}", utils.safe_get_full_fp32_param(parameter)
         for kind in MOMENTS:
-            yield f"optimizer/NAME/{kind}", utils.safe_get_full_optimizer_state(parameter, kind)
+            yield f"optimizer/{name}/{kind}", utils.safe_get_full_optimizer_state(parameter, kind)
 
     def _set_compute_weight(self, name: str, value: Tensor) -> None:
         """Set the weight that forward passes use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,10 @@ def test_it_trains_the_same_model(place: str, precision: str, store: Path, pool:
     if "disk" in place:
         compile_disk_access()
     plain = {"micro_batch": 8, "precision": precision}
-    run: Callable[..., Trained] = lambda *arguments: pool.run(go, *arguments)[0]  # noqa: E731
+
+    def run(*arguments: Any) -> Trained:
+        return pool.run(go, *arguments)[0]
+
     expected = go(ALONE, plain, store, None, tmp_path / "a1"), go(ALONE, plain, store, tmp_path / "a1", tmp_path / "a2")
     got = run(changes, store, None, tmp_path / "b1"), run(changes, store, tmp_path / "b1", tmp_path / "b2")
     for ours, theirs in zip(got, expected, strict=True):
