@@ -85,10 +85,10 @@ def counted(world: World, changes: dict[str, Any], store: Path) -> tuple[dict[st
     """(calls, bytes) of the second step, on this rank."""
     engine = engine_of(stage_of(changes), world)
     with _loader(store, engine.part, SEQ_LEN) as loader:
-        train_step(engine, loader.next(), LR)
+        train_step(engine, engine.stage_batch(loader.next()), LR)
         batch = loader.next()
         with Counting() as counting:
-            train_step(engine, batch, LR)
+            train_step(engine, engine.stage_batch(batch), LR)
     return dict(counting.calls), dict(counting.bytes)
 
 
@@ -101,7 +101,7 @@ def timed(world: World, changes: dict[str, Any], store: Path, steps: int) -> lis
         for _ in range(steps + 2):
             batch = loader.next()
             start = time.perf_counter()
-            train_step(engine, batch, LR)
+            train_step(engine, engine.stage_batch(batch), LR)
             seconds.append(time.perf_counter() - start)
     return seconds[2:]
 

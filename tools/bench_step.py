@@ -129,7 +129,7 @@ def ours(config: ModelConfig, precision: str, device: torch.device) -> Side:
     engine = LocalEngine(model, stage, device)
 
     def step(batch: Batch, _: Documents) -> None:
-        train_step(engine, batch, lr=3e-4)
+        train_step(engine, engine.stage_batch(batch), lr=3e-4)
 
     return step
 

@@ -12,12 +12,16 @@ from internevo.config.schema import DataConfig, ModelConfig, OptimizerConfig, Ru
 from internevo.config.typed import did_you_mean
 
 CHOICES = {
-    "optimizer.name": ("adamw",),
+    "optimizer.name": ("adamw", "muon"),
+    "optimizer.state": ("fp32", "split", "bf16"),
     "schedule.name": ("constant", "linear", "cosine", "wsd"),
     "schedule.over": ("stage", "run"),
     "train.precision": ("bf16", "fp32"),
-    "train.recompute": ("none", "full"),
-    "train.attention": ("auto", "sdpa"),
+    "train.recompute": ("none", "selective", "full", "budget"),
+    "train.compile_mode": ("default", "max-autotune-no-cudagraphs", "reduce-overhead"),
+    "train.attention": ("auto", "varlen", "flash", "flex", "sdpa"),
+    "train.loss": ("auto", "chunked", "torch", "liger", "plain"),
+    "train.fp8": ("none", "tensorwise", "rowwise"),
     "train.device": ("auto", "cpu", "cuda"),
     "data.packing": ("best_fit", "concat"),
     "parallel.pipeline.schedule": ("1f1b", "interleaved", "zbv"),
@@ -43,6 +47,10 @@ LEAST = {
     "checkpoint.every": 0,
     "checkpoint.keep": 0,
     "monitor.every": 1,
+    "monitor.profile.first": 0,
+    "monitor.profile.steps": 1,
+    "train.activation_gib": 0.0,
+    "optimizer.momentum": 0.0,
     "data.eval_tokens": 0,
     "model.hidden": 1,
     "model.layers": 1,
@@ -79,7 +87,8 @@ def check(config: RunConfig, check_data: bool) -> list[str]:
 
 def _stage(stage: StageConfig, check_data: bool) -> list[str]:
     found = [*_values(stage), *_model(stage.model), *_optimizer(stage.optimizer)]
-    found += [] if found else [*_lengths(stage), *_parallel(stage)]  # computed from values that are in range
+    if not found:  # computed from values that are in range
+        found += [*_lengths(stage), *_parallel(stage), *_speed(stage)]
     return [*found, *_data(stage.data, check_data)]
 
 
@@ -170,10 +179,47 @@ def _offload(stage: StageConfig) -> Iterator[str]:
         yield "parallel.zero.offload.path: name a folder on a local disk for what is kept on nvme"
 
 
+def _speed(stage: StageConfig) -> Iterator[str]:
+    """Settings that make training faster or smaller, and what they go together with."""
+    train, optimizer, parallel = stage.train, stage.optimizer, stage.parallel
+    if (train.recompute == "budget") != (train.activation_gib > 0):
+        found = f"{train.activation_gib:g} with train.recompute={train.recompute}"
+        yield f"train.activation_gib: goes with train.recompute=budget, found {found}"
+    if train.compile_mode != "default" and not train.compile:
+        yield f"train.compile_mode: {train.compile_mode} needs train.compile=true"
+    shared = {"tensor": parallel.tensor, "context.size": parallel.context.size, "pipeline.size": parallel.pipeline.size}
+    if train.fp8 != "none" and parallel.tensor > 1:
+        yield f"train.fp8: cannot cut matrices over ranks yet; parallel.tensor must be 1, found {parallel.tensor}"
+    if train.loss not in ("auto", "chunked") and (parallel.tensor > 1 or parallel.pipeline.size > 1):
+        yield f"train.loss: {train.loss} runs without tensor and pipeline parallelism; use chunked"
+    if train.attention == "flex" and parallel.context.size > 1:
+        yield "train.attention: flex cannot attend over several ranks; use auto"
+    if optimizer.state != "fp32":
+        if train.precision != "bf16":
+            yield f"optimizer.state: {optimizer.state} is for train.precision=bf16, found {train.precision}"
+        if optimizer.name != "adamw":
+            yield f"optimizer.state: {optimizer.state} is for optimizer.name=adamw, found {optimizer.name}"
+        for name, size in shared.items():
+            if size > 1:
+                yield f"optimizer.state: {optimizer.state} is for one GPU; parallel.{name} must be 1, found {size}"
+    if parallel.zero.engine == "deepspeed":
+        for name, value, usual in (
+            ("optimizer.name", optimizer.name, "adamw"),
+            ("optimizer.state", optimizer.state, "fp32"),
+            ("train.fp8", train.fp8, "none"),
+        ):
+            if value != usual:
+                yield f"{name}: must be {usual} with the engine deepspeed, found {value}"
+    if parallel.asynchronous and not (train.compile and parallel.tensor > 1 and parallel.sequence):
+        yield "parallel.asynchronous: needs train.compile=true, parallel.tensor above 1 and parallel.sequence=true"
+
+
 def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
     betas = optimizer.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         yield f"optimizer.betas: must be two numbers in [0, 1), found {betas}"
+    if optimizer.momentum >= 1:
+        yield f"optimizer.momentum: must be a number in [0, 1), found {optimizer.momentum}"
 
 
 def _lengths(stage: StageConfig) -> Iterator[str]:

@@ -52,11 +52,19 @@ class OptimizerConfig:
     """How weights move."""
 
     name: str = "adamw"
-    """`adamw`: decoupled weight decay on every matrix, none on norms and biases."""
+    """`adamw`: decoupled weight decay on every matrix, none on norms and biases. `muon`: Muon for the matrices of the
+    blocks, AdamW for embedding, head, norms and biases; its updates are scaled such that AdamW's learning rates fit."""
     lr: float = 3e-4
     """Peak learning rate; `schedule` scales it."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """Decay rates of the first and second moment."""
+    momentum: float = 0.95
+    """`muon` only: the share of the old momentum that a step keeps."""
+    state: str = "fp32"
+    """How weights and moments are kept, for bf16 on one GPU: `fp32`, 18 bytes a parameter with the gradient. `split`:
+    the fp32 weights as bf16 ones and the 16 bits that those lack; the same numbers in 16 bytes, 14 when a step has one
+    micro-batch. `bf16`: the moments in bf16 too, stochastically rounded; 12 bytes or 10. Over several GPUs, ZeRO shares
+    the state instead."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     weight_decay: float = 0.1
@@ -102,11 +110,26 @@ class TrainConfig:
     precision: str = "bf16"
     """`bf16`: compute in bfloat16, weights, gradients and optimizer state in fp32. `fp32`: all in fp32."""
     recompute: str = "none"
-    """`none`: keep all activations. `full`: recompute each block in the backward pass."""
+    """What the backward pass recomputes. `none`: nothing, all activations are kept. `selective`: all but attention and
+    matrix products. `full`: each block, from its input. `budget`: as little as fits into `activation_gib`, block by
+    block."""
+    activation_gib: float = 0.0
+    """With `recompute: budget`: GiB that the blocks' kept activations may take on each GPU."""
     compile: bool = False
-    """Compile each block with torch.compile."""
+    """Compile each block, and the passes over the logits, with torch.compile."""
+    compile_mode: str = "default"
+    """torch.compile's mode: `default`, `max-autotune-no-cudagraphs` (tries more kernels, starts later) or
+    `reduce-overhead` (CUDA graphs)."""
     attention: str = "auto"
-    """The attention kernel: `auto` picks for the device; `sdpa` runs everywhere."""
+    """The attention kernel. `auto` picks for device, precision and head size. `varlen`: torch's flash attention for
+    documents of varying length, with FlashAttention 3 or 4 behind it where installed. `flash`: the flash-attn packages.
+    `flex`: FlexAttention. `sdpa`: torch's attention, run by run of equally long documents; everywhere."""
+    loss: str = "auto"
+    """How output head and cross-entropy are computed. `auto` and `chunked`: ours, the logits of a part of the tokens at
+    a time. `torch`: torch's linear_cross_entropy. `liger`: Liger-Kernel. `plain`: all logits at once."""
+    fp8: str = "none"
+    """Matrix products in FP8, by torchao: `none`, `tensorwise` (one scale a tensor, fastest) or `rowwise` (one a row,
+    more exact)."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu` or `cuda`."""
     seed: int = 1234
@@ -172,6 +195,9 @@ class ParallelConfig:
 
     tensor: int = 1
     """Ranks that share each matrix."""
+    asynchronous: bool = False
+    """Let torch's compiler overlap the messages of tensor parallelism with the matrix products beside them (async
+    tensor parallelism). Needs `train.compile` and GPUs that reach each other's memory."""
     sequence: bool = True
     """Whether ranks that share matrices also share out each row's tokens between the matrix products (sequence
     parallelism): less memory for the same number of bytes sent."""
@@ -196,6 +222,16 @@ class CheckpointConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """A trace of some steps, where each step's time goes, and a memory snapshot: into `RUN/profile/`."""
+
+    first: int = 0
+    """The first step of the run to profile, counted from 1; 0 profiles none."""
+    steps: int = 3
+    """How many."""
+
+
+@dataclass
 class MonitorConfig:
     """What is shown of a run, and where. `metrics.jsonl` always has every step."""
 
@@ -205,6 +241,8 @@ class MonitorConfig:
     """Send metrics to Weights & Biases (project `internevo` unless WANDB_PROJECT says otherwise)."""
     tensorboard: bool = False
     """Write TensorBoard event files into `RUN/tensorboard/`."""
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    """See `monitor.profile`."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,14 +65,16 @@ class Loader:
         seed: int,
         cursor: Cursor | None = None,
         part: Part = WHOLE,
+        prepare: Callable[[Batch], Any] = lambda batch: batch,
     ):
         """Open the sources and stand at `cursor`; batches hold the rows of `part`, which must divide the rows.
 
-        Raises StoreError for a store that cannot be used.
+        `prepare` turns a batch into what `next` returns, in the loader's thread: it may bring it to a device. Raises
+        StoreError for a store that cannot be used.
         """
         self.cursor = cursor or Cursor()
         """Where the data stands after the last batch that `next` returned."""
-        self._seq_len, self._rows, self._part = seq_len, rows_per_step, part
+        self._seq_len, self._rows, self._part, self._prepare = seq_len, rows_per_step, part, prepare
         self._mixture = Mixture([source.weight for source in sources])
         self._streams = []
         for source in sources:
@@ -82,10 +84,10 @@ class Loader:
             place = self.cursor.sources.get(name, SourceCursor())
             self._streams.append(SourceStream(name, store, packing, seq_len, seed, place))
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._coming: Future[tuple[Batch, Cursor]] = self._thread.submit(self._make)
+        self._coming: Future[tuple[Any, Cursor]] = self._thread.submit(self._make)
 
-    def next(self) -> Batch:
-        """The next step's batch; `cursor` moves behind it."""
+    def next(self) -> Any:
+        """The next step's batch, as `prepare` made it; `cursor` moves behind it."""
         batch, self.cursor = self._coming.result()
         self._coming = self._thread.submit(self._make)
         return batch
@@ -96,7 +98,7 @@ class Loader:
     def __exit__(self, *exception: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _make(self) -> tuple[Batch, Cursor]:
+    def _make(self) -> tuple[Any, Cursor]:
         plan: list[tuple[SourceStream, Row]] = []
         for _ in range(self._rows):
             drawn = [stream.cursor.stage_tokens for stream in self._streams]
@@ -104,7 +106,8 @@ class Loader:
             plan.append((stream, stream.next_row()))
         places = {stream.name: stream.cursor for stream in self._streams}
         rows = [(stream.name, stream.store, row) for stream, row in plan]
-        return materialise(rows, self._seq_len, self._part), Cursor({**self.cursor.sources, **places})
+        batch = materialise(rows, self._seq_len, self._part)
+        return self._prepare(batch), Cursor({**self.cursor.sources, **places})
 
 
 def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part: Part = WHOLE) -> Batch:

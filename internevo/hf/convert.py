@@ -20,7 +20,7 @@ from internevo.config.schema import ModelConfig
 from internevo.data.tokenizer import Tokenizer
 from internevo.hf.mapping import FAMILIES, Row, family_config
 from internevo.hf.tokenizer_files import check_tokenizer, quiet_transformers, write_tokenizer
-from internevo.model.attention import Documents
+from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer
 
 FORMATS = ("llama", "internlm2")

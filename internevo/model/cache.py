@@ -1,8 +1,9 @@
-"""The key and value cache for generation."""
+"""The key and value cache for generation, and attention with it."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from internevo.config.schema import ModelConfig
@@ -40,3 +41,15 @@ class KVCache:
     def positions(self, new: int, device: torch.device) -> Tensor:
         """Positions `[1, new]` of the next tokens."""
         return torch.arange(self.length, self.length + new, device=device)[None]
+
+
+def attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
+    """Attention of a prompt (an empty cache) or of one new token (a filled one), which are added to the cache.
+
+    q: `[batch, new, heads, head_dim]`; k, v: `[batch, new, kv_heads, head_dim]`. Returns a tensor like q.
+    """
+    if cache.length and q.shape[1] > 1:
+        raise ValueError("after the prompt, tokens go through the cache one at a time")
+    prompt = q.shape[1] > 1
+    q, k, v = (x.transpose(1, 2) for x in (q, *cache.append(k, v)))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=prompt, enable_gqa=True).transpose(1, 2)

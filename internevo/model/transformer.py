@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from internevo.config.schema import ModelConfig
-from internevo.model.attention import Attend, Documents, attention, causal_sdpa
-from internevo.model.cache import KVCache, LayerCache
+from internevo.model.attention import Attend, attention, prepare_documents
+from internevo.model.cache import KVCache, LayerCache, attend_cached
+from internevo.model.documents import Documents
+from internevo.model.recompute import Policy, recompute
 from internevo.model.rope import rotary_tables, rotate
 
 Rotary = tuple[Tensor, Tensor]
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (arXiv 1910.07467), computed in fp32 whatever the input's dtype."""
+    """Root-mean-square norm (arXiv 1910.07467), computed in fp32 whatever the input's dtype, and rounded once."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -30,7 +32,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -52,20 +54,11 @@ class Attention(nn.Module):
         k = rotate(self.wk(x).unflatten(-1, (-1, self.head_dim)), *rotary)
         v = self.wv(x).unflatten(-1, (-1, self.head_dim))
         if cache is not None:
-            out = _attend_cached(q, k, v, cache)
+            out = attend_cached(q, k, v, cache)
         else:
             assert documents is not None
             out = self.attend(q, k, v, documents, self.kernel)
         return self.wo(out.flatten(-2))
-
-
-def _attend_cached(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache) -> Tensor:
-    """Attention of a prompt (an empty cache) or of one new token (a filled one)."""
-    if cache.length and q.shape[1] > 1:
-        raise ValueError("after the prompt, tokens go through the cache one at a time")
-    k, v = cache.append(k, v)
-    prompt = q.shape[1] > 1
-    return causal_sdpa(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), causal=prompt).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -90,12 +83,17 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.hidden, config.norm_eps)
         self.feed_forward = FeedForward(config)
+        self.policy = Policy.none
+        """What the backward pass recomputes."""
 
     def forward(
         self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None = None
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, documents, cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        def run(x: Tensor) -> Tensor:
+            x = x + self.attention(self.attention_norm(x), rotary, documents, cache)
+            return x + self.feed_forward(self.feed_forward_norm(x))
+
+        return recompute(run, x, self.policy)
 
 
 class Transformer(nn.Module):
@@ -107,8 +105,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.recompute = False
-        """Whether the backward pass recomputes each block instead of keeping its activations."""
+        self.compiled = False
         self.embed = nn.Embedding(config.vocab, config.hidden)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
@@ -116,22 +113,31 @@ class Transformer(nn.Module):
         if config.tied:
             self.head.weight = self.embed.weight
 
+    @property
+    def attentions(self) -> list[Attention]:
+        """Every block's attention."""
+        return [module for module in self.modules() if isinstance(module, Attention)]
+
     def use_kernel(self, kernel: str) -> None:
         """Let every block attend with this kernel of `attention.KERNELS`."""
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.kernel = kernel
+        for one in self.attentions:
+            one.kernel = kernel
 
-    def compile_blocks(self) -> None:
-        """Compile each block with torch.compile, all but the attention kernel.
-
-        Kernels plan their work from document lengths, which differ in every batch: compiled, they would be compiled
-        anew for each.
-        """
-        for block in self.blocks.children():
+    def use_policies(self, policies: Sequence[Policy]) -> None:
+        """Let the blocks recompute by these policies, one for each block that is here."""
+        for block, policy in zip(self.blocks.children(), policies, strict=True):
             assert isinstance(block, Block)
-            block.attention.attend = torch.compiler.disable(block.attention.attend)
-            block.compile()
+            block.policy = policy
+
+    def compile_blocks(self, mode: str = "default") -> None:
+        """Compile each block with torch.compile, in one of its modes.
+
+        Blocks share what is compiled. Documents come as tensors of varying size, so that a new batch of them compiles
+        nothing.
+        """
+        self.compiled = True
+        for block in self.blocks.children():
+            block.compile(mode=None if mode == "default" else mode)
 
     def features(
         self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None
@@ -144,11 +150,13 @@ class Transformer(nn.Module):
         self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: KVCache | None = None
     ) -> Tensor:
         """Hidden states `[batch, seq, hidden]` through all blocks; `rotary` as from `rotary_tables`."""
+        if documents is not None:
+            documents = prepare_documents(documents, self.attentions[0].kernel)
+            if self.compiled:
+                torch._dynamo.mark_dynamic(documents.offsets, 0)
+                torch._dynamo.mark_dynamic(documents.host, 0)
         for i, block in enumerate(self.blocks.children()):
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotary, documents, use_reentrant=False)
-            else:
-                x = block(x, rotary, documents, cache.layers[i] if cache else None)
+            x = block(x, rotary, documents, cache.layers[i] if cache else None)
         return x
 
     def forward(

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from internevo.config.schema import StageConfig
-from internevo.model.attention import choose_kernel
 from internevo.model.transformer import Transformer, initial_values
 from internevo.parallel.context import share_attention
 from internevo.parallel.mesh import Mesh
+from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.tensor import NormToAll, TensorParallel, VocabularyEmbedding, cut, parallelize_block, replace
 from internevo.parallel.zero import shard_module
 
@@ -49,18 +49,11 @@ def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -
                 replace(model, name, kind, parallel)
     if mesh.layout.context > 1:
         share_attention(model.blocks, mesh)
-    model.use_kernel(choose_kernel(stage.train.attention, mesh.device))
-    model.recompute = stage.train.recompute == "full"
-    if stage.train.compile:
-        model.compile_blocks()
+    tokens = stage.train.micro_batch * stage.train.seq_len // mesh.layout.context
+    prepare_model(model, stage, mesh.device, tokens // (mesh.tensor.size if stage.parallel.sequence else 1))
     for block in model.blocks.children():
         shard_module(block, mesh, stage.parallel.zero.stage, dtype)
     return model
-
-
-def compute_dtype(stage: StageConfig) -> torch.dtype:
-    """What the stage computes in."""
-    return torch.bfloat16 if stage.train.precision == "bf16" else torch.float32
 
 
 def _give_weights(module: nn.Module, prefix: str, stage: StageConfig, mesh: Mesh) -> None:

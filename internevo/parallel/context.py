@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internevo.model.attention import Documents, attention
+from internevo.model.attention import attention
+from internevo.model.documents import Documents
 from internevo.model.transformer import Block
 from internevo.parallel.collectives import exchange
 from internevo.parallel.mesh import Mesh
@@ -33,7 +34,7 @@ from internevo.parallel.ring import ring_attention
 class CutDocuments(Documents):
     """Documents whose tokens lie on several ring ranks."""
 
-    chunks: tuple[tuple[int, ...], ...]
+    chunks: tuple[tuple[int, ...], ...] = ()
     """For each document, the lengths of its `2 * ring` chunks."""
 
 
@@ -83,7 +84,7 @@ class ContextCut:
         index = index[:, self.ulysses.rank * part : (self.ulysses.rank + 1) * part]
         whole = Documents.of(list(chain.from_iterable(rows)), self.device)
         chunks = tuple(tuple(document) for row in dealt for document in row.tolist())
-        return index, CutDocuments(whole.lengths, whole.offsets, chunks)
+        return index, CutDocuments(whole.offsets, whole.host, None, chunks)
 
 
 class ContextAttention:

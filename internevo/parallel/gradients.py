@@ -1,4 +1,4 @@
-"""The global norm of gradients that are cut in several ways, and scaling by it."""
+"""The global norm of gradients that are cut in several ways."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from internevo.parallel.tensor import cut_dimension, local
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Mapping[str, nn.Parameter], max_norm: float, mesh: Mesh) -> Tensor:
-    """Scale all gradients down to a global 2-norm of `max_norm` if it is larger; 0 only measures.
+def gradient_norm(parameters: Mapping[str, nn.Parameter], mesh: Mesh) -> Tensor:
+    """The global 2-norm of all gradients, a scalar tensor, the same on all ranks.
 
-    Every element of every gradient counts once: parts are summed over the ranks that share them. Returns the norm
-    before clipping, a scalar tensor, the same on all ranks.
+    Every element of every gradient counts once: parts are summed over the ranks that share them.
     """
     cut: list[Tensor] = []
     whole: list[Tensor] = []
@@ -28,10 +27,7 @@ def clip_gradients(parameters: Mapping[str, nn.Parameter], max_norm: float, mesh
     squares = torch.stack([_square(cut, mesh.device), _square(whole, mesh.device)])
     sum_over(squares, mesh.shard)
     in_parts_square = sum_over(squares[0].clone(), mesh.tensor)
-    norm = sum_over(in_parts_square + squares[1], mesh.pipeline).sqrt()
-    if max_norm > 0:
-        torch._foreach_mul_([*cut, *whole], (max_norm / (norm + 1e-6)).clamp(max=1.0))
-    return norm
+    return sum_over(in_parts_square + squares[1], mesh.pipeline).sqrt()
 
 
 def _square(gradients: list[Tensor], device: torch.device) -> Tensor:

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from internevo.model.kernels import dense
 from internevo.parallel.mesh import Place
 
-aten = torch.ops.aten
 Chunks = tuple[tuple[int, ...], ...]
 
 
@@ -112,50 +112,17 @@ def _meetings(chunks: Chunks, rank: int, visitor: int) -> Iterator[tuple[slice, 
         key += their_early + their_late
 
 
-def _heads_first(x: Tensor, heads: int) -> Tensor:
-    """`[tokens, some heads, head_dim]` as `[1, heads, tokens, head_dim]`, kv heads repeated."""
-    if x.shape[1] != heads:
-        x = x.repeat_interleave(heads // x.shape[1], dim=1)
-    return x.transpose(0, 1)[None]
-
-
 def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """Output `[tokens, heads, head_dim]` and log-sum-exp `[tokens, heads]` of one meeting."""
-    heads = q.shape[1]
-    q, k, v = (_heads_first(x, heads) for x in (q, k, v))
-    if not q.is_cuda:
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
-    elif q.dtype == torch.float32:
-        out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
-        lse = lse[..., : q.shape[2]]  # the kernel pads it
-    else:
-        out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out, lse = dense.forward(q, k, v, causal)
     return out[0].transpose(0, 1), lse[0].transpose(0, 1)
 
 
 def _flash_backward(
     grad: Tensor, inputs: tuple[Tensor, Tensor, Tensor], out: Tensor, lse: Tensor, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Gradients of q, k and v of one meeting; `out` and `lse` are those of the whole softmax."""
-    q, k, v = inputs
-    heads, kv_heads = q.shape[1], k.shape[1]
-    grad, q, k, v, out = (_heads_first(x, heads) for x in (grad, q, k, v, out))
-    lse = lse.transpose(0, 1)[None].contiguous()
-    if not q.is_cuda:
-        backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
-        grads = backward(grad, q, k, v, out, lse, 0.0, causal)
-    else:
-        none = torch.zeros((), dtype=torch.int64, device=q.device)  # the state of a dropout that there is not
-        if q.dtype == torch.float32:
-            lse = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % 32))
-            wanted = [True, True, True, False]
-            efficient = aten._scaled_dot_product_efficient_attention_backward
-            grads = efficient(grad, q, k, v, None, out, lse, none, none, 0.0, wanted, causal)[:3]
-        else:
-            flash = aten._scaled_dot_product_flash_attention_backward
-            sizes = q.shape[2], k.shape[2]
-            grads = flash(grad, q, k, v, out, lse, None, None, *sizes, 0.0, causal, none, none)
-    grad_q, grad_k, grad_v = (x[0].transpose(0, 1) for x in grads)
-    if kv_heads != heads:
-        grad_k, grad_v = (x.unflatten(1, (kv_heads, -1)).sum(2) for x in (grad_k, grad_v))
-    return grad_q, grad_k, grad_v
+    grad, q, k, v, out = (x.transpose(0, 1)[None] for x in (grad, *inputs, out))
+    grads = dense.backward(grad, (q, k, v), out, lse.transpose(0, 1)[None], causal)
+    return tuple(x[0].transpose(0, 1) for x in grads)

@@ -16,8 +16,9 @@ what comes out is the sum.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from internevo.parallel.mesh import Mesh
 
@@ -51,3 +52,21 @@ def reshard(root: nn.Module) -> None:
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def rows_to_shard(parameter: Tensor) -> int:
+    """The rows of a sharded parameter over all the ranks that share its state, as tensor parallelism left them."""
+    assert isinstance(parameter, DTensor)
+    parts = 1
+    for size, name, placement in zip(
+        parameter.device_mesh.shape, parameter.device_mesh.mesh_dim_names or (), parameter.placements, strict=True
+    ):
+        if name == "tensor" and placement.is_shard(0):
+            parts *= size
+    return parameter.shape[0] // parts
+
+
+def cut_alike(part: Tensor, parameter: Tensor) -> DTensor:
+    """This rank's part of something that is cut over the ranks as `parameter` is, as a distributed tensor."""
+    assert isinstance(parameter, DTensor)
+    return DTensor(part, parameter._spec, requires_grad=False)

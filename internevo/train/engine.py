@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, digest
 from internevo.data.loader import WHOLE, Part
-from internevo.model.attention import choose_kernel
 from internevo.model.transformer import Transformer
-from internevo.train.loss_model import LossModel
-from internevo.train.micro_batch import micro_batches
-from internevo.train.optimizer import build_optimizer, clip_gradients, set_learning_rate, state_tensors
+from internevo.parallel.prepare import compute_dtype, prepare_model
+from internevo.train.loss_model import loss_model
+from internevo.train.micro_batch import Staged
+from internevo.train.optimizer import Optimizers, clip_scale
 from internevo.train.precision import bf16_copy
 
 
@@ -28,19 +28,24 @@ class Engine(ABC):
     part: Part = WHOLE
     """Which part of a step's rows this process reads."""
 
+    def stage_batch(self, batch: Batch) -> Staged:
+        """The batch with this process's micro-batches on their way to the device. Any thread may call it."""
+        return Staged.of(batch, self.stage.train.micro_batch, self.device)
+
     @abstractmethod
-    def forward_backward(self, batch: Batch) -> Tensor:
+    def forward_backward(self, staged: Staged) -> Tensor:
         """Run a step's micro-batches and add to every parameter's gradient that of the mean loss over all labels.
 
-        Returns that loss, the same on all ranks.
+        Returns that loss, the same on all ranks, a scalar on the device.
         """
 
     @abstractmethod
-    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, bool]:
+    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Clip the gradients and move the weights by them, unless `loss` or a gradient is not finite.
 
         Such a step changes neither weights nor optimizer state. Returns the global gradient norm before clipping, the
-        same on all ranks, and whether the weights were moved. The gradients are gone after it.
+        same on all ranks, and whether the weights were moved: scalars on the device, which nobody has waited for. The
+        gradients are gone after it.
         """
 
     @abstractmethod
@@ -78,34 +83,43 @@ class Engine(ABC):
 class TorchEngine(Engine):
     """An engine with fp32 parameters, or parts of them, and torch's optimizer on them."""
 
-    optimizer: torch.optim.Optimizer
+    optimizers: Optimizers
 
     @abstractmethod
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The fp32 parameters that this process holds, or holds a part of, by name."""
 
     @abstractmethod
-    def clip_gradients(self, max_norm: float) -> Tensor:
-        """Scale all gradients down to a global norm of `max_norm` if it is larger; 0 only measures.
+    def gradient_norm(self) -> Tensor:
+        """The global norm of all gradients, the same on all ranks."""
 
-        Returns the norm before clipping, the same on all ranks.
-        """
+    def before_update(self) -> None:
+        """Called when the gradients are complete."""
 
     def updated(self) -> None:
         """Called when the parameters have new values."""
 
-    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, bool]:
-        norm = self.clip_gradients(self.stage.optimizer.clip)
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        if finite:
-            set_learning_rate(self.optimizer, lr)
-            self.optimizer.step()
-            self.updated()
-        self.optimizer.zero_grad(set_to_none=True)
+    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        norm = self.gradient_norm()
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        self.before_update()
+        self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
+        self.updated()
+        for parameter in self.named_parameters().values():
+            parameter.grad = None
         return norm, finite
 
     def state(self) -> dict[str, Tensor]:
-        return state_tensors(self.named_parameters(), self.optimizer)
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named_parameters().items():
+            tensors[f"model/{name}"] = parameter.detach()
+            for kind, value in self.optimizers.state(name).items():
+                tensors[f"optimizer/{name}/{kind}"] = self.as_parameter(value, parameter)
+        return tensors
+
+    def as_parameter(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        """A state tensor as checkpoints know it: cut over ranks as its parameter is."""
+        return value
 
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
         read(self.state())
@@ -119,27 +133,24 @@ class LocalEngine(TorchEngine):
         master.config = stage.model  # a stage may change the rotary base
         self.stage, self.device, self.master = stage, device, master
         model = master if stage.train.precision == "fp32" else bf16_copy(master)
-        model.use_kernel(choose_kernel(stage.train.attention, device))
-        model.recompute = stage.train.recompute == "full"
-        if stage.train.compile:
-            model.compile_blocks()
-        self.model = LossModel(model)
-        self.optimizer = build_optimizer(self.named_parameters(), stage.optimizer)
+        prepare_model(model, stage, device)
+        self.model = loss_model(model, stage, device)
+        self.optimizers = Optimizers(self.named_parameters(), stage.optimizer, compute_dtype(stage))
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.master.named_parameters())
 
-    def forward_backward(self, batch: Batch) -> Tensor:
-        labels = max(1, batch.label_count)
+    def forward_backward(self, staged: Staged) -> Tensor:
+        labels = max(1, staged.batch.label_count)
         total = torch.zeros((), device=self.device)
-        for micro in micro_batches(batch, self.stage.train.micro_batch, self.device):
+        for micro in staged:
             loss = self.model(micro) / labels
             loss.backward()
             total += loss.detach()
         return total
 
-    def clip_gradients(self, max_norm: float) -> Tensor:
-        return clip_gradients(self.master.parameters(), max_norm)
+    def gradient_norm(self) -> Tensor:
+        return nn.utils.get_total_norm([p.grad for p in self.master.parameters() if p.grad is not None])
 
     @torch.no_grad()
     def updated(self) -> None:
@@ -148,9 +159,7 @@ class LocalEngine(TorchEngine):
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        rows = self.stage.train.micro_batch
-        micros = micro_batches(batch, rows, self.device)
-        return [(self.model(micro, summed=False), micro.labels, micro.positions) for micro in micros]
+        return [(self.model(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
 
     def add_up(self, values: Tensor) -> Tensor:
         return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from internevo.data.batch import Batch
-from internevo.model.attention import Documents
+from internevo.model.documents import Documents
 from internevo.parallel.context import ContextCut
 
 
@@ -25,14 +26,53 @@ class MicroBatch:
     documents: Documents
 
 
-def micro_batches(batch: Batch, rows: int, device: torch.device, cut: ContextCut | None = None) -> Iterator[MicroBatch]:
-    """Cut the rows that a batch holds into micro-batches of at most `rows` rows and bring each to the device.
+class Staged:
+    """A batch and its micro-batches on the device, or on their way there.
 
-    With `cut`, the tokens of each row that this rank has.
+    On a GPU they are copied from pinned memory on a stream of their own, beside the step that is running; whoever
+    iterates lets the current stream, not the host, wait for them.
     """
 
+    def __init__(self, batch: Batch, micros: list[MicroBatch], arrived: torch.cuda.Event | None):
+        self.batch, self._micros, self._arrived = batch, micros, arrived
+
+    @classmethod
+    def of(cls, batch: Batch, rows: int, device: torch.device, cut: ContextCut | None = None) -> Staged:
+        """Cut the rows that a batch holds into micro-batches of at most `rows` rows and bring each to the device.
+
+        With `cut`, the tokens of each row that this rank has.
+        """
+        if device.type != "cuda":
+            return cls(batch, list(_micro_batches(batch, rows, device, cut)), None)
+        with torch.cuda.stream(_copying(device)):
+            micros = list(_micro_batches(batch, rows, device, cut))
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return cls(batch, micros, arrived)
+
+    def __len__(self) -> int:
+        return len(self._micros)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        if self._arrived is not None:
+            now = torch.cuda.current_stream()
+            now.wait_event(self._arrived)
+            for micro in self._micros:
+                for tensor in (micro.tokens, micro.labels, micro.positions, micro.documents.offsets):
+                    tensor.record_stream(now)  # made on one stream and used on another
+        return iter(self._micros)
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which a device is given its data."""
+    return torch.cuda.Stream(device)
+
+
+def _micro_batches(batch: Batch, rows: int, device: torch.device, cut: ContextCut | None) -> Iterator[MicroBatch]:
     def bring(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     for start in range(0, len(batch.tokens), rows):
         part = slice(start, start + rows)

@@ -20,15 +20,15 @@ from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Part
-from internevo.model.attention import Documents, choose_kernel
+from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, initial_values
-from internevo.parallel.apply import compute_dtype
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place
+from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.world import World, start_groups
 from internevo.train.engine import Engine
-from internevo.train.loss_model import LossModel
-from internevo.train.micro_batch import MicroBatch, micro_batches
+from internevo.train.loss_model import loss_model
+from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.optimizer import adamw, set_learning_rate
 from internevo.train.sharded import joint_digest
 
@@ -66,12 +66,11 @@ class OffloadedEngine(Engine):
         config = deepspeed_config(stage, world.size, max(shape.numel() for shape in self.shapes.values()))
         with self.deepspeed.zero.Init(config_dict_or_path=config, enabled=self._shards_weights):
             transformer = Transformer(stage.model)
-        transformer.use_kernel(choose_kernel(stage.train.attention, world.device))
-        transformer.recompute = stage.train.recompute == "full"
+        prepare_model(transformer, stage, world.device)
         self.parameters = dict(transformer.named_parameters())
         for name, shape in self.shapes.items():
             self._set_compute_weight(name, initial_values(name, shape, stage.model, stage.train.seed))
-        model = LossModel(transformer)
+        model = loss_model(transformer, stage, world.device)
         if self._shards_weights:  # the loss uses it outside its module
             self.deepspeed.zero.register_external_parameter(model, transformer.head.weight)
         matrices = {name for name, shape in self.shapes.items() if len(shape) > 1}
@@ -81,20 +80,20 @@ class OffloadedEngine(Engine):
             for name, shape in self.shapes.items():  # DeepSpeed made the fp32 weights from rounded ones
                 self._set_master(name, initial_values(name, shape, stage.model, stage.train.seed))
 
-    def forward_backward(self, batch: Batch) -> Tensor:
-        labels = max(1, batch.label_count)
+    def forward_backward(self, staged: Staged) -> Tensor:
+        labels = max(1, staged.batch.label_count)
         total = torch.zeros((), device=self.device)
-        for micro in micro_batches(batch, self.stage.train.micro_batch, self.device):
+        for micro in staged:
             loss = self.engine(micro) / labels
             self.engine.backward(loss * self.ranks.size)  # DeepSpeed averages over them
             total += loss.detach()
         return sum_over(total, self.ranks)
 
-    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, bool]:
+    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         set_learning_rate(self.engine.optimizer, lr)
         self.engine.step()
         norm = torch.as_tensor(float(self.engine.get_global_grad_norm()), device=self.device)
-        return norm, self.engine.was_step_applied()
+        return norm, torch.tensor(self.engine.was_step_applied(), device=self.device)
 
     def state(self) -> dict[str, Tensor]:
         """Each tensor whole, in host memory, on one of the ranks."""
@@ -127,8 +126,7 @@ class OffloadedEngine(Engine):
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        micros = list(micro_batches(batch, self.stage.train.micro_batch, self.device))
-        return [(self.engine.module(one, summed=False), one.labels, one.positions) for one in micros]
+        return [(self.engine.module(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
 
     def digest(self, batch: Batch) -> str:
         return joint_digest(batch, self.ranks, self.device)

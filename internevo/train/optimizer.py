@@ -1,44 +1,87 @@
-"""AdamW over named parameters, its state as named tensors, and gradient clipping."""
+"""The optimizers of a model: AdamW for all of it, or Muon for the matrices of the blocks and AdamW for the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from internevo.config.schema import OptimizerConfig
+from internevo.train.muon import ALONE, Muon, OnWhole
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) with decoupled decay on matrices and none on norms and biases.
+class Optimizers:
+    """One or two torch optimizers over named parameters, moved together without waiting for the device."""
 
-    Whether the embedding and the output head decay is `optimizer.decay_embeddings`. State is made at once, not
-    at the first step, so that a checkpoint can be loaded into it.
-    """
-    matrices = {name for name, parameter in parameters.items() if parameter.ndim > 1}
-    optimizer = adamw(parameters, matrices, config)
-    for parameter in parameters.values():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        config: OptimizerConfig,
+        dtype: torch.dtype = torch.float32,
+        on_whole: OnWhole = ALONE,
+    ):
+        """`parameters` may be parts of whole ones, `on_whole` then reaches those. `dtype` is what Muon computes in.
+
+        State is made at once, not at the first step, so that a checkpoint can be loaded into it.
+        """
+        self.parameters = dict(parameters)
+        inner = {name for name, p in parameters.items() if config.name == "muon" and is_inner_matrix(name, p)}
+        outer = {name: p for name, p in parameters.items() if name not in inner}
+        self.all: list[torch.optim.Optimizer] = []
+        if inner:
+            self.all.append(Muon({name: parameters[name] for name in sorted(inner)}, config, dtype, on_whole))
+        if outer:
+            matrices = {name for name, parameter in outer.items() if parameter.ndim > 1}
+            self.all.append(adamw(outer, matrices, config))
+            for parameter in outer.values():
+                self.all[-1].state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+    def step(self, lr: float, scale: Tensor, finite: Tensor) -> None:
+        """Move the parameters by their gradients divided by `scale`; change nothing at all unless `finite`.
+
+        Both are scalars on the device, which nobody waits for.
+        """
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            # the two that torch's fused optimizers take from a gradient scaler
+            optimizer.grad_scale, optimizer.found_inf = scale, 1.0 - finite.float()  # type: ignore[attr-defined]
+            optimizer.step()
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The state of one parameter, by kind: the live tensors, not copies."""
+        parameter = self.parameters[name]
+        return next(one.state[parameter] for one in self.all if parameter in one.state)
+
+
+def is_inner_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether it is a matrix of a block: Muon is for these, not for embedding and head."""
+    return parameter.ndim == 2 and name.startswith("blocks.")
 
 
 def adamw(parameters: Mapping[str, nn.Parameter], matrices: Set[str], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW without state yet; `matrices` names the parameters that are some."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in parameters.items():
-        decays = name in matrices and (config.decay_embeddings or not name.startswith(("embed.", "head.")))
-        (decayed if decays else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    """AdamW (arXiv 1711.05101) without state yet: decoupled decay on the `matrices` named, none on the rest.
+
+    Whether the embedding and the output head decay is `optimizer.decay_embeddings`.
+    """
+    groups: list[dict[str, Any]] = []
+    for decay in (config.weight_decay, 0.0):
+        chosen = [p for name, p in parameters.items() if decays(name, name in matrices, config) == (decay != 0.0)]
+        groups += [{"params": chosen, "weight_decay": decay}] if chosen else []
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], betas=(beta1, beta2), eps=config.eps, fused=True
-    )
+    return torch.optim.AdamW(groups, betas=(beta1, beta2), eps=config.eps, fused=True)
+
+
+def decays(name: str, matrix: bool, config: OptimizerConfig) -> bool:
+    """Whether weight decay reaches the parameter of this name."""
+    free = not config.decay_embeddings and name.startswith(("embed.", "head."))
+    return matrix and not free and config.weight_decay != 0.0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -47,26 +90,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def state_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All that a checkpoint holds of model and optimizer, by name: the live tensors, not copies.
-
-    `model/NAME` is a weight, `optimizer/NAME/KIND` its optimizer state.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in parameters.items():
-        tensors[f"model/{name}"] = parameter.detach()
-        for kind, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{name}/{kind}"] = value
-    return tensors
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients down to a global 2-norm of `max_norm` if it is larger; 0 only measures.
-
-    Returns the norm before clipping, a scalar tensor.
-    """
-    parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if max_norm > 0:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+def clip_scale(norm: Tensor, max_norm: float) -> Tensor:
+    """What gradients of this global norm are to be divided by, so that it is at most `max_norm`; 0 clips nothing."""
+    return (norm / max_norm).clamp(min=1.0) if max_norm > 0 else torch.ones_like(norm)

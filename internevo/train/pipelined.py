@@ -10,24 +10,24 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
-from internevo.parallel.apply import build_sharded, compute_dtype
+from internevo.parallel.apply import build_sharded
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import STAGES_PER_RANK, Pipeline, split_layers, stages_of
+from internevo.parallel.prepare import compute_dtype
 from internevo.parallel.tensor import complete_gradients, local
 from internevo.parallel.zero import reshard, shard_module
-from internevo.train.loss import label_losses, summed_cross_entropy
-from internevo.train.micro_batch import MicroBatch
-from internevo.train.optimizer import build_optimizer
+from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
+from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.sharded import ShardedEngine
 
 
 class StageModel(nn.Module):
     """One stage: its blocks, before them the embedding if it is the first, behind them the loss if it is the last."""
 
-    def __init__(self, part: Transformer, last: bool, vocabulary: Place):
+    def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
         super().__init__()
-        self.part, self.last, self.vocabulary = part, last, vocabulary
+        self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: list[MicroBatch] = []
         self.scale: float | None = 1.0
         """What the summed loss is multiplied by; None for the loss at every position."""
@@ -43,7 +43,8 @@ class StageModel(nn.Module):
         weight = local(part.head.weight)
         if self.scale is None:
             return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
-        return summed_cross_entropy(part.norm(x), weight, micro.labels, self.vocabulary)[None] * self.scale
+        features, labels = part.norm(x).flatten(0, -2), micro.labels.flatten()
+        return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * self.scale
 
 
 class PipelinedEngine(ShardedEngine):
@@ -56,7 +57,7 @@ class PipelinedEngine(ShardedEngine):
         self.models: dict[int, StageModel] = {}
         for number in stages_of(mesh.pipeline.rank, mesh.pipeline.size, schedule):
             last = number == len(layers) - 1
-            model = StageModel(build_sharded(stage, mesh, layers[number]), last, mesh.tensor)
+            model = StageModel(build_sharded(stage, mesh, layers[number]), last, mesh.tensor, stage.train.compile)
             shard_module(model, mesh, self.zero_stage, compute_dtype(stage), root=True)
             self.models[number] = model
         train = stage.train
@@ -66,15 +67,15 @@ class PipelinedEngine(ShardedEngine):
         count = rows_per_step(train) // (mesh.data.size * train.micro_batch)
         modules: dict[int, nn.Module] = dict(self.models)
         self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, count, mesh.device)
-        self.optimizer = build_optimizer(self.named_parameters(), stage.optimizer)
+        self._build_optimizers()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for model in self.models.values() for name, p in model.part.named_parameters()}
 
-    def forward_backward(self, batch: Batch) -> Tensor:
+    def forward_backward(self, staged: Staged) -> Tensor:
         replicas = self.mesh.replicas
-        scale = replicas.size / max(1, batch.label_count)  # ZeRO averages over them
-        micros = self._micro_batches(batch)
+        scale = replicas.size / max(1, staged.batch.label_count)  # ZeRO averages over them
+        micros = list(staged)
         for model in self.models.values():
             model.micros, model.scale = micros, scale
         total = self.pipeline.forward_backward() / replicas.size
@@ -83,7 +84,7 @@ class PipelinedEngine(ShardedEngine):
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        micros = self._micro_batches(batch)
+        micros = list(self.stage_batch(batch))
         for model in self.models.values():
             model.micros, model.scale = micros, None
         given = [self.pipeline.forward(number) for number in range(len(micros))]

@@ -15,13 +15,13 @@ from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig, StageConfig
 from internevo.data.loader import Cursor, evaluation_batches, source_name
 from internevo.data.store import TokenStore
-from internevo.model.attention import choose_kernel
+from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
 from internevo.monitor.environment import capture, write_environment
 from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rewind
 from internevo.monitor.report import write_report
 from internevo.monitor.sinks import Sinks, open_sinks
-from internevo.parallel.apply import compute_dtype
+from internevo.parallel.prepare import compute_dtype, stage_kernel
 from internevo.parallel.world import World, join_world
 from internevo.train.device import choose_device
 from internevo.train.evaluate import held_out_loss
@@ -41,7 +41,7 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
     with ExitStack() as stack:
         world = stack.enter_context(join_world(choose_device(config.train.device)))
         for stage in config.stages:
-            check_engine(stage, world.size)  # every stage can be trained, or nothing is begun
+            check_engine(stage, world.size, world.device)  # every stage can be trained, or nothing is begun
         folder = RunFolder.of(config)
         world.on_main(lambda: stack.enter_context(folder).path)
         interrupt = stack.enter_context(Interrupt())
@@ -67,6 +67,8 @@ class Run:
             self._check_stage(state["stage"])
         dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
         self.peaks = {precision: Peak(*peak_flops(world.device, dtype)) for precision, dtype in dtypes.items()}
+        stage = config.stages[self.progress.stage]
+        self.kernel = describe_kernel(stage_kernel(stage, world.device), world.device)
         world.on_main(lambda: self._record(command))
         self.sinks: Sinks = open_sinks(config, folder.path, self.progress.step, world.rank)
         for line in (*found.refused, *(f"configuration changed: {change}" for change in changes)):
@@ -75,6 +77,7 @@ class Run:
             done = self.progress.step == sum(stage_steps(stage.train) for stage in config.stages)
             goes = "the run is complete" if done else "resuming"
             self.sinks.message(f"{goes} after step {self.progress.step:,} ({found.path.name})")
+        self.sinks.message(f"attention: {self.kernel}")
         saving = config.checkpoint
         self.writer = CheckpointWriter(folder.checkpoints, saving.keep, saving.asynchronous, world.saving)
 
@@ -171,6 +174,6 @@ class Run:
         facts = capture(self.world.device, command, self.world.size)
         peak = self.peaks[self.config.stages[self.progress.stage].train.precision]
         facts |= {"peak_flops": peak.flops, "peak_source": peak.source}
-        facts |= {"attention_kernel": choose_kernel(self.config.train.attention, self.world.device)}
+        facts |= {"attention_kernel": self.kernel}
         facts |= {"parameters": total, "non_embedding_parameters": total - embeddings}
         write_environment(self.folder.environment, facts)

@@ -9,17 +9,19 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests, row_digest
 from internevo.data.loader import Part
-from internevo.parallel.apply import build_sharded, compute_dtype
+from internevo.parallel.apply import build_sharded
 from internevo.parallel.collectives import gather_dim, sum_over
 from internevo.parallel.context import ContextCut
-from internevo.parallel.gradients import clip_gradients
+from internevo.parallel.gradients import gradient_norm
+from internevo.parallel.matrices import WholeMatrices
 from internevo.parallel.mesh import Mesh, Place
-from internevo.parallel.tensor import TensorParallel, complete_gradients
-from internevo.parallel.zero import prepare_micro_batch, reshard, shard_module
+from internevo.parallel.prepare import compute_dtype
+from internevo.parallel.tensor import TensorParallel, complete_gradients, local
+from internevo.parallel.zero import cut_alike, prepare_micro_batch, reshard, rows_to_shard, shard_module
 from internevo.train.engine import TorchEngine
-from internevo.train.loss_model import LossModel
-from internevo.train.micro_batch import MicroBatch, micro_batches
-from internevo.train.optimizer import build_optimizer
+from internevo.train.loss_model import loss_model
+from internevo.train.micro_batch import Staged
+from internevo.train.optimizer import Optimizers
 
 
 class ShardedEngine(TorchEngine):
@@ -27,9 +29,17 @@ class ShardedEngine(TorchEngine):
 
     def __init__(self, stage: StageConfig, mesh: Mesh):
         self._prepare(stage, mesh)
-        self.model = LossModel(build_sharded(stage, mesh), mesh.tensor)
+        self.model = loss_model(build_sharded(stage, mesh), stage, mesh.device, mesh.tensor)
         shard_module(self.model, mesh, self.zero_stage, compute_dtype(stage), root=True)
-        self.optimizer = build_optimizer(self.named_parameters(), stage.optimizer)
+        self._build_optimizers()
+
+    def _build_optimizers(self) -> None:
+        """Optimizers move each rank's parts, as plain tensors that share the parameters' memory."""
+        parameters = self.named_parameters()
+        self.local = {name: nn.Parameter(local(p.detach())) for name, p in parameters.items()}
+        rows = {name: rows_to_shard(p) for name, p in parameters.items()}
+        on_whole = WholeMatrices(self.mesh, rows)
+        self.optimizers = Optimizers(self.local, self.stage.optimizer, compute_dtype(self.stage), on_whole)
 
     def _prepare(self, stage: StageConfig, mesh: Mesh) -> None:
         self.stage, self.mesh, self.device = stage, mesh, mesh.device
@@ -41,25 +51,38 @@ class ShardedEngine(TorchEngine):
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.model.transformer.named_parameters())
 
-    def forward_backward(self, batch: Batch) -> Tensor:
-        labels = max(1, batch.label_count)
-        micros = self._micro_batches(batch)
+    def stage_batch(self, batch: Batch) -> Staged:
+        return Staged.of(batch, self.stage.train.micro_batch, self.device, self.cut)
+
+    def forward_backward(self, staged: Staged) -> Tensor:
+        labels = max(1, staged.batch.label_count)
         total = torch.zeros((), device=self.device)
-        for number, micro in enumerate(micros):
-            prepare_micro_batch(self.model, self.zero_stage, last=number == len(micros) - 1)
+        for number, micro in enumerate(staged):
+            prepare_micro_batch(self.model, self.zero_stage, last=number == len(staged) - 1)
             loss = self.model(micro) / labels
             (loss * self.mesh.replicas.size).backward()  # ZeRO averages over them
             total += loss.detach()
         complete_gradients(self.named_parameters(), self.tensor)
         return sum_over(total, self.mesh.replicas)
 
-    def clip_gradients(self, max_norm: float) -> Tensor:
-        return clip_gradients(self.named_parameters(), max_norm, self.mesh)
+    def gradient_norm(self) -> Tensor:
+        return gradient_norm(self.named_parameters(), self.mesh)
+
+    def before_update(self) -> None:
+        for name, parameter in self.named_parameters().items():
+            assert parameter.grad is not None
+            self.local[name].grad = local(parameter.grad)
+
+    def updated(self) -> None:
+        for parameter in self.local.values():
+            parameter.grad = None
+
+    def as_parameter(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        return cut_alike(value, parameter) if value.ndim else value
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        micros = self._micro_batches(batch)
-        losses = [(self.model(one, summed=False), one.labels, one.positions) for one in micros]
+        losses = [(self.model(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
         reshard(self.model)
         return losses
 
@@ -68,9 +91,6 @@ class ShardedEngine(TorchEngine):
 
     def add_up(self, values: Tensor) -> Tensor:
         return sum_over(values, self.mesh.replicas)
-
-    def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        return list(micro_batches(batch, self.stage.train.micro_batch, self.device, self.cut))
 
 
 def joint_digest(batch: Batch, readers: Place, device: torch.device) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from internevo.data.batch import Batch
+import torch
+
 from internevo.train.engine import Engine
+from internevo.train.micro_batch import Staged
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class StepResult:
     """Whether the update was left out because loss or gradient was not finite."""
 
 
-def train_step(engine: Engine, batch: Batch, lr: float) -> StepResult:
+def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
     """Train on one global batch with this learning rate.
 
     The gradient is that of the mean loss over all real labels of the batch, however it is cut into micro-batches
-    and over ranks. A step whose loss or gradient is not finite changes neither weights nor optimizer state.
+    and over ranks. A step whose loss or gradient is not finite changes neither weights nor optimizer state. The host
+    waits for the device once, at the end.
     """
-    loss = engine.forward_backward(batch)
-    grad_norm, moved = engine.update(loss, lr)
-    return StepResult(loss.item(), grad_norm.item(), skipped=not moved)
+    loss = engine.forward_backward(staged)
+    norm, moved = engine.update(loss, lr)
+    mean, length, went = torch.stack([loss, norm.to(loss), moved.to(loss)]).tolist()
+    return StepResult(mean, length, skipped=not went)

@@ -17,6 +17,7 @@ from internevo.parallel.world import World
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids, check_skipped
 from internevo.train.interrupt import Interrupt
+from internevo.train.micro_batch import Staged
 from internevo.train.progress import Progress
 from internevo.train.schedule import learning_rate
 from internevo.train.step import StepResult, train_step
@@ -85,15 +86,17 @@ class StageTrainer:
             seed=train.seed,
             cursor=self.progress.cursor,
             part=self.engine.part,
+            prepare=self.engine.stage_batch,
         )
 
     def _step(self, loader: Loader) -> StepMetrics:
         start = time.perf_counter()
-        batch = loader.next()
+        staged: Staged = loader.next()
         waited = time.perf_counter() - start
+        batch = staged.batch
         check_ids(batch, self.stage.model.vocab)
         lr = learning_rate(self.stages, self.progress.stage, self.progress.stage_step)
-        result = train_step(self.engine, batch, lr)
+        result = train_step(self.engine, staged, lr)
         self._advance(loader, batch, result)
         return self._metrics(batch, result, lr, time.perf_counter() - start, waited)
 

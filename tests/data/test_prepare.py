@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,11 @@ def test_stopped_in_the_middle_then_run_again(tmp_path: Path, tokenizer: Path, n
     path = tmp_path / "a.jsonl"
     path.write_text((json.dumps({"text": "some words " * 50}) + "\n") * 200_000)
     command = [sys.executable, "-m", "internevo", "data", "prepare", path, "--tokenizer", tokenizer, "--out"]
-    process = subprocess.Popen([*command, tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # whoever runs the tests in the background lets them, and what they start, ignore SIGINT
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [*command, tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heeding
+    )
     while not list(tmp_path.glob("out.partial/train.bin.partial")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

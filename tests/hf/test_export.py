@@ -17,7 +17,7 @@ from internevo.data.tokenizer import load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
 from internevo.hf import mapping
 from internevo.hf.convert import ExportMismatch, export, read_export
-from internevo.model.attention import Documents
+from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, init_weights
 
 SHAPES = {

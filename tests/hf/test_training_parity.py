@@ -47,7 +47,7 @@ def test_twenty_steps(tmp_path: Path) -> None:
                 writer.append(document)
         (batch,) = evaluation_batches("s", TokenStore(tmp_path / str(number)), SEQ_LEN, 10**6, 10**9)
         assert len(batch.tokens) < len(documents)  # ours are packed, theirs stand alone
-        ours = train_step(engine, batch, LR)
+        ours = train_step(engine, engine.stage_batch(batch), LR)
         loss, norm = llama_step(llama, reference, documents)
         assert ours.loss == pytest.approx(loss, abs=1e-4), number
         assert ours.grad_norm == pytest.approx(norm, rel=1e-3), number

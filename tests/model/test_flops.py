@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from internevo.config.presets import PRESETS, model_preset
-from internevo.model.attention import Documents
+from internevo.model.documents import Documents
 from internevo.model.flops import causal_pairs, forward_flops, parameters, training_flops
 from internevo.model.transformer import Transformer, init_weights
+from tests.model.counting import count_flops
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -34,15 +33,14 @@ def test_released_sizes() -> None:
 @pytest.mark.parametrize("changes", [{}, {"kv_heads": 1}, {"tied": True}, {"qkv_bias": True}, {"layers": 3}])
 @pytest.mark.parametrize("lengths", [[32], [7, 1, 16, 8]])
 def test_flops_equal_the_counter(changes: dict, lengths: list[int]) -> None:
-    """On the math kernel every product is a visible matrix product. It computes whole squares, so the pairs here
-    are squares of the documents."""
+    """The counter takes attention for whole squares of the documents, so that is what the pairs are here."""
     config = model_preset("tiny", **changes)
     model = Transformer(config)
     init_weights(model, 0)
     tokens = torch.randint(0, config.vocab, (1, 32))
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     pairs = sum(n * n for n in lengths)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with count_flops() as counter:
         logits = model(tokens, positions, Documents.of(lengths))
         assert counter.get_total_flops() == forward_flops(config, 32, pairs)
         logits.sum().backward()
@@ -52,3 +50,19 @@ def test_flops_equal_the_counter(changes: dict, lengths: list[int]) -> None:
 def test_causal_pairs() -> None:
     assert causal_pairs([1]) == 1
     assert causal_pairs([4, 2]) == (4 + 3 + 2 + 1) + (2 + 1)
+
+
+def test_short_documents_cost_the_same_in_long_rows() -> None:
+    """A token of a training step costs within a tenth the same in 32k rows as in 4k rows of the same documents."""
+    config = model_preset("tiny", vocab=64)
+    model = Transformer(config)
+    init_weights(model, 0)
+
+    def flops_per_token(tokens: int) -> float:
+        lengths = [90, 900, 34] * (tokens // 1024)
+        positions = torch.cat([torch.arange(n) for n in lengths])[None]
+        with count_flops() as counter:
+            model.features(torch.zeros_like(positions), positions, Documents.of(lengths)).sum().backward()
+        return counter.get_total_flops() / tokens
+
+    assert flops_per_token(32768) == pytest.approx(flops_per_token(4096), rel=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from internevo.config.presets import model_preset
-from internevo.model.attention import Documents
+from internevo.model.documents import Documents
 from internevo.model.generate import choose_token, generate
 from internevo.model.transformer import Transformer, init_weights
 

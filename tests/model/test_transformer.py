@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from internevo.config.presets import model_preset
-from internevo.model.attention import Documents
 from internevo.model.cache import KVCache
+from internevo.model.documents import Documents
 from internevo.model.rope import rotary_tables, rotate
 from internevo.model.transformer import RMSNorm, Transformer, init_weights
 
@@ -32,18 +32,6 @@ def test_packed_documents_equal_documents_alone() -> None:
         alone = model(tokens[:, part], positions[:, part], Documents.of([length]))
         torch.testing.assert_close(packed[:, part], alone, atol=1e-5, rtol=1e-5)
         start += length
-
-
-def test_recompute_changes_nothing() -> None:
-    tokens, positions = torch.randint(0, 512, (2, 8)), torch.arange(8).expand(2, 8)
-    gradients = []
-    for recompute in (False, True):
-        model = build()
-        model.recompute = recompute
-        model(tokens, positions, Documents.of([8, 8])).square().sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        assert torch.equal(plain, recomputed)
 
 
 def test_cached_steps_equal_one_pass() -> None:

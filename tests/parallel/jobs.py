@@ -16,6 +16,7 @@ from internevo.checkpoint.tensors import read_tensors, write_tensors
 from internevo.config.presets import model_preset
 from internevo.config.schema import (
     ContextConfig,
+    OptimizerConfig,
     ParallelConfig,
     PipelineConfig,
     SourceConfig,
@@ -27,6 +28,7 @@ from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.store import TokenStoreWriter
 from internevo.parallel.world import World
+from internevo.train import muon
 from internevo.train.engine import Engine, TorchEngine
 from internevo.train.make_engine import make_engine
 from internevo.train.step import train_step
@@ -78,7 +80,8 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         recompute=changes.get("recompute", "none"),
         steps=20,
     )
-    return StageConfig(model=model, train=train, parallel=parallel)
+    optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"))
+    return StageConfig(model=model, train=train, parallel=parallel, optimizer=optimizer)
 
 
 def engine_of(stage: StageConfig, world: World) -> TorchEngine:
@@ -98,15 +101,34 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return full
 
 
-def train(world: World, changes: dict[str, Any], store: Path, steps: int) -> Trained:
-    """Train `steps` steps on the documents of `store`."""
+def train(world: World, changes: dict[str, Any], store: Path, steps: int, after: bool = False) -> Trained:
+    """Train `steps` steps on the documents of `store`. The result's weights are those from before, or from `after`."""
     engine = engine_of(stage_of(changes), world)
     result = Trained(weights=whole({k: p.detach() for k, p in engine.named_parameters().items()}))
     keep_gradients(engine, result)
     with _loader(store, "best_fit", engine) as loader:
         for _ in range(steps):
             one_step(engine, loader.next(), result)
+    if after:
+        result.weights = whole({k: p.detach() for k, p in engine.named_parameters().items()})
     return result if world.main else strip(result)
+
+
+def count_orthogonalised(world: World, changes: dict[str, Any], store: Path) -> int:
+    """How many matrices this rank makes orthogonal in a step."""
+    counted = 0
+
+    def count(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+        nonlocal counted
+        counted += 1
+        return matrix
+
+    before, muon.orthogonalise = muon.orthogonalise, count
+    try:
+        train(world, changes, store, 1)
+    finally:
+        muon.orthogonalise = before
+    return counted
 
 
 def train_on_one_row(world: World, changes: dict[str, Any]) -> Trained:
@@ -135,7 +157,7 @@ def keep_gradients(engine: TorchEngine, result: Trained) -> None:
             gradients = {k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None}
             result.gradients = whole(gradients)
 
-    engine.optimizer.register_step_pre_hook(keep)
+    engine.optimizers.all[0].register_step_pre_hook(keep)
 
 
 def save(world: World, changes: dict[str, Any], store: Path, folder: Path, steps: int) -> dict[str, torch.Tensor]:
@@ -171,7 +193,7 @@ def _loader(store: Path, packing: str, engine: Engine) -> Loader:
 
 def one_step(engine: TorchEngine, batch: Batch, result: Trained) -> None:
     """Train on one batch and note what happened."""
-    done = train_step(engine, batch, LR)
+    done = train_step(engine, engine.stage_batch(batch), LR)
     result.losses.append(done.loss)
     result.norms.append(done.grad_norm)
     result.digests.append(engine.digest(batch))

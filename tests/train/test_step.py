@@ -16,10 +16,10 @@ from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
 from internevo.data.store import TokenStore, TokenStoreWriter
-from internevo.model.attention import Documents
+from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, init_weights
 from internevo.train.engine import LocalEngine
-from internevo.train.optimizer import build_optimizer, clip_gradients
+from internevo.train.optimizer import Optimizers
 from internevo.train.step import StepResult, train_step
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def build(precision: str = "fp32", **changes) -> LocalEngine:
 
 def step(engine: LocalEngine, batch: Batch, micro_batch: int = 1, lr: float = 1e-3) -> StepResult:
     engine.stage.train.micro_batch = micro_batch
-    return train_step(engine, batch, lr)
+    return train_step(engine, engine.stage_batch(batch), lr)
 
 
 def gradients_one_by_one(documents: list[np.ndarray]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -70,7 +70,7 @@ def watch_gradients(engine: LocalEngine) -> dict[str, torch.Tensor]:
     def keep(*_) -> None:
         seen.update({name: p.grad.clone() for name, p in engine.master.named_parameters()})
 
-    engine.optimizer.register_step_pre_hook(keep)
+    engine.optimizers.all[0].register_step_pre_hook(keep)
     return seen
 
 
@@ -141,13 +141,16 @@ def test_a_step_without_finite_gradient_changes_nothing() -> None:
 
 
 def test_clipping_scales_to_the_norm() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
-    for parameter, value in zip(parameters, (3.0, 4.0), strict=True):
-        parameter.grad = torch.tensor([value, 0.0, 0.0])
-    assert clip_gradients(parameters, 0.0).item() == 5.0
-    assert parameters[0].grad[0] == 3.0
-    assert clip_gradients(parameters, 1.0).item() == 5.0
-    assert [p.grad[0].item() for p in parameters] == pytest.approx([0.6, 0.8], rel=1e-5)
+    """A clipped step is the step with gradients divided by norm over bound, as torch's AdamW takes it."""
+    batch, moved = random_batch(0), {}
+    for clip in (0.0, 0.5, 100.0):
+        engine = build()
+        engine.stage.optimizer.clip = clip
+        norm = step(engine, batch).grad_norm
+        moved[clip] = engine.optimizers.state("norm.weight")["exp_avg"]
+    torch.testing.assert_close(moved[0.5], moved[0.0] * (0.5 / norm))
+    assert norm > 0.5
+    assert torch.equal(moved[100.0], moved[0.0])
 
 
 @pytest.mark.parametrize(("decay_embeddings", "tied"), [(True, False), (False, False), (False, True)])
@@ -156,7 +159,7 @@ def test_weight_decay_reaches_matrices_only(decay_embeddings: bool, tied: bool) 
     init_weights(model, 0)
     stage = StageConfig()
     stage.optimizer.decay_embeddings = decay_embeddings
-    optimizer = build_optimizer(dict(model.named_parameters()), stage.optimizer)
+    (optimizer,) = Optimizers(dict(model.named_parameters()), stage.optimizer).all
     decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         free = "norm" in name or "bias" in name

@@ -1,0 +1,69 @@
+"""Work on whole matrices whose parts lie on several ranks, each rank doing its share of them.
+
+`n` ranks share the state of every matrix. Of `n` matrices, each rank collects one by an all-to-all, works on it, and
+sends the parts of the result back by another: no rank has more than one whole matrix, and none does another's work.
+Where tensor parallelism has cut the matrix too, its ranks gather what each of them collected and do the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from internevo.parallel.collectives import gather_dim
+from internevo.parallel.mesh import Mesh, Place
+from internevo.parallel.tensor import cut_dimension
+
+
+class WholeMatrices:
+    """Calls a function on whole matrices, given this rank's parts of them, and returns its parts of the results.
+
+    All ranks call it with the same names. `rows` are the rows of each matrix over all the ranks that share its state.
+    """
+
+    def __init__(self, mesh: Mesh, rows: Mapping[str, int]):
+        self.shard, self.tensor, self.rows = mesh.shard, mesh.tensor, rows
+
+    def __call__(self, function: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = list(parts)
+        done: dict[str, Tensor] = {}
+        for start in range(0, len(names), self.shard.size):
+            group = names[start : start + self.shard.size]
+            done.update(zip(group, self._share(function, group, [parts[name] for name in group]), strict=True))
+        return done
+
+    def _share(self, function: Callable[[Tensor], Tensor], names: Sequence[str], parts: list[Tensor]) -> list[Tensor]:
+        """At most one matrix for each rank."""
+        mine = names[self.shard.rank] if self.shard.rank < len(names) else None
+        width = parts[self.shard.rank].shape[1] if mine else 0
+        theirs = [rows_of(self.rows[mine], r, self.shard.size) * width if mine else 0 for r in range(self.shard.size)]
+        ours = [part.numel() for part in parts] + [0] * (self.shard.size - len(parts))
+        line = _exchange(torch.cat([part.flatten() for part in parts]), ours, theirs, self.shard)
+        if mine is not None:
+            line = self._on_tensor_parts(function, mine, line.view(-1, width)).flatten()
+        back = _exchange(line, theirs, ours, self.shard).split(ours)
+        return [piece.view_as(part) for piece, part in zip(back, parts, strict=False)]
+
+    def _on_tensor_parts(self, function: Callable[[Tensor], Tensor], name: str, part: Tensor) -> Tensor:
+        dim = cut_dimension(name)
+        if dim is None or self.tensor.size == 1:
+            return function(part)
+        return function(gather_dim(part, dim, self.tensor)).chunk(self.tensor.size, dim)[self.tensor.rank]
+
+
+def rows_of(rows: int, rank: int, ranks: int) -> int:
+    """How many of a matrix's rows FSDP gives to a rank: equal parts, rounded up, until there are none left."""
+    part = -(-rows // ranks)
+    return max(0, min(part, rows - rank * part))
+
+
+def _exchange(line: Tensor, sent: list[int], received: list[int], place: Place) -> Tensor:
+    """All-to-all of unequal stretches."""
+    if place.size == 1:
+        return line
+    out = line.new_empty(sum(received))
+    dist.all_to_all_single(out, line.contiguous(), received, sent, group=place.group)
+    return out

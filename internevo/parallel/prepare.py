@@ -1,0 +1,45 @@
+"""What a stage's settings do to a model, or a rank's part of one: kernel, recomputation, FP8, compilation."""
+
+from __future__ import annotations
+
+import torch
+
+from internevo.config.schema import StageConfig
+from internevo.model.attention import choose_kernel
+from internevo.model.fp8 import use_fp8
+from internevo.model.recompute import Policy, policies_within
+from internevo.model.transformer import Transformer
+
+
+def compute_dtype(stage: StageConfig) -> torch.dtype:
+    """What the stage computes in."""
+    return torch.bfloat16 if stage.train.precision == "bf16" else torch.float32
+
+
+def stage_kernel(stage: StageConfig, device: torch.device) -> str:
+    """The attention kernel of the stage on this device. Raises UserError when the one asked for cannot run there."""
+    return choose_kernel(stage.train.attention, device, compute_dtype(stage), stage.model.head_dim)
+
+
+def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, tokens: int | None = None) -> None:
+    """Let the blocks that are here run as the stage says; to be called before they are sharded.
+
+    `tokens` are those of a micro-batch whose activations this rank holds, all of them if not said.
+    """
+    train = stage.train
+    tokens = train.micro_batch * train.seq_len if tokens is None else tokens
+    model.use_kernel(stage_kernel(stage, device))
+    model.use_policies(block_policies(stage, len(list(model.blocks.children())), tokens))
+    if train.fp8 != "none":
+        use_fp8(model, train.fp8, device)
+    if train.compile:
+        model.compile_blocks(train.compile_mode)
+
+
+def block_policies(stage: StageConfig, layers: int, tokens: int) -> list[Policy]:
+    """What each of so many blocks recomputes, given the tokens of a micro-batch on this rank."""
+    train = stage.train
+    if train.recompute == "budget":
+        size = compute_dtype(stage).itemsize
+        return policies_within(stage.model, layers, tokens, size, train.activation_gib * 2**30)
+    return [Policy(train.recompute)] * layers

@@ -1,0 +1,82 @@
+"""Muon: momentum whose update is made orthogonal, for matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+The update of a matrix is scaled by `0.2 * sqrt(larger side)`, so that its root mean square is that of AdamW's and both
+can have the same learning rate and weight decay (Moonlight, arXiv 2502.16982).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from internevo.config.schema import OptimizerConfig
+
+OnWhole = Callable[[Callable[[Tensor], Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
+"""Calls a function on whole matrices, of which this process may hold parts, and gives its parts of the results."""
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration; chosen by its authors to bring singular values near one quickly, not exactly to it."""
+
+
+def ALONE(function: Callable[[Tensor], Tensor], matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The `OnWhole` of a process that holds all of every matrix."""
+    return {name: function(matrix) for name, matrix in matrices.items()}
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Newton-Schulz iteration: the matrix with all its singular values near one, in its own dtype."""
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)  # no singular value is larger than this norm
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal. Takes `grad_scale` and `found_inf` as torch's fused optimizers do."""
+
+    grad_scale: Tensor
+    found_inf: Tensor
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, dtype: torch.dtype, on_whole: OnWhole
+    ):
+        defaults = {"lr": config.lr, "weight_decay": config.weight_decay, "momentum": config.momentum}
+        super().__init__(list(parameters.values()), defaults)
+        self._names, self._dtype, self._on_whole = list(parameters), dtype, on_whole
+        for parameter in parameters.values():
+            self.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move all matrices; nothing changes when `found_inf` is 1."""
+        (group,) = self.param_groups
+        parameters, momentum = group["params"], group["momentum"]
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        good = self.found_inf == 0
+        # a buffer instead of a gradient that is not finite: the average then stays as it is
+        gradients = [torch.where(good, p.grad / self.grad_scale, m) for p, m in zip(parameters, buffers, strict=True)]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        torch._foreach_lerp_(gradients, buffers, momentum)
+        wanted = {name: g.to(self._dtype) for name, g in zip(self._names, gradients, strict=True)}
+        del gradients
+        updates = self._on_whole(_update, wanted)
+        lr = group["lr"] * good
+        torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        _subtract(parameters, [updates[name] for name in self._names], lr)
+
+
+def _update(matrix: Tensor) -> Tensor:
+    return orthogonalise(matrix) * (0.2 * sqrt(max(matrix.shape)))
+
+
+def _subtract(parameters: Sequence[Tensor], updates: Sequence[Tensor], lr: Tensor) -> None:
+    for parameter, update in zip(parameters, updates, strict=True):
+        parameter.sub_(update.to(parameter.dtype) * lr)
