@@ -19,6 +19,7 @@ from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.charts import Record, build_charts
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+from internevo.monitor.profile import KINDS, read_profiles
 
 
 def write_report(run: Path) -> Path:
@@ -44,6 +45,7 @@ def write_report(run: Path) -> Path:
         positions=_positions(evals),
         speed_note=_speed_note(environment),
         mixture=_mixture(config, steps),
+        time=_time(run),
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
         config=escape(config_file.read_text()),
@@ -199,6 +201,19 @@ def _mixture(config: RunConfig, steps: Sequence[Record]) -> str:
             wanted = weights.get(name, 0.0) / sum(weights.values())
             rows.append([stage.name, name, f"{tokens:,}", f"{tokens / total:.2%}" if total else "–", f"{wanted:.2%}"])
     return _table(["stage", "source", "real tokens", "share", "configured"], rows)
+
+
+def _time(run: Path) -> str:
+    """Where a step's time goes, of the steps that were profiled."""
+    profiles = read_profiles(run)
+    if not profiles:
+        return '<p class="note">No step was profiled: <code>monitor.profile.first</code> chooses some.</p>'
+    rows = []
+    for one in profiles:
+        whole = sum(one["seconds"].values())
+        shares = [f"{one['seconds'][kind] / whole:.1%}" for kind in KINDS]
+        rows.append([one["rank"], f"{one['first']:,}–{one['first'] + one['steps'] - 1:,}", f"{whole:.3f} s", *shares])
+    return _table(["rank", "steps", "all kinds", *KINDS], rows)
 
 
 def _checkpoints(run: Path) -> str:

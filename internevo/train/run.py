@@ -19,6 +19,7 @@ from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
 from internevo.monitor.environment import capture, write_environment
 from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rewind
+from internevo.monitor.profile import StepProfiler
 from internevo.monitor.report import write_report
 from internevo.monitor.sinks import Sinks, open_sinks
 from internevo.parallel.prepare import compute_dtype, stage_kernel
@@ -78,6 +79,7 @@ class Run:
             goes = "the run is complete" if done else "resuming"
             self.sinks.message(f"{goes} after step {self.progress.step:,} ({found.path.name})")
         self.sinks.message(f"attention: {self.kernel}")
+        self.profiler = StepProfiler(config.monitor.profile, folder.path, world.rank, world.device)
         saving = config.checkpoint
         self.writer = CheckpointWriter(folder.checkpoints, saving.keep, saving.asynchronous, world.saving)
 
@@ -105,6 +107,7 @@ class Run:
         try:
             self.writer.close()
         finally:
+            self.profiler.close()
             self.sinks.close()
 
     def _trainer(self, stage: StageConfig) -> StageTrainer:
@@ -115,7 +118,7 @@ class Run:
             newest = self.folder.checkpoints / step_name(step)
             engine.load(lambda tensors: read_tensors(newest, tensors, world.control))
         peak = self.peaks[stage.train.precision]
-        return StageTrainer(self.config.stages, self.progress, engine, world, peak)
+        return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler)
 
     def _check_stage(self, name: str) -> None:
         stages, progress = self.config.stages, self.progress

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.profiler import record_function
 
+from internevo.monitor.profile import UPDATE
 from internevo.train.engine import Engine
 from internevo.train.micro_batch import Staged
 
@@ -30,6 +32,7 @@ def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
     waits for the device once, at the end.
     """
     loss = engine.forward_backward(staged)
-    norm, moved = engine.update(loss, lr)
+    with record_function(UPDATE):
+        norm, moved = engine.update(loss, lr)
     mean, length, went = torch.stack([loss, norm.to(loss), moved.to(loss)]).tolist()
     return StepResult(mean, length, skipped=not went)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch.profiler import record_function
+
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.derive import rows_per_step, stage_steps
 from internevo.config.schema import StageConfig
@@ -13,6 +15,7 @@ from internevo.data.batch import Batch
 from internevo.data.loader import Loader
 from internevo.model.flops import causal_pairs, training_flops
 from internevo.monitor.metrics import StepMetrics, memory_gib
+from internevo.monitor.profile import DATA, StepProfiler
 from internevo.parallel.world import World
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids, check_skipped
@@ -41,11 +44,12 @@ class StageTrainer:
         engine: Engine,
         world: World,
         peak: Peak,
+        profiler: StepProfiler,
     ):
         self.stages, self.progress = stages, progress
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
-        self.engine, self.world, self.peak = engine, world, peak
+        self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
         self._saved = progress.step
 
     def run(
@@ -60,7 +64,9 @@ class StageTrainer:
             return
         with self._loader() as loader:
             while progress.stage_step < self.steps and progress.step < until and not interrupt.agreed(self.world):
-                report(self._step(loader))
+                with self.profiler.step(progress.step + 1):
+                    metrics = self._step(loader)
+                report(metrics)
                 check_skipped(progress.skipped_in_a_row, self.stage.train.max_skipped, progress.step)
                 done = progress.stage_step == self.steps
                 if done or (every and progress.step % every == 0):
@@ -91,7 +97,8 @@ class StageTrainer:
 
     def _step(self, loader: Loader) -> StepMetrics:
         start = time.perf_counter()
-        staged: Staged = loader.next()
+        with record_function(DATA):
+            staged: Staged = loader.next()
         waited = time.perf_counter() - start
         batch = staged.batch
         check_ids(batch, self.stage.model.vocab)

@@ -49,7 +49,7 @@ def go(world: World, changes: dict[str, Any], store: Path, saved: Path | None, s
     result = Trained()
     for number, batch in enumerate(next_batches(store, engine, STEPS)):
         if (number >= STEPS // 2) == (saved is not None):
-            loss = engine.forward_backward(batch)
+            loss = engine.forward_backward(engine.stage_batch(batch))
             norm, moved = engine.update(loss, LR)
             assert moved
             result.losses.append(loss.item())
@@ -67,7 +67,7 @@ def engines_in_turn(world: World, changes: dict[str, Any], store: Path) -> list[
     for _ in range(4):
         engine = make_engine(stage_with(changes), world)
         (batch,) = next_batches(store, engine, 1)
-        engine.update(engine.forward_backward(batch), LR)
+        engine.update(engine.forward_backward(engine.stage_batch(batch)), LR)
         engine.close()
         lines = Path("/proc/self/status").read_text().splitlines()
         resident += [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")]
@@ -78,7 +78,7 @@ def skip_a_step(world: World, changes: dict[str, Any], store: Path, folder: Path
     """Whether a step with an infinite weight was taken, and whether it left everything as it was."""
     engine = make_engine(stage_with(changes), world)
     first, second = next_batches(store, engine, 2)
-    engine.update(engine.forward_backward(first), LR)
+    engine.update(engine.forward_backward(engine.stage_batch(first)), LR)
     write_tensors(engine.state(), folder, world.control)
 
     def read(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -88,10 +88,10 @@ def skip_a_step(world: World, changes: dict[str, Any], store: Path, folder: Path
 
     engine.load(read)
     before = whole(engine.state())
-    _, moved = engine.update(engine.forward_backward(second), LR)
+    _, moved = engine.update(engine.forward_backward(engine.stage_batch(second)), LR)
     after = whole(engine.state())
     engine.close()
-    return moved, all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    return bool(moved), all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 @pytest.fixture(scope="module")
@@ -215,4 +215,4 @@ def test_one_process_may_offload(tmp_path: Path) -> None:
 def test_without_the_package_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(UserError, match=r"pip install 'internevo\[deepspeed\]', or use the engine fsdp"):
-        check_engine(stage_with({"zero": 2, "offload": ("none", "none"), "disk": None}), 1)
+        check_engine(stage_with({"zero": 2, "offload": ("none", "none"), "disk": None}), 1, torch.device("cpu"))
