@@ -15,7 +15,7 @@ from internevo.parallel.context import share_attention
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.tensor import NormToAll, TensorParallel, VocabularyEmbedding, cut, parallelize_block, replace
-from internevo.parallel.zero import shard_module
+from internevo.parallel.zero import gather_ahead, shard_module
 
 
 def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -> Transformer:
@@ -49,10 +49,16 @@ def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -
                 replace(model, name, kind, parallel)
     if mesh.layout.context > 1:
         share_attention(model.blocks, mesh)
+    if stage.parallel.asynchronous:
+        from internevo.parallel.asynchronous import enable_async_tensor_parallel  # loads torch's compiler
+
+        enable_async_tensor_parallel(mesh.tensor, mesh.device)
     tokens = stage.train.micro_batch * stage.train.seq_len // mesh.layout.context
     prepare_model(model, stage, mesh.device, tokens // (mesh.tensor.size if stage.parallel.sequence else 1))
     for block in model.blocks.children():
         shard_module(block, mesh, stage.parallel.zero.stage, dtype)
+    if stage.parallel.zero.stage == 3:
+        gather_ahead(model.blocks.children())
     return model
 
 

@@ -6,10 +6,12 @@ of identity and sum. All are no-ops in a group of one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 from torch import Tensor
 
 from internevo.parallel.mesh import Place
@@ -33,6 +35,8 @@ def gather_dim(tensor: Tensor, dim: int, place: Place) -> Tensor:
     """Every rank's part joined along `dim`; no gradient."""
     if place.size == 1:
         return tensor
+    if torch.compiler.is_compiling():
+        return _in_matrix_form(functional.all_gather_tensor, tensor, dim, place)
     tensor = tensor.movedim(dim, 0).contiguous()
     out = tensor.new_empty(place.size * tensor.shape[0], *tensor.shape[1:])
     _all_gather(out, tensor, group=place.group)
@@ -43,10 +47,28 @@ def scatter_sum_dim(tensor: Tensor, dim: int, place: Place) -> Tensor:
     """This rank's part along `dim` of the sum over the group; no gradient."""
     if place.size == 1:
         return tensor
+    if torch.compiler.is_compiling():
+        return _in_matrix_form(_functional_reduce_scatter, tensor, dim, place)
     tensor = tensor.movedim(dim, 0).contiguous()
     out = tensor.new_empty(tensor.shape[0] // place.size, *tensor.shape[1:])
     _reduce_scatter(out, tensor, group=place.group)
     return out.movedim(0, dim).contiguous()  # pipelines send only what is
+
+
+def _in_matrix_form(collective: Callable[..., Tensor], tensor: Tensor, dim: int, place: Place) -> Tensor:
+    """A collective in compiled code.
+
+    With one row a micro-batch it is put along the first of two dimensions, right beside the matrix product: torch's
+    async tensor parallelism knows them in this form only.
+    """
+    if dim == 1 and tensor.shape[0] == 1:
+        out = collective(tensor.view(tensor.shape[1:]), 0, place.group)
+        return out.view(1, *out.shape)
+    return collective(tensor, dim, place.group)
+
+
+def _functional_reduce_scatter(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+    return functional.reduce_scatter_tensor(tensor, "sum", dim, group)
 
 
 def exchange_dims(tensor: Tensor, cut: int, joined: int, place: Place) -> Tensor:

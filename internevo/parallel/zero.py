@@ -15,6 +15,9 @@ what comes out is the sum.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -36,6 +39,18 @@ def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, 
         # inputs are left alone: rotary tables stay fp32
         mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
     )
+
+
+def gather_ahead(blocks: Iterable[nn.Module]) -> None:
+    """Let a block's weights be gathered while its neighbour computes: forward the next block's, backward the one before.
+
+    With stage 3 one block more is whole at a time; gradients are reduced behind the next block's backward pass anyway.
+    """
+    for first, second in pairwise(blocks):
+        assert isinstance(first, FSDPModule)
+        assert isinstance(second, FSDPModule)
+        first.set_modules_to_forward_prefetch([second])
+        second.set_modules_to_backward_prefetch([first])
 
 
 def prepare_micro_batch(root: nn.Module, stage: int, last: bool) -> None:

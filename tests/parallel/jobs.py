@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from internevo.checkpoint.tensors import read_tensors, write_tensors
 from internevo.config.presets import model_preset
@@ -27,6 +29,7 @@ from internevo.config.schema import (
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.store import TokenStoreWriter
+from internevo.parallel.asynchronous import FoldReshapes
 from internevo.parallel.world import World
 from internevo.train import muon
 from internevo.train.engine import Engine, TorchEngine
@@ -129,6 +132,67 @@ def count_orthogonalised(world: World, changes: dict[str, Any], store: Path) -> 
     finally:
         muon.orthogonalise = before
     return counted
+
+
+def order_of_work(world: World, changes: dict[str, Any], store: Path) -> str:
+    """A letter for each gather of weights (g), attention forward (a) and backward (b), reduction of gradients (r)."""
+    letters = {"sdpa": "a", "sdpa_backward": "b", "_allgather_base_": "g", "_reduce_scatter_base_": "r"}
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+            name = function.overloadpacket.__name__
+            if name in letters:
+                seen.append(letters[name])
+            return function(*arguments, **(named or {}))
+
+    engine = engine_of(stage_of({**changes, "micro_batch": 4}), world)
+    with _loader(store, "best_fit", engine) as loader:
+        staged = engine.stage_batch(loader.next())
+        engine.forward_backward(staged)
+        with Watch():
+            engine.forward_backward(staged)
+    return "".join(seen)
+
+
+@dataclass
+class Compiled:
+    """What compiled steps did, and what torch's pass for async tensor parallelism finds in a block's two graphs.
+
+    For each gather how many products take it, and for each scatter whether a product gives it.
+    """
+
+    losses: list[float]
+    norms: list[float]
+    breaks: dict[str, int]
+    forward: tuple[list[int], list[bool]]
+    backward: tuple[list[int], list[bool]]
+
+
+def compile_and_look(world: World, changes: dict[str, Any], store: Path, steps: int) -> Compiled:
+    """Train some steps with compiled blocks."""
+    from torch._inductor import config as inductor
+    from torch._inductor.fx_passes import micro_pipeline_tp as passes
+
+    found: list[tuple[list[int], list[bool]]] = []
+
+    def look(graph: torch.fx.Graph) -> None:
+        gathers, scatters = passes.find_all_gather_patterns(graph), passes.find_reduce_scatter_patterns(graph)
+        takers = [len(passes._find_consumer_matmuls(one.res_node)) for one in gathers]
+        found.append((takers, [passes._find_producer_matmul(one.input_node) is not None for one in scatters]))
+
+    torch._dynamo.reset()
+    counters.clear()
+    result = Trained()
+    stage = stage_of(changes)
+    stage.train.compile = True
+    fold = FoldReshapes()
+    with inductor.patch(post_grad_custom_pre_pass=fold, post_grad_custom_post_pass=look, force_disable_caches=True):
+        engine = engine_of(stage, world)
+        with _loader(store, "best_fit", engine) as loader:
+            for _ in range(steps):
+                one_step(engine, loader.next(), result)
+    return Compiled(result.losses, result.norms, dict(counters["graph_break"]), found[0], found[1])
 
 
 def train_on_one_row(world: World, changes: dict[str, Any]) -> Trained:

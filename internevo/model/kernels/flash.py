@@ -43,9 +43,17 @@ def find(device: torch.device) -> tuple[str, Callable[..., Any]] | None:
     return None
 
 
-@torch.compiler.disable
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
     """Causal attention inside each document."""
+    return _uncompiled()(q, k, v, documents)
+
+
+@cache
+def _uncompiled() -> Callable[[Tensor, Tensor, Tensor, Documents], Tensor]:
+    return torch.compiler.disable(_attend)  # here and not above: it loads torch's compiler
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
     found = find(q.device)
     assert found is not None
     longest = varlen.longest(documents.host)
