@@ -42,7 +42,7 @@ def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, 
 
 
 def gather_ahead(blocks: Iterable[nn.Module]) -> None:
-    """Let a block's weights be gathered while its neighbour computes: forward the next block's, backward the one before.
+    """Let a block's weights be gathered while its neighbour computes, forward and backward.
 
     With stage 3 one block more is whole at a time; gradients are reduced behind the next block's backward pass anyway.
     """
