@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEEPSPEED := $(VENV)/.deepspeed
 
-.PHONY: help quickstart test test-heavy test-fast lint docs bench clean
+.PHONY: help quickstart test test-heavy test-fast test-gpu lint docs bench bench-gpu clean
 
 help:
 	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
 	@echo "make test         lint, types, import floors, generated docs and all tests but the heavy ones"
 	@echo "make test-heavy   the tests with many ranks, and those of the DeepSpeed engine"
 	@echo "make test-fast    the tests that take a moment each"
+	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
+	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
 	@echo "make docs         write docs/config.md anew from the schema"
 	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
 	@echo "make clean        remove the environment and caches (not runs)"
@@ -28,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEEPSPEED): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed,liger]'
 	@touch $@
 
 quickstart: $(READY)
@@ -49,6 +51,16 @@ test-heavy: $(DEEPSPEED)
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow and not heavy"
+
+# GPU machines often have their own torch and no network: nothing is installed for these two
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+MINUTES ?= 30
+
+test-gpu:
+	@$(GPU_PYTHON) -m pytest -rs tests/gpu
+
+bench-gpu:
+	@PYTHONPATH=. $(GPU_PYTHON) tools/bench_gpu.py --minutes $(MINUTES) --out docs/benchmarks/gpu.json
 
 docs: $(READY)
 	@$(BIN)/python tools/config_reference.py

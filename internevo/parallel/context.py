@@ -92,6 +92,9 @@ class ContextAttention:
 
     def __init__(self, mesh: Mesh):
         self.ring, self.ulysses = mesh.ring, mesh.ulysses
+        if self.ring.size > 1:
+            # its messages depend on the documents' lengths: compiled, it would be compiled anew for each batch
+            self._around_the_ring = torch.compiler.disable(self._around_the_ring)  # type: ignore[method-assign]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, kernel: str) -> Tensor:
         """q: `[batch, seq / context, heads, head_dim]`; k, v the same with kv heads. Returns a tensor like q."""
@@ -104,9 +107,12 @@ class ContextAttention:
         if self.ring.size == 1:
             out = attention(q, k, v, documents, kernel)
         else:
-            out = ring_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), documents.chunks, self.ring)
-            out = out.view_as(q)
+            out = self._around_the_ring(q, k, v, documents)
         return exchange(out, cut=tokens, joined=heads, place=self.ulysses)
+
+    def _around_the_ring(self, q: Tensor, k: Tensor, v: Tensor, documents: CutDocuments) -> Tensor:
+        q_line, k_line, v_line = (x.flatten(0, 1) for x in (q, k, v))
+        return ring_attention(q_line, k_line, v_line, documents.chunks, self.ring).view_as(q)
 
 
 def share_attention(blocks: torch.nn.Module, mesh: Mesh) -> None:

@@ -39,6 +39,36 @@ OVERRIDES = {
     "an unknown packer": ("data.packing=best-fit", "data.packing: unknown value 'best-fit'; did you mean best_fit?"),
     "a name that is no folder": ("name=a/b", "name: 'a/b' cannot name a folder"),
     "a name that is hidden": ("name=.run", "name: '.run' cannot name a folder"),
+    # speed and memory
+    "a recomputation that is not there": ("train.recompute=some", "train.recompute: unknown value 'some'"),
+    "a budget of nothing": (
+        "train.recompute=budget",
+        "train.activation_gib: goes with train.recompute=budget, found 0",
+    ),
+    "GiB without a budget": ("train.activation_gib=20", "found 20 with train.recompute=none"),
+    "a mode of a compiler that is off": ("train.compile_mode=reduce-overhead", "needs train.compile=true"),
+    "fp8 on cut matrices": (
+        "train.fp8=rowwise; parallel.tensor=2",
+        "train.fp8: cannot cut matrices over ranks yet; parallel.tensor must be 1, found 2",
+    ),
+    "a loss that cannot share the vocabulary": (
+        "train.loss=torch; parallel.tensor=2",
+        "train.loss: torch runs without tensor and pipeline parallelism",
+    ),
+    "flex over ranks": ("train.attention=flex; parallel.context.size=2", "train.attention: flex cannot attend over"),
+    "split weights in fp32": (
+        "optimizer.state=split; train.precision=fp32",
+        "optimizer.state: split is for train.precision=bf16, found fp32",
+    ),
+    "split weights under Muon": ("optimizer.state=bf16; optimizer.name=muon", "for optimizer.name=adamw, found muon"),
+    "split weights over ranks": ("optimizer.state=split; parallel.tensor=2", "parallel.tensor must be 1, found 2"),
+    "momentum of one": ("optimizer.momentum=1", "optimizer.momentum: must be a number in [0, 1), found 1.0"),
+    "asynchronous and uncompiled": ("parallel.asynchronous=true", "parallel.asynchronous: needs train.compile=true"),
+    "Muon under DeepSpeed": (
+        "optimizer.name=muon; parallel.zero.engine=deepspeed; parallel.zero.stage=2",
+        "optimizer.name: must be adamw with the engine deepspeed, found muon",
+    ),
+    "a profile of no steps": ("monitor.profile={first: 3, steps: 0}", "monitor.profile.steps: must be at least 1"),
     # types
     "text for a number": ("train.seq_len=long", "train.seq_len: expected a whole number (4096, 4M), found 'long'"),
     "a share for a count": ("train.micro_batch=1.5", "train.micro_batch: expected a whole number"),
@@ -192,7 +222,7 @@ def test_a_bad_value(case: str) -> None:
     if expected is None:
         assert load_config(config(GOOD), [override]).stages[0].train.steps is None
     else:
-        assert expected in message(config(GOOD), override)
+        assert expected in message(config(GOOD), *override.split("; "))
 
 
 @pytest.mark.parametrize("case", FILES)

@@ -189,7 +189,8 @@ def compile_and_look(world: World, changes: dict[str, Any], store: Path, steps: 
     fold = FoldReshapes()
     with inductor.patch(post_grad_custom_pre_pass=fold, post_grad_custom_post_pass=look, force_disable_caches=True):
         engine = engine_of(stage, world)
-        with _loader(store, "best_fit", engine) as loader:
+        once = torch._dynamo.config.patch(error_on_recompile=True)
+        with _loader(store, "best_fit", engine) as loader, once:
             for _ in range(steps):
                 one_step(engine, loader.next(), result)
     return Compiled(result.losses, result.norms, dict(counters["graph_break"]), found[0], found[1])

@@ -28,11 +28,20 @@ def test_messages_lie_beside_products(store: Path, ranks: Any) -> None:  # noqa:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    "changes", [{"zero": 3}, {"tensor": 2, "micro_batch": 2}, {"zero": 3, "recompute": "selective"}]
+    "changes",
+    [
+        {"zero": 3},
+        {"zero": 3, "recompute": "selective"},
+        {"tensor": 2, "micro_batch": 2},
+        {"context": 2, "ulysses": 2},
+        {"context": 2, "ulysses": 1},
+        {"pipeline": 2},
+    ],
 )
 def test_compiled_layouts(changes: dict[str, Any], store: Path, ranks: Any) -> None:  # noqa: F811
-    expected = train(ALONE, {"micro_batch": 8}, store, 2)
-    for seen in ranks(2).run(compile_and_look, changes, store, 2):
-        assert seen.breaks == {}
+    """The same numbers; no graph break but for the ring, whose messages depend on the documents; compiled once."""
+    expected = train(ALONE, {"micro_batch": 8}, store, 4)
+    for seen in ranks(2).run(compile_and_look, changes, store, 4):
+        assert seen.breaks == {} or changes.get("ulysses") == 1
         assert seen.losses == pytest.approx(expected.losses, rel=1e-5)
         assert seen.norms == pytest.approx(expected.norms, rel=1e-4)
