@@ -14,7 +14,7 @@ from tests.parallel.jobs import ALONE, compile_and_look, train
 from tests.parallel.test_layouts import store  # noqa: F401
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_messages_lie_beside_products(store: Path, ranks: Any) -> None:  # noqa: F811
     """Forward: both gathers of a block feed products (of q, k, v, and gate and up), both scatters follow one."""
     expected = train(ALONE, {"micro_batch": 8}, store, 2)
@@ -30,7 +30,6 @@ def test_messages_lie_beside_products(store: Path, ranks: Any) -> None:  # noqa:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"zero": 3},
         {"zero": 3, "recompute": "selective"},
         {"tensor": 2, "micro_batch": 2},
         {"context": 2, "ulysses": 2},

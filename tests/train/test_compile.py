@@ -33,7 +33,7 @@ def batches(folder, count: int) -> list[Batch]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", pytest.param("full", marks=pytest.mark.heavy)])
 def test_compiled_blocks(tmp_path, recompute: str) -> None:
     """Fifty steps of different documents: zero graph breaks, one graph for all blocks, zero recompilations."""
     torch._dynamo.reset()

@@ -39,10 +39,10 @@ def test_it_trains_as_bf16(scaling: str, state: str) -> None:
     losses = {}
     for fp8 in ("none", scaling):
         engine = build(fp8, state)
-        losses[fp8] = [train_step(engine, engine.stage_batch(random_batch(0)), 3e-3).loss for _ in range(20)]
+        losses[fp8] = [train_step(engine, engine.stage_batch(random_batch(0)), 3e-3).loss for _ in range(10)]
     assert losses[scaling] != losses["none"]
     assert losses[scaling] == pytest.approx(losses["none"], rel=0.03)
-    assert losses[scaling][-1] < 0.8 * losses[scaling][0]
+    assert losses[scaling][-1] < 0.9 * losses[scaling][0]
 
 
 def test_a_product_is_off_by_what_fp8_rounds() -> None:
@@ -53,7 +53,7 @@ def test_a_product_is_off_by_what_fp8_rounds() -> None:
     assert 0.01 < error < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_compiled_without_a_break() -> None:
     torch._dynamo.reset()
     counters.clear()

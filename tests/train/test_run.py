@@ -136,10 +136,30 @@ def test_a_complete_run_is_left_alone(tmp_path: Path, capsys) -> None:
     assert steps(tmp_path / "runs" / "run") == before
 
 
-def test_recompute_and_synchronous_saves_change_nothing(tmp_path: Path, unbroken: Path) -> None:
+@pytest.mark.parametrize(
+    "recompute", ["recompute=full", "recompute=selective", "recompute=budget train.activation_gib=0.001"]
+)
+def test_recompute_and_synchronous_saves_change_nothing(tmp_path: Path, unbroken: Path, recompute: str) -> None:
     path = write_config(tmp_path, checkpoint={"every": 3, "asynchronous": False})
-    train(load_config(path, ["train.recompute=full"]), ["test"])
+    train(load_config(path, f"train.{recompute}".split()), ["test"])
     same_run(tmp_path / "runs" / "run", unbroken)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.name=muon"],
+        ["optimizer.state=bf16", "train.precision=bf16"],
+        pytest.param(["train.fp8=rowwise", "train.precision=bf16"], marks=pytest.mark.heavy),
+    ],
+)
+def test_left_and_gone_on_with(tmp_path: Path, overrides: list[str]) -> None:
+    """Other optimizers and numbers go on bitwise too, also across a stage's end."""
+    path = write_config(tmp_path)
+    train(load_config(path, ["name=whole", *overrides]), ["test"])
+    for until in (4, 10, 99):
+        train(load_config(path, overrides), ["test"], until=until)
+    same_run(tmp_path / "runs" / "run", tmp_path / "runs" / "whole")
 
 
 def test_micro_batch_does_not_change_the_numbers(tmp_path: Path, unbroken: Path) -> None:
