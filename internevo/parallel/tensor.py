@@ -83,8 +83,7 @@ class NormToAll(nn.Module):
         self.weight, self.eps, self.parallel = norm.weight, norm.eps, parallel
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        return self.parallel.to_all(F.rms_norm(x.float(), weight.shape, weight.float(), self.eps).to(x.dtype))
+        return self.parallel.to_all(F.rms_norm(x, self.weight.shape, self.weight, self.eps))
 
 
 class VocabularyEmbedding(nn.Module):
