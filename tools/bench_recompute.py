@@ -4,7 +4,7 @@
 
 The 25M-parameter model on one long row a step. Policies take turns, each in a process of its own; memory is the peak
 over what the process held before its first step (resident on a CPU, allocated on a GPU), less gradients and optimizer
-state, which every policy has.
+state, which every policy has. On a CPU, times are the processor's: the clock tells of whoever else is on the machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHOICES = ("none", "selective", "full", "budget, half of none")
 
 
 def work(choice: str, seq_len: int, steps: int) -> dict[str, Any]:
-    """Peak memory in bytes and the median seconds of forward and backward."""
+    """Peak memory in bytes, and the median seconds of forward and backward by the clock and of the processor."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = model_preset("tiny-25m")
     precision = "bf16" if device.type == "cuda" else "fp32"
@@ -53,10 +53,11 @@ def work(choice: str, seq_len: int, steps: int) -> dict[str, Any]:
     peak = _Peak(device)
     seconds = []
     for _ in range(steps):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         engine.forward_backward(staged).item()
-        seconds.append(time.perf_counter() - start)
-    return {"peak": peak.bytes(), "seconds": statistics.median(seconds)}
+        seconds.append((time.perf_counter() - start, time.process_time() - used))
+    wall, processor = (statistics.median(values) for values in zip(*seconds, strict=True))
+    return {"peak": peak.bytes(), "seconds": wall, "processor_seconds": processor}
 
 
 class _Peak:
@@ -101,7 +102,8 @@ def main() -> None:
     for choice, results in found.items():
         peak = statistics.median(one["peak"] for one in results)
         pairs = zip(results, found["none"], strict=True)
-        slower = statistics.median(one["seconds"] / none["seconds"] for one, none in pairs)
+        key = "seconds" if torch.cuda.is_available() else "processor_seconds"
+        slower = statistics.median(one[key] / none[key] for one, none in pairs)
         first = statistics.median(one["peak"] for one in found["none"])
         print(f"{choice:24}{peak / 2**20:10,.0f}{peak / first:9.2f}{slower:14.2f}", flush=True)
     if args.out:

@@ -118,22 +118,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--variants", help="only those whose names have this in them; --out keeps the others it has")
     parser.add_argument("--out", type=Path, help="write the raw numbers here as JSON")
     args = parser.parse_args()
-    text, results, first = read_bytes(), [], None
+    text, settings = read_bytes(), {"steps": args.steps, "seeds": args.seeds, "tokens_per_step": SEQ * ROWS}
+    results: dict[str, dict[str, Any]] = {}
+    if args.variants and args.out and args.out.exists():
+        before = json.loads(args.out.read_text())
+        if any(before[key] != value for key, value in settings.items()):
+            parser.error(f"{args.out} was made with other settings")
+        results = {one["variant"]: one for one in before["results"]}
     print(f"{'variant':44}{'training':>10}{'held out':>10}{'more':>9}")
     for name, build in variants().items():
+        if args.variants and args.variants not in name:
+            continue
         start = time.perf_counter()
         runs = [train(build, text, args.steps, seed) for seed in range(args.seeds)]
         training, held_out = (statistics.mean(values) for values in zip(*runs, strict=True))
-        first = held_out if first is None else first
-        results.append({"variant": name, "runs": runs, "training": training, "held_out": held_out})
-        results[-1] |= {"more": held_out - first, "seconds": time.perf_counter() - start}
-        print(f"{name:44}{training:10.4f}{held_out:10.4f}{held_out - first:+9.4f}", flush=True)
+        record = {"variant": name, "runs": runs, "training": training, "held_out": held_out}
+        results[name] = {**record, "seconds": time.perf_counter() - start}
+        more = held_out - next(iter(results.values()))["held_out"]
+        print(f"{name:44}{training:10.4f}{held_out:10.4f}{more:+9.4f}", flush=True)
         if args.out:
             facts = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-            facts |= {"steps": args.steps, "seeds": args.seeds, "tokens_per_step": SEQ * ROWS}
-            args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+            raw = {**facts, **settings, "results": list(results.values())}
+            args.out.write_text(json.dumps(raw, indent=1) + "\n")
 
 
 if __name__ == "__main__":

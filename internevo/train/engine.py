@@ -14,7 +14,7 @@ from internevo.data.batch import Batch, digest
 from internevo.data.loader import WHOLE, Part
 from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import compute_dtype, prepare_model
-from internevo.train.loss_model import loss_model
+from internevo.train.loss_model import LossModel, loss_model
 from internevo.train.micro_batch import Staged
 from internevo.train.optimizer import Optimizers, clip_scale
 from internevo.train.precision import bf16_copy
@@ -126,7 +126,29 @@ class TorchEngine(Engine):
         self.updated()
 
 
-class LocalEngine(TorchEngine):
+class OneProcess(Engine):
+    """An engine whose whole model is on this process."""
+
+    model: LossModel
+
+    def forward_backward(self, staged: Staged) -> Tensor:
+        labels = max(1, staged.batch.label_count)
+        total = torch.zeros((), device=self.device)
+        for micro in staged:
+            loss = self.model(micro) / labels
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    @torch.no_grad()
+    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [(self.model(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
+
+    def add_up(self, values: Tensor) -> Tensor:
+        return values
+
+
+class LocalEngine(OneProcess, TorchEngine):
     """All on one process. With bf16, the passes run on a bf16 copy of the model."""
 
     def __init__(self, master: Transformer, stage: StageConfig, device: torch.device):
@@ -140,15 +162,6 @@ class LocalEngine(TorchEngine):
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.master.named_parameters())
 
-    def forward_backward(self, staged: Staged) -> Tensor:
-        labels = max(1, staged.batch.label_count)
-        total = torch.zeros((), device=self.device)
-        for micro in staged:
-            loss = self.model(micro) / labels
-            loss.backward()
-            total += loss.detach()
-        return total
-
     def gradient_norm(self) -> Tensor:
         return nn.utils.get_total_norm([p.grad for p in self.master.parameters() if p.grad is not None])
 
@@ -156,10 +169,3 @@ class LocalEngine(TorchEngine):
     def updated(self) -> None:
         if self.model.transformer is not self.master:
             torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
-
-    @torch.no_grad()
-    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        return [(self.model(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
-
-    def add_up(self, values: Tensor) -> Tensor:
-        return values

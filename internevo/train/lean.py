@@ -14,13 +14,11 @@ from torch import Tensor
 
 from internevo.config.derive import rows_per_step
 from internevo.config.schema import StageConfig
-from internevo.data.batch import Batch
 from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import prepare_model
 from internevo.train.build import empty_model
-from internevo.train.engine import Engine
+from internevo.train.engine import OneProcess
 from internevo.train.loss_model import loss_model
-from internevo.train.micro_batch import Staged
 from internevo.train.optimizer import clip_scale, decays
 from internevo.train.split import join, noise_like, round_by_chance, split
 
@@ -28,7 +26,7 @@ PIECE = 2**26
 """Elements updated at one time: what is between bf16 and fp32 is in memory for these only."""
 
 
-class LeanEngine(Engine):
+class LeanEngine(OneProcess):
     """AdamW on split weights, on one process. `model` brings the first weights, in fp32, and is given up."""
 
     def __init__(self, model: Transformer, stage: StageConfig, device: torch.device):
@@ -50,15 +48,6 @@ class LeanEngine(Engine):
         if rows_per_step(stage.train) > stage.train.micro_batch:
             for name, parameter in self.parameters.items():
                 parameter.register_post_accumulate_grad_hook(self._adder(name))
-
-    def forward_backward(self, staged: Staged) -> Tensor:
-        labels = max(1, staged.batch.label_count)
-        total = torch.zeros((), device=self.device)
-        for micro in staged:
-            loss = self.model(micro) / labels
-            loss.backward()
-            total += loss.detach()
-        return total
 
     @torch.no_grad()
     def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -105,13 +94,6 @@ class LeanEngine(Engine):
             self.first[name].copy_(first)
             self.second[name].copy_(second)
             self.steps.copy_(steps)
-
-    @torch.no_grad()
-    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        return [(self.model(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
-
-    def add_up(self, values: Tensor) -> Tensor:
-        return values
 
     def _set_weight(self, name: str, weight: Tensor) -> None:
         high, rest = split(weight)
