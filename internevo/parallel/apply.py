@@ -9,10 +9,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from internevo.config.derive import rows_per_step
 from internevo.config.schema import StageConfig
 from internevo.model.transformer import Transformer, initial_values
 from internevo.parallel.context import share_attention
 from internevo.parallel.mesh import Mesh
+from internevo.parallel.pipeline import in_flight
 from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.tensor import NormToAll, TensorParallel, VocabularyEmbedding, cut, parallelize_block, replace
 from internevo.parallel.zero import gather_ahead, shard_module
@@ -53,13 +55,23 @@ def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -
         from internevo.parallel.asynchronous import enable_async_tensor_parallel  # loads torch's compiler
 
         enable_async_tensor_parallel(mesh.tensor, mesh.device)
-    tokens = stage.train.micro_batch * stage.train.seq_len // mesh.layout.context
-    prepare_model(model, stage, mesh.device, tokens // (mesh.tensor.size if stage.parallel.sequence else 1))
+    prepare_model(model, stage, mesh.device, _kept_tokens(stage, mesh))
     for block in model.blocks.children():
         shard_module(block, mesh, stage.parallel.zero.stage, dtype)
     if stage.parallel.zero.stage == 3:
         gather_ahead(model.blocks.children())
     return model
+
+
+def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:
+    """The tokens whose activations a block of this rank keeps at one time, counting what shares the rank with it."""
+    train, pipeline = stage.train, stage.parallel.pipeline
+    tokens = train.micro_batch * train.seq_len // mesh.layout.context
+    tokens //= mesh.tensor.size if stage.parallel.sequence else 1
+    if mesh.pipeline.size == 1:
+        return tokens
+    count = rows_per_step(train) // (mesh.data.size * train.micro_batch)
+    return tokens * in_flight(pipeline.schedule, pipeline.size, count)
 
 
 def _give_weights(module: nn.Module, prefix: str, stage: StageConfig, mesh: Mesh) -> None:

@@ -32,6 +32,15 @@ def stages_of(rank: int, size: int, schedule: str) -> list[int]:
     return [rank + size * number for number in range(STAGES_PER_RANK[schedule])]
 
 
+def in_flight(schedule: str, size: int, micro_batches: int) -> int:
+    """For how many micro-batches a rank's stages keep activations at most, added up over its stages.
+
+    A micro-batch counts from a stage's forward pass until its backward pass begins. Counted by running the schedules.
+    """
+    most = {"1f1b": size, "interleaved": 3 * size - 1, "zbv": 2 * size}[schedule]
+    return min(most, micro_batches * STAGES_PER_RANK[schedule])
+
+
 def split_layers(model: ModelConfig, stages: int) -> list[range]:
     """The blocks of each stage, such that the dearest stage is as cheap as can be.
 

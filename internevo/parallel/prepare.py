@@ -24,7 +24,7 @@ def stage_kernel(stage: StageConfig, device: torch.device) -> str:
 def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, tokens: int | None = None) -> None:
     """Let the blocks that are here run as the stage says; to be called before they are sharded.
 
-    `tokens` are those of a micro-batch whose activations this rank holds, all of them if not said.
+    `tokens` are those whose activations a block keeps at one time, a micro-batch's if not said.
     """
     train = stage.train
     tokens = train.micro_batch * train.seq_len if tokens is None else tokens
@@ -37,7 +37,7 @@ def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, 
 
 
 def block_policies(stage: StageConfig, layers: int, tokens: int) -> list[Policy]:
-    """What each of so many blocks recomputes, given the tokens of a micro-batch on this rank."""
+    """What each of so many blocks recomputes, given the tokens whose activations it keeps at one time."""
     train = stage.train
     if train.recompute == "budget":
         size = compute_dtype(stage).itemsize

@@ -34,6 +34,7 @@ from internevo.parallel.world import World
 from internevo.train import muon
 from internevo.train.engine import Engine, TorchEngine
 from internevo.train.make_engine import make_engine
+from internevo.train.pipelined import PipelinedEngine
 from internevo.train.step import train_step
 
 SEQ_LEN, ROWS, VOCAB, LR = 64, 8, 512, 3e-3
@@ -153,6 +154,33 @@ def order_of_work(world: World, changes: dict[str, Any], store: Path) -> str:
         with Watch():
             engine.forward_backward(staged)
     return "".join(seen)
+
+
+def most_in_flight(world: World, changes: dict[str, Any], store: Path) -> int:
+    """For how many micro-batches this rank's stages of a pipeline have at most run forward only, added up."""
+    engine = engine_of(stage_of(changes), world)
+    assert isinstance(engine, PipelinedEngine)
+    now: dict[int, int] = {}
+    most = 0
+
+    def watch(number: int) -> None:
+        def forward(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            nonlocal most
+            now[number] = now.get(number, 0) + 1
+            most = max(most, sum(now.values()))
+            if output.requires_grad:
+                output.register_hook(backward)
+
+        def backward(gradient: torch.Tensor) -> None:
+            now[number] -= 1
+
+        engine.models[number].register_forward_hook(forward)
+
+    for number in engine.models:
+        watch(number)
+    with _loader(store, "best_fit", engine) as loader:
+        one_step(engine, loader.next(), Trained())
+    return most
 
 
 @dataclass

@@ -1,11 +1,14 @@
-"""ZeRO's messages begin early enough to travel beside the work: their order, as it is launched."""
+"""The order in which work is launched: messages early enough to travel beside it, micro-batches few enough to keep."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.jobs import order_of_work
+import pytest
+
+from internevo.parallel.pipeline import in_flight
+from tests.parallel.jobs import most_in_flight, order_of_work
 from tests.parallel.test_layouts import store  # noqa: F401
 
 
@@ -17,3 +20,10 @@ def test_gathers_ahead_and_reduces_behind(store: Path, ranks: Any) -> None:  # n
     """
     for order in ranks(2).run(order_of_work, {"zero": 3}, store):
         assert order == "ggg" + "ag" + "ag" + "a" + "a" + "gg" + "brg" + "brg" + "br" + "br" + "r"
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
+def test_micro_batches_in_flight(schedule: str, store: Path, ranks: Any) -> None:  # noqa: F811
+    """What a budget of memory counts on: of eight micro-batches, no rank keeps more, and one keeps as many."""
+    seen = ranks(2).run(most_in_flight, {"pipeline": 2, "schedule": schedule}, store)
+    assert max(seen) == in_flight(schedule, 2, 8)
