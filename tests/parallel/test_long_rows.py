@@ -32,7 +32,8 @@ def peak_of_a_step(world: World, changes: dict[str, Any]) -> int:
     stage = stage_of({**changes, "layers": 2})
     stage.train.seq_len = stage.train.batch_tokens = TOKENS
     engine = engine_of(stage, world)
-    engine.forward_backward(engine.stage_batch(row_of(200, 56)))  # libraries load code and buffers with their first work
+    # libraries load code and buffers with their first work
+    engine.forward_backward(engine.stage_batch(row_of(200, 56)))
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     engine.forward_backward(engine.stage_batch(row_of(*DOCUMENTS)))
