@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.parallel.jobs import write_documents
 from tests.parallel.ranks import RankPool
 
 
@@ -22,3 +24,9 @@ def ranks() -> Iterator[Callable[[int], RankPool]]:
     yield get
     for pool in pools.values():
         pool.close()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents of wildly different lengths, for every test of layouts."""
+    return write_documents(tmp_path_factory.mktemp("documents") / "train")

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from tests.parallel.jobs import ALONE, compile_and_look, train
-from tests.parallel.test_layouts import store  # noqa: F401
 
 
 @pytest.mark.heavy
-def test_messages_lie_beside_products(store: Path, ranks: Any) -> None:  # noqa: F811
+def test_messages_lie_beside_products(store: Path, ranks: Any) -> None:
     """Forward: both gathers of a block feed products (of q, k, v, and gate and up), both scatters follow one."""
     expected = train(ALONE, {"micro_batch": 8}, store, 2)
     for seen in ranks(2).run(compile_and_look, {"tensor": 2}, store, 2):
@@ -37,7 +36,7 @@ def test_messages_lie_beside_products(store: Path, ranks: Any) -> None:  # noqa:
         {"pipeline": 2},
     ],
 )
-def test_compiled_layouts(changes: dict[str, Any], store: Path, ranks: Any) -> None:  # noqa: F811
+def test_compiled_layouts(changes: dict[str, Any], store: Path, ranks: Any) -> None:
     """The same numbers; no graph break but for the ring, whose messages depend on the documents; compiled once."""
     expected = train(ALONE, {"micro_batch": 8}, store, 4)
     for seen in ranks(2).run(compile_and_look, changes, store, 4):

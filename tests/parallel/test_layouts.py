@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import ALONE, Trained, train, train_on_one_row, write_documents
+from tests.parallel.jobs import ALONE, Trained, train, train_on_one_row
 
 # Micro-batches of one row, if not said otherwise; of two where messages between many ranks take most of the time.
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -74,11 +74,6 @@ LIGHT = (
 def rows(names: Iterable[str]) -> list[Any]:
     """The layouts of these names, the heavy ones marked."""
     return [pytest.param(name, marks=[pytest.mark.heavy] * (name not in LIGHT)) for name in names]
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_documents(tmp_path_factory.mktemp("documents") / "train")
 
 
 @cache

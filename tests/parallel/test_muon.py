@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.parallel.jobs import ALONE, count_orthogonalised, train
-from tests.parallel.test_layouts import store  # noqa: F401
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2, zero 1": (2, {"zero": 1}),
@@ -23,7 +22,7 @@ ROWS = [pytest.param(name, marks=[pytest.mark.heavy] * (name in HEAVY)) for name
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> None:  # noqa: F811
+def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> None:
     world, changes = LAYOUTS[name]
     torch.set_num_threads(1)
     changes = {**changes, "optimizer": "muon"}
@@ -35,6 +34,6 @@ def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> N
         assert (got.weights[key] - weight).norm() <= 1e-3 * weight.norm(), key
 
 
-def test_the_work_is_shared(store: Path, ranks: Any) -> None:  # noqa: F811
+def test_the_work_is_shared(store: Path, ranks: Any) -> None:
     """Four blocks of seven matrices: two ranks do 14 each, not 28."""
     assert ranks(2).run(count_orthogonalised, {"zero": 1, "optimizer": "muon"}, store) == [14, 14]

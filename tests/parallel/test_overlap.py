@@ -9,10 +9,9 @@ import pytest
 
 from internevo.parallel.pipeline import in_flight
 from tests.parallel.jobs import most_in_flight, order_of_work
-from tests.parallel.test_layouts import store  # noqa: F401
 
 
-def test_gathers_ahead_and_reduces_behind(store: Path, ranks: Any) -> None:  # noqa: F811
+def test_gathers_ahead_and_reduces_behind(store: Path, ranks: Any) -> None:
     """Weights gathered (g), attention forward (a) and backward (b), gradients reduced (r), of four blocks and the root.
 
     Before each block's attention the next block's weights are on their way, and backward those of the block before; a
@@ -23,7 +22,7 @@ def test_gathers_ahead_and_reduces_behind(store: Path, ranks: Any) -> None:  # n
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
-def test_micro_batches_in_flight(schedule: str, store: Path, ranks: Any) -> None:  # noqa: F811
+def test_micro_batches_in_flight(schedule: str, store: Path, ranks: Any) -> None:
     """What a budget of memory counts on: of eight micro-batches, no rank keeps more, and one keeps as many."""
     seen = ranks(2).run(most_in_flight, {"pipeline": 2, "schedule": schedule}, store)
     assert max(seen) == in_flight(schedule, 2, 8)
