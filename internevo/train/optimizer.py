@@ -48,8 +48,7 @@ class Optimizers:
         Both are scalars on the device, which nobody waits for.
         """
         for optimizer in self.all:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(optimizer, lr)
             # the two that torch's fused optimizers take from a gradient scaler
             optimizer.grad_scale, optimizer.found_inf = scale, 1.0 - finite.float()  # type: ignore[attr-defined]
             optimizer.step()
