@@ -12,6 +12,7 @@ from internevo.config.schema import DataConfig, ModelConfig, OptimizerConfig, Ru
 from internevo.config.typed import did_you_mean
 
 CHOICES = {
+    "model.rope_scaling.kind": ("none", "linear", "llama3", "yarn"),
     "optimizer.name": ("adamw", "muon"),
     "optimizer.state": ("fp32", "split", "bf16"),
     "schedule.name": ("constant", "linear", "cosine", "wsd"),
@@ -61,6 +62,8 @@ LEAST = {
     "model.vocab": 2,
     "model.norm_eps": 0.0,
     "model.rope_base": 1.0,
+    "model.rope_scaling.factor": 1.0,
+    "model.rope_scaling.original_seq_len": 0,
     "model.init_std": 0.0,
 }
 """The least value of a number."""
@@ -80,6 +83,8 @@ def check(config: RunConfig, check_data: bool) -> list[str]:
         for problem in found:
             everywhere = all(problem in others for others in by_stage.values())
             problems.append(problem if everywhere else f"stages.{name}.{problem}")
+    if check_data and config.train.init_from is not None and not Path(config.train.init_from).exists():
+        problems.append(f"train.init_from: {config.train.init_from} does not exist")
     if check_data and config.tokenizer is not None and not Path(config.tokenizer).exists():
         problems.append(f"tokenizer: {config.tokenizer} does not exist")
     return list(dict.fromkeys(problems))
@@ -122,6 +127,11 @@ def _model(model: ModelConfig) -> Iterator[str]:
         yield f"model.kv_heads: {model.heads} heads cannot be shared evenly by {model.kv_heads} kv heads"
     if model.head_dim % 2:
         yield f"model.head_dim: must be even for the rotary embedding, found {model.head_dim}"
+    scaling = model.rope_scaling
+    if scaling.kind in ("llama3", "yarn") and not scaling.original_seq_len:
+        yield f"model.rope_scaling.original_seq_len: {scaling.kind} needs the row length that the model was trained on"
+    if scaling.kind == "llama3" and scaling.high_freq_factor <= scaling.low_freq_factor:
+        yield "model.rope_scaling.high_freq_factor: must be above low_freq_factor"
 
 
 def _parallel(stage: StageConfig) -> Iterator[str]:
@@ -273,12 +283,12 @@ def _unchanging(config: RunConfig) -> Iterator[str]:
     """What a stage may not change, because weights, tokens and optimizer state go on from the stage before."""
     for stage in config.stages:
         for key, value in vars(stage.model).items():
-            if key not in ("rope_base", "preset") and value != getattr(config.model, key):
+            if key not in ("rope_base", "rope_scaling", "preset") and value != getattr(config.model, key):
                 yield (
-                    f"stages.{stage.name}.model.{key}: a stage may change rope_base only; the run has {key} "
-                    + str(getattr(config.model, key))
+                    f"stages.{stage.name}.model.{key}: a stage may change rope_base and rope_scaling only; "
+                    f"the run has {key} {getattr(config.model, key)}"
                 )
-        for path in ("tokenizer", "optimizer.name", "train.seed"):
+        for path in ("tokenizer", "optimizer.name", "train.seed", "train.init_from"):
             if _get(stage, path) != _get(config, path):
                 yield f"stages.{stage.name}.{path}: a stage cannot change it; the run has {_get(config, path)!r}"
 

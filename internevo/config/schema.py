@@ -13,6 +13,30 @@ from omegaconf import MISSING
 
 
 @dataclass
+class RopeScalingConfig:
+    """How the rotary angles of a model trained on shorter rows are stretched over longer ones. Public checkpoints come
+    with it; for a model of your own, raising `rope_base` in a stage is simpler."""
+
+    kind: str = "none"
+    """`none`; `linear`: positions divided by `factor` (arXiv 2306.15595); `llama3`: long wavelengths only, as in
+    Llama 3.1; `yarn`: interpolation by wavelength with a temperature on attention (arXiv 2309.00071)."""
+    factor: float = 1.0
+    """How many times longer the rows become."""
+    original_seq_len: int = 0
+    """The row length before; needed by `llama3` and `yarn`."""
+    low_freq_factor: float = 1.0
+    """`llama3` only: wavelengths above `original_seq_len / low_freq_factor` are stretched by the whole factor."""
+    high_freq_factor: float = 4.0
+    """`llama3` only: wavelengths below `original_seq_len / high_freq_factor` stay as they are."""
+    beta_fast: float = 32.0
+    """`yarn` only: channels that turn more often than this over the original length stay as they are."""
+    beta_slow: float = 1.0
+    """`yarn` only: channels that turn less often than this are stretched by the whole factor."""
+    temperature: float | None = None
+    """`yarn` only: cosines and sines are multiplied by it; `0.1 ln(factor) + 1` when absent."""
+
+
+@dataclass
 class ModelConfig:
     """The shape of the transformer. `preset` fills every field; fields set beside it win."""
 
@@ -36,12 +60,16 @@ class ModelConfig:
     norm_eps: float = 1e-5
     """Added to the mean square inside RMSNorm."""
     rope_base: float = 10000.0
-    """Base of the rotary embedding's wavelengths. A stage with longer rows usually raises it; it is the only
-    key of `model` that a stage may change."""
+    """Base of the rotary embedding's wavelengths. A stage with longer rows usually raises it; it and `rope_scaling`
+    are the only keys of `model` that a stage may change."""
+    rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+    """See `model.rope_scaling`."""
     tied: bool = False
     """Whether the output head shares the embedding's weights."""
     qkv_bias: bool = False
     """Whether the query, key and value projections have a bias (the Qwen2 shape)."""
+    qk_norm: bool = False
+    """Whether every query and key head goes through a norm before its rotation (the Qwen3 shape, arXiv 2505.09388)."""
     init_std: float = 0.02
     """Standard deviation of the initial weights; projections that write into the residual stream are scaled
     down further by `sqrt(2 * layers)`."""
@@ -130,6 +158,10 @@ class TrainConfig:
     fp8: str = "none"
     """Matrix products in FP8, by torchao: `none`, `tensorwise` (one scale a tensor, fastest) or `rowwise` (one a row,
     more exact)."""
+    init_from: str | None = None
+    """Where the weights come from, instead of from `seed`: a Hugging Face folder, an import or another run. Its shape
+    must be `model`'s; `rope_base` and `rope_scaling` may differ. Only the run's first step reads it, and the optimizer
+    begins anew."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu` or `cuda`."""
     seed: int = 1234

@@ -17,9 +17,34 @@ from typing import Any
 from internevo.config.errors import UserError
 from internevo.data.tokenizer import SentencePieceTokenizer, Tokenizer
 
+CHAT_TOKENS = {
+    92538: "<|plugin|>",
+    92539: "<|interpreter|>",
+    92540: "<|action_end|>",
+    92541: "<|action_start|>",
+    92542: "<|im_end|>",
+    92543: "<|im_start|>",
+}
+"""What the InternLM2 release calls the last six of the places that its vocabulary keeps free: ChatML and tools."""
+_FREE_PLACE = "[UNUSED_TOKEN_"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML, for tokenizers that have its tokens."""
 SPACE = "\u2581"
 """SentencePiece's visible space."""
-COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+COPIED = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+"""What tokenizers are made of, in one library or another."""
 
 
 def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
@@ -78,11 +103,12 @@ def fast_from_sentencepiece(path: Path) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
     model = SentencePieceProcessor(model_file=str(path))
-    pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
+    chat = chat_tokens(model)
+    pieces = [chat.get(i) or model.id_to_piece(i) for i in range(model.vocab_size())]
     # an unused piece keeps its id under a name that no text can lead to
     vocab = {f"<unused {i}>" if model.is_unused(i) else piece: i for i, piece in enumerate(pieces)}
     # a merge makes an ordinary piece: control and byte pieces take no part, user-defined ones match as wholes
-    special = [i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i)]
+    special = [i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i) or i in chat]
     whole = [i for i in _user_defined(model) if i not in special]
     aside = {*special, *whole, *(i for i in range(len(pieces)) if model.is_byte(i) or model.is_unused(i))}
     scores = {piece: model.get_score(i) for i, piece in enumerate(pieces) if i not in aside}
@@ -102,6 +128,13 @@ def fast_from_sentencepiece(path: Path) -> Any:
             single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, model.bos_id())]
         )
     return fast
+
+
+def chat_tokens(model: Any) -> dict[int, str]:
+    """Ids and names of the ChatML and tool tokens, where the SentencePiece model keeps InternLM2's places for them."""
+    known = {i: name for i, name in CHAT_TOKENS.items() if i < model.vocab_size()}
+    there = bool(known) and all(model.id_to_piece(i).startswith(_FREE_PLACE) for i in known)
+    return known if there and len(known) == len(CHAT_TOKENS) else {}
 
 
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:
@@ -136,7 +169,10 @@ def _settings(tokenizer: SentencePieceTokenizer, seq_len: int) -> dict[str, Any]
     from sentencepiece import SentencePieceProcessor
 
     model = SentencePieceProcessor(model_file=str(tokenizer.path))
+    chat = chat_tokens(model)
+    more = {"additional_special_tokens": list(chat.values())[::-1], "chat_template": CHAT_TEMPLATE} if chat else {}
     return {
+        **more,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": model.id_to_piece(tokenizer.bos_id),
         "eos_token": model.id_to_piece(tokenizer.eos_id),

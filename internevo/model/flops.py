@@ -21,7 +21,8 @@ def block_parameters(config: ModelConfig) -> int:
     q_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
     attention = config.hidden * (2 * q_dim + 2 * kv_dim)
     biases = q_dim + 2 * kv_dim if config.qkv_bias else 0
-    return attention + biases + 3 * config.hidden * config.ffn + 2 * config.hidden
+    norms = 2 * config.head_dim if config.qk_norm else 0
+    return attention + biases + norms + 3 * config.hidden * config.ffn + 2 * config.hidden
 
 
 def parameters(config: ModelConfig) -> int:

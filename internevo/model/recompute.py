@@ -71,7 +71,8 @@ def activation_bytes(config: ModelConfig, policy: Policy, size: int) -> int:
     if policy == Policy.selective:
         return size * (hidden + products + q) + lse
     # both norms' inputs and outputs, q, k, v, attention's output, and four steps of the feed-forward
-    return size * (4 * hidden + 2 * q + 2 * kv + 4 * ffn) + lse
+    head_norms = size * (q + kv) if config.qk_norm else 0
+    return size * (4 * hidden + 2 * q + 2 * kv + 4 * ffn) + lse + head_norms
 
 
 def policies_within(config: ModelConfig, layers: int, tokens: int, size: int, budget: float) -> list[Policy]:

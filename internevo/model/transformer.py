@@ -48,11 +48,14 @@ class Attention(nn.Module):
         self.wk = nn.Linear(config.hidden, kv_dim, bias=config.qkv_bias)
         self.wv = nn.Linear(config.hidden, kv_dim, bias=config.qkv_bias)
         self.wo = nn.Linear(q_dim, config.hidden, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None) -> Tensor:
-        q = rotate(self.wq(x).unflatten(-1, (-1, self.head_dim)), *rotary)
-        k = rotate(self.wk(x).unflatten(-1, (-1, self.head_dim)), *rotary)
-        v = self.wv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.wq, self.wk, self.wv))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             out = attend_cached(q, k, v, cache)
         else:
@@ -143,7 +146,7 @@ class Transformer(nn.Module):
         self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None
     ) -> Tensor:
         """The normed last hidden states `[batch, seq, hidden]`, which `head` turns into logits."""
-        rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_base)
+        rotary = rotary_tables(positions, self.config)
         return self.norm(self.run_blocks(self.embed(tokens), rotary, documents, cache))
 
     def run_blocks(

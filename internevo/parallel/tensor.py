@@ -103,6 +103,7 @@ class VocabularyEmbedding(nn.Module):
 
 BY_ROWS = ("wq", "wk", "wv", "gate", "up")
 BY_COLUMNS = ("wo", "down")
+HEAD_NORMS = ("q_norm", "k_norm")
 
 
 def cut_dimension(name: str) -> int | None:
@@ -124,14 +125,19 @@ def cut(name: str, values: Tensor, mesh: Mesh) -> Tensor:
 
 @torch.no_grad()
 def complete_gradients(parameters: Mapping[str, nn.Parameter], parallel: TensorParallel) -> None:
-    """Sum the gradients of what is not cut over the ranks, each of which saw its own tokens: one message a step."""
-    if parallel.place.size == 1 or not parallel.sequence:
+    """Sum the gradients of what is not cut over the ranks, each of which saw its own part: one message a step."""
+    if parallel.place.size == 1:
         return
-    whole = [p for name, p in parameters.items() if cut_dimension(name) is None and p.grad is not None]
+    whole = [p for name, p in parameters.items() if _incomplete(name, parallel) and p.grad is not None]
     parts = [local(p.grad) for p in whole if p.grad is not None]
     if parts:
         summed = sum_over(torch.cat([part.flatten() for part in parts]), parallel.place)
         torch._foreach_copy_([part.view(-1) for part in parts], list(summed.split([part.numel() for part in parts])))
+
+
+def _incomplete(name: str, parallel: TensorParallel) -> bool:
+    """Whether a rank's gradient tells of a part only: of its tokens or, for the norms of heads, of its heads."""
+    return cut_dimension(name) is None and (parallel.sequence or name.split(".")[-2] in HEAD_NORMS)
 
 
 def parallelize_block(block: nn.Module, parallel: TensorParallel) -> None:

@@ -21,13 +21,13 @@ from internevo.config.load import load_config
 from internevo.data.prepare import prepare
 from internevo.data.tokenizer import load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
-from internevo.hf.convert import export
+from internevo.hf.export import export
 from internevo.monitor.metrics import EVALS, read_metrics
 from internevo.monitor.report import write_report
 from internevo.quickstart.corpus import KINDS, SELECTED, build_corpus
-from internevo.train.restore import restore
 from internevo.train.run import train
 from internevo.train.sample import sample_text
+from internevo.train.stored_model import open_model
 
 VOCAB = 2048
 PROMPT = '"""A class that'
@@ -60,12 +60,19 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
     exported = folder / "export"
     with _step(out, "5/7  export to Hugging Face, logits compared with transformers"):
         if not exported.exists():
-            model = restore(run)
-            loaded = load_tokenizer(tokenizer)
-            seq_len = model.stage.train.seq_len
-            out.print(f"     {export(model.model, exported, 'llama', seq_len=seq_len, tokenizer=loaded)}")
+            model = open_model(run)
+            written = export(
+                model.weights,
+                model.config,
+                exported,
+                "llama",
+                seq_len=model.seq_len,
+                tokenizer=load_tokenizer(tokenizer),
+                dtype=torch.float32,
+            )
+            out.print(f"     {written}")
     out.print("[bold]6/7  a sample[/]")
-    for piece in sample_text(restore(run), PROMPT, 96, 0.7, 0.9, seed=0):
+    for piece in sample_text(open_model(run), PROMPT, 96, 0.7, 0.9, seed=0):
         out.print(escape(piece), end="")
     out.print()
     out.print("[bold]7/7  what was learned[/] (held-out loss in nats per token)")

@@ -15,7 +15,7 @@ from internevo.monitor.environment import code_version
 
 # What a run cannot change once it has begun: the weights, the tokens or their order would no longer fit.
 FIXED = ("model.", "tokenizer", "train.seed", "optimizer.name")
-FREE = ("model.rope_base",)
+FREE = ("model.rope_base", "model.rope_scaling")
 
 
 class RunFolder:

@@ -36,7 +36,7 @@ class StageModel(nn.Module):
         micro, part = self.micros[int(number)], self.part
         if x is None:
             x = part.embed(micro.tokens)
-        rotary = rotary_tables(micro.positions, part.config.head_dim, part.config.rope_base)
+        rotary = rotary_tables(micro.positions, part.config)
         x = part.run_blocks(x, rotary, micro.documents)
         if not self.last:
             return x

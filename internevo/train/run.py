@@ -24,6 +24,7 @@ from internevo.monitor.report import write_report
 from internevo.monitor.sinks import Sinks, open_sinks
 from internevo.parallel.prepare import compute_dtype, stage_kernel
 from internevo.parallel.world import World, join_world
+from internevo.train.begin import begin_from
 from internevo.train.device import choose_device
 from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
@@ -117,6 +118,9 @@ class Run:
         if step > 0:
             newest = self.folder.checkpoints / step_name(step)
             engine.load(lambda tensors: read_tensors(newest, tensors, world.control))
+        elif stage.train.init_from is not None:
+            for line in begin_from(engine, stage, world):
+                self.sinks.message(line)
         peak = self.peaks[stage.train.precision]
         return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler)
 

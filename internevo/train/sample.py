@@ -1,4 +1,4 @@
-"""Sampling text from a restored model."""
+"""Sampling text from a model on disk."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ from collections.abc import Iterator
 
 import torch
 
-from internevo.config.errors import UserError
-from internevo.data.tokenizer import load_tokenizer
 from internevo.model.generate import generate
-from internevo.train.restore import Restored
+from internevo.train.stored_model import StoredModel
 
 
 def sample_text(
-    restored: Restored, prompt: str, tokens: int, temperature: float, top_p: float, seed: int
+    stored: StoredModel, prompt: str, tokens: int, temperature: float, top_p: float, seed: int
 ) -> Iterator[str]:
     """The prompt, then new text piece by piece as it is sampled, until EOS or `tokens` tokens.
 
-    The prompt is framed as in training: BOS before it. Raises UserError when the run names no tokenizer.
+    The prompt is framed as in training: BOS before it. Raises UserError when the model names no tokenizer.
     """
-    if restored.stage.tokenizer is None:
-        raise UserError("the run's config names no tokenizer; set `tokenizer` in it to turn text into tokens")
-    tokenizer = load_tokenizer(restored.stage.tokenizer)
+    tokenizer = stored.needs_tokenizer()
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     generator = torch.Generator().manual_seed(seed)
     shown = tokenizer.decode(ids)
     yield shown
     new = generate(
-        restored.model.eval(),
+        stored.load(),
         ids,
         tokens,
         temperature=temperature,

@@ -47,7 +47,7 @@ def test_activations_are_as_the_formula_says(policy: Policy, gpu: torch.device) 
     block.policy = policy
     block.attention.kernel = "varlen"
     x = torch.randn(1, tokens, config.hidden, device=gpu, dtype=torch.bfloat16, requires_grad=True)
-    rotary = rotary_tables(torch.arange(tokens, device=gpu)[None], config.head_dim, 1e4)
+    rotary = rotary_tables(torch.arange(tokens, device=gpu)[None], config)
     documents = Documents.of([1000, 3096], gpu)
     block(x, rotary, documents).sum().backward()
     before = torch.cuda.memory_allocated()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from internevo.config.errors import UserError
-from internevo.config.presets import model_preset
 from internevo.data.tokenizer import load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
-from internevo.hf import mapping
-from internevo.hf.convert import ExportMismatch, export, read_export
-from internevo.model.documents import Documents
-from internevo.model.transformer import Transformer, init_weights
+from internevo.hf import config_json, families
+from internevo.hf.export import ExportError, export
+from internevo.hf.layouts import GroupedQKV
+from internevo.hf.weights import FolderWeights, load_model
+from internevo.model.transformer import Transformer
+from tests.hf.models import TOKENS, ModelWeights, our_logits, our_model
 
 SHAPES = {
     "grouped": {"kv_heads": 2},
@@ -30,32 +32,13 @@ SHAPES = {
 }
 
 
-def build(seed: int = 0, **changes) -> Transformer:
-    model = Transformer(model_preset("tiny", **changes))
-    init_weights(model, seed)
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases must not pass by being one and zero
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) / 4)
-    return model
-
-
-@torch.no_grad()
-def our_logits(model: Transformer, tokens: torch.Tensor) -> torch.Tensor:
-    batch, seq = tokens.shape
-    return model(tokens, torch.arange(seq).expand(batch, seq), Documents.of([seq] * batch))
-
-
 def write(model: Transformer, folder: Path, format: str, **options):
-    return export(model, folder, format, seq_len=64, tokenizer=None, **options)
-
-
-TOKENS = torch.randint(0, 512, (2, 40), generator=torch.Generator().manual_seed(0))
+    return export(ModelWeights(model), model.config, folder, format, seq_len=64, tokenizer=None, **options)
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_llama_loads_in_transformers_with_our_logits(tmp_path: Path, changes: dict) -> None:
-    model = build(**changes)
+    model = our_model(**changes)
     write(model, tmp_path / "out", "llama")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(loaded).__name__ == "LlamaForCausalLM"
@@ -67,15 +50,24 @@ def test_llama_loads_in_transformers_with_our_logits(tmp_path: Path, changes: di
 
 
 def test_biases_go_out_as_qwen2(tmp_path: Path) -> None:
-    model = build(qkv_bias=True)
-    assert write(model, tmp_path / "out", "llama").family == "qwen2"
+    model = our_model(qkv_bias=True)
+    assert write(model, tmp_path / "out", "auto").family == "qwen2"
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(loaded).__name__ == "Qwen2ForCausalLM"
     assert not info["missing_keys"]
     with torch.no_grad():
         assert (our_logits(model, TOKENS) - loaded(TOKENS).logits).abs().max() < 1e-4
-    with pytest.raises(UserError, match="InternLM2 has no q, k and v biases"):
+    with pytest.raises(UserError, match=r"internlm2 cannot hold this model: it has no q, k and v biases.* can: qwen2"):
         write(model, tmp_path / "other", "internlm2")
+
+
+def test_a_family_that_lacks_or_wants_more_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="qwen3 cannot hold this model: it has norms on queries and keys, and this"):
+        write(our_model(), tmp_path / "out", "qwen3")
+    both = our_model(qk_norm=True, qkv_bias=True)
+    with pytest.raises(UserError, match="No family here can"):
+        write(both, tmp_path / "out", "auto")
+    assert write(our_model(qk_norm=True), tmp_path / "out", "auto").family == "qwen3"
 
 
 def llama_from_internlm2(folder: Path) -> LlamaForCausalLM:
@@ -128,7 +120,7 @@ def llama_from_internlm2(folder: Path) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_internlm2_read_independently(tmp_path: Path, changes: dict) -> None:
-    model = build(**changes)
+    model = our_model(**changes)
     write(model, tmp_path / "out", "internlm2")
     with torch.no_grad():
         theirs = llama_from_internlm2(tmp_path / "out")(TOKENS).logits
@@ -140,7 +132,7 @@ def test_internlm2_read_independently(tmp_path: Path, changes: dict) -> None:
 
 @pytest.mark.parametrize("format", ["llama", "internlm2"])
 def test_shards(tmp_path: Path, format: str) -> None:
-    model = build()
+    model = our_model()
     report = write(model, tmp_path / "out", format, max_shard_bytes=100_000)
     assert report.files > 3
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
@@ -151,13 +143,14 @@ def test_shards(tmp_path: Path, format: str) -> None:
         held |= dict.fromkeys(tensors, file.name)
     assert index["weight_map"] == held
     assert index["metadata"]["total_size"] == sum(p.numel() for p in model.parameters()) * 4
-    restored = read_export(tmp_path / "out", format, model.config)
+    written = FolderWeights(tmp_path / "out")
+    restored = load_model(written, written.config)
     for name, parameter in model.state_dict().items():
         assert torch.equal(restored.state_dict()[name], parameter), name
 
 
 def test_bf16_is_stored_as_bf16(tmp_path: Path) -> None:
-    model = build()
+    model = our_model()
     write(model, tmp_path / "out", "llama", dtype=torch.bfloat16)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
@@ -165,50 +158,51 @@ def test_bf16_is_stored_as_bf16(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-def swapped(tensors, config):
+class Swapped(GroupedQKV):
     """A wrong layout that passes every check of names and shapes: the heads' key and value change places."""
-    q, k, v = tensors
-    return mapping.pack_grouped_qkv((q, v, k), config)
+
+    def pack(self, ours, config):
+        q, k, v = ours
+        return super().pack((q, v, k), config)
 
 
 def test_a_wrong_layout_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = mapping.FAMILIES["internlm2"]
-    rows = tuple(
-        mapping.Row(row.ours, row.theirs, swapped, row.unpack) if "wqkv" in row.theirs else row for row in family.rows
-    )
-    monkeypatch.setitem(mapping.FAMILIES, "internlm2", mapping.Family(rows, family.settings))
-    with pytest.raises(ExportMismatch, match="logits differ"):
-        write(build(), tmp_path / "out", "internlm2")
+    family = families.FAMILIES["internlm2"]
+    rows = tuple(replace(row, layout=Swapped()) if "wqkv" in row.theirs else row for row in family.rows)
+    monkeypatch.setitem(families.FAMILIES, "internlm2", replace(family, rows=rows))
+    with pytest.raises(ExportError, match="the first part to differ is layer 0"):
+        write(our_model(), tmp_path / "out", "internlm2")
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.failed").is_dir()
 
 
 def test_a_wrong_rotary_base_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = mapping.family_config
-    monkeypatch.setattr("internevo.hf.convert.family_config", lambda *a, **k: {**true(*a, **k), "rope_theta": 500.0})
-    with pytest.raises(ExportMismatch, match="logits differ"):
-        write(build(), tmp_path / "out", "llama")
+    true = config_json.write_facts
+    monkeypatch.setattr("internevo.hf.export.write_facts", lambda *a, **k: {**true(*a, **k), "rope_theta": 500.0})
+    with pytest.raises(ExportError, match="logits differ"):
+        write(our_model(), tmp_path / "out", "llama")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not overwritten"):
-        write(build(), tmp_path / "out", "llama")
+        write(our_model(), tmp_path / "out", "llama")
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
 def test_what_a_killed_export_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "model.safetensors").write_bytes(b"half")
-    write(build(), tmp_path / "out", "llama")
+    write(our_model(), tmp_path / "out", "llama")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_tokenizer_and_generation_config_go_along(tmp_path: Path) -> None:
-    text = Path(__file__).read_text() + Path(mapping.__file__).read_text()
+    text = Path(__file__).read_text() + Path(families.__file__).read_text()
     tokenizer = load_tokenizer(train_tokenizer([text], tmp_path / "t.model", 512))
-    report = export(build(), tmp_path / "out", "llama", seq_len=64, tokenizer=tokenizer)
+    model = our_model()
+    report = export(ModelWeights(model), model.config, tmp_path / "out", "llama", seq_len=64, tokenizer=tokenizer)
     assert report.tokens == 64
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"]) == (1, 2)

@@ -104,6 +104,31 @@ def test_internlm2(tmp_path: Path) -> None:
     same_ids(load_tokenizer(INTERNLM2), tmp_path)
 
 
+@needs_internlm2
+def test_internlm2_has_chat_tokens(tmp_path: Path) -> None:
+    """The released ids; each is one special token, and a conversation is put together with them."""
+    tokenizer = load_tokenizer(INTERNLM2)
+    write_tokenizer(tokenizer, tmp_path, 4096)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    ids = {
+        "<|im_start|>": 92543,
+        "<|im_end|>": 92542,
+        "<|action_start|>": 92541,
+        "<|action_end|>": 92540,
+        "<|interpreter|>": 92539,
+        "<|plugin|>": 92538,
+    }
+    for name, number in ids.items():
+        assert loaded.convert_tokens_to_ids(name) == number
+        assert loaded(name, add_special_tokens=False)["input_ids"] == [number]
+        assert loaded.decode([number]) == name
+        assert loaded.decode([number], skip_special_tokens=True) == ""
+    assert set(ids) <= set(loaded.all_special_tokens)
+    check_tokenizer(tokenizer, tmp_path, ["a <|im_start|> b"])  # text that spells one is text
+    said = loaded.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
+    assert said == "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_a_hugging_face_tokenizer_is_copied(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

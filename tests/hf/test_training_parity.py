@@ -14,10 +14,11 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.loader import evaluation_batches
 from internevo.data.store import TokenStore, TokenStoreWriter
-from internevo.hf.convert import export
+from internevo.hf.export import export
 from internevo.model.transformer import Transformer, init_weights
 from internevo.train.engine import LocalEngine
 from internevo.train.step import train_step
+from tests.hf.models import ModelWeights
 
 CPU = torch.device("cpu")
 STEPS, SEQ_LEN, LR = 20, 64, 3e-3
@@ -26,7 +27,7 @@ STEPS, SEQ_LEN, LR = 20, 64, 3e-3
 def test_twenty_steps(tmp_path: Path) -> None:
     model = Transformer(model_preset("tiny"))
     init_weights(model, 0)
-    export(model, tmp_path / "start", "llama", seq_len=SEQ_LEN, tokenizer=None)
+    export(ModelWeights(model), model.config, tmp_path / "start", "llama", seq_len=SEQ_LEN, tokenizer=None)
     llama = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32)
     stage = StageConfig(
         model=model.config,

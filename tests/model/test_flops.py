@@ -30,7 +30,9 @@ def test_released_sizes() -> None:
     assert parameters(model_preset("qwen2.5-7b")) == 7_615_616_512
 
 
-@pytest.mark.parametrize("changes", [{}, {"kv_heads": 1}, {"tied": True}, {"qkv_bias": True}, {"layers": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"kv_heads": 1}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}, {"layers": 3}]
+)
 @pytest.mark.parametrize("lengths", [[32], [7, 1, 16, 8]])
 def test_flops_equal_the_counter(changes: dict, lengths: list[int]) -> None:
     """The counter takes attention for whole squares of the documents, so that is what the pairs are here."""

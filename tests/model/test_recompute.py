@@ -43,7 +43,7 @@ def kept_bytes(policy: Policy, **changes) -> int:
     model = build(layers=1, hidden=96, ffn=256, heads=6, kv_heads=2, **changes)
     model.use_policies([policy])
     x = torch.randn(1, 64, 96, requires_grad=True)
-    rotary = rotary_tables(torch.arange(64)[None], model.config.head_dim, 1e4)
+    rotary = rotary_tables(torch.arange(64)[None], model.config)
     documents = Documents.of([64])
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()} | {
         r.untyped_storage().data_ptr() for r in rotary
@@ -78,13 +78,15 @@ def _live_bytes(but: set[int]) -> int:
     return sum(size for pointer, size in storages.items() if pointer not in but)
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("policy", list(Policy))
-def test_activation_bytes(policy: Policy) -> None:
-    config = build(layers=1, hidden=96, ffn=256, heads=6, kv_heads=2).config
+def test_activation_bytes(policy: Policy, qk_norm: bool) -> None:
+    config = build(layers=1, hidden=96, ffn=256, heads=6, kv_heads=2, qk_norm=qk_norm).config
     expected = 64 * activation_bytes(config, policy, 4)
-    measured = kept_bytes(policy)
-    # on a CPU each of the two norms keeps one tensor more, of the residual stream's size, than a GPU's single kernel
-    slack = 2 * 64 * 96 * 4 if policy == Policy.none else 0
+    measured = kept_bytes(policy, qk_norm=qk_norm)
+    # on a CPU each norm keeps one tensor more, of its input's size, than a GPU's single kernel
+    normed = 2 * 96 + (6 + 2) * 16 * qk_norm
+    slack = normed * 64 * 4 if policy == Policy.none else 0
     assert expected <= measured * 1.001
     assert measured <= (expected + slack) * 1.03
 

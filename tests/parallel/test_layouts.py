@@ -26,6 +26,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2, no accumulation": (2, {"micro_batch": 4}),
     "tp2": (2, {"tensor": 2}),
     "tp2, no sequence parallelism": (2, {"tensor": 2, "sequence": False}),
+    "tp2, norms of heads": (2, {"tensor": 2, "qk_norm": True}),
+    "tp2, norms of heads, no sequence parallelism": (2, {"tensor": 2, "sequence": False, "qk_norm": True}),
     "ulysses2": (2, {"context": 2, "ulysses": 2}),
     "ring2": (2, {"context": 2, "ulysses": 1}),
     "ring2, micro-batches of 2": (2, {"context": 2, "ulysses": 1, "micro_batch": 2}),
@@ -63,6 +65,7 @@ LIGHT = (
     "dp2, zero 1",
     "dp2, zero 3, micro-batches of 2, recompute",
     "tp2",
+    "tp2, norms of heads, no sequence parallelism",
     "ring2",
     "pp2, zbv",
     "dp2 x tp2, zero 3",
@@ -76,18 +79,24 @@ def rows(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.heavy] * (name not in LIGHT)) for name in names]
 
 
+def shape_of(changes: dict[str, Any]) -> dict[str, Any]:
+    """The keys that make another model of it."""
+    return {key: changes.get(key, usual) for key, usual in (("kv_heads", 4), ("layers", 4), ("qk_norm", False))}
+
+
 @cache
-def reference(store: Path, kv_heads: int, layers: int, precision: str, steps: int) -> Trained:
+def reference(store: Path, kv_heads: int, layers: int, qk_norm: bool, precision: str, steps: int) -> Trained:
     """One rank."""
     torch.set_num_threads(1)
-    changes = {"micro_batch": 8, "kv_heads": kv_heads, "layers": layers, "precision": precision}
+    shape = {"kv_heads": kv_heads, "layers": layers, "qk_norm": qk_norm}
+    changes = {"micro_batch": 8, "precision": precision, **shape}
     return train(ALONE, changes, store, steps)
 
 
 @pytest.mark.parametrize("name", rows(LAYOUTS))
 def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> None:
     world, changes = LAYOUTS[name]
-    expected = reference(store, changes.get("kv_heads", 4), changes.get("layers", 4), "fp32", STEPS)
+    expected = reference(store, **shape_of(changes), precision="fp32", steps=STEPS)
     results = ranks(world).run(train, changes, store, STEPS)
     for result in results:
         assert result.digests == expected.digests
@@ -108,7 +117,7 @@ def test_a_layout_trains_the_same_model(name: str, store: Path, ranks: Any) -> N
 @pytest.mark.parametrize("name", rows(LAYOUTS))
 def test_a_layout_in_bf16(name: str, store: Path, ranks: Any) -> None:
     world, changes = LAYOUTS[name]
-    expected = reference(store, changes.get("kv_heads", 4), changes.get("layers", 4), "bf16", 3)
+    expected = reference(store, **shape_of(changes), precision="bf16", steps=3)
     got = ranks(world).run(train, {**changes, "precision": "bf16"}, store, 3)[0]
     assert got.digests == expected.digests
     assert got.losses == pytest.approx(expected.losses, rel=5e-3)

@@ -15,8 +15,8 @@ from internevo import __version__
 from internevo.checkpoint.commit import find_latest
 from internevo.checkpoint.tensors import read_tensors
 from internevo.config.load import load_config
-from internevo.train.restore import restore
 from internevo.train.run import train
+from internevo.train.stored_model import open_model
 from tests.train.runs import evals, finish, last_state, start, steps, write_config
 
 
@@ -33,7 +33,7 @@ def same_run(run: Path, unbroken: Path) -> None:
     """Bitwise the same losses, gradients, digests, evaluations and final weights."""
     assert steps(run) == steps(unbroken)
     assert evals(run) == evals(unbroken)
-    ours, theirs = (restore(path).model.state_dict() for path in (run, unbroken))
+    ours, theirs = (open_model(path).load().state_dict() for path in (run, unbroken))
     for name, weight in theirs.items():
         assert torch.equal(ours[name], weight), name
 

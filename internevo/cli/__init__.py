@@ -1,0 +1,37 @@
+"""The `internevo` command: parses, calls, prints. No logic lives here; each file has the verbs of one concern."""
+
+from __future__ import annotations
+
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from internevo import __version__
+from internevo.cli import data, models, runs
+from internevo.cli.shared import app, out, plain
+from internevo.config.errors import UserError
+
+__all__ = ["app", "data", "main", "models", "runs"]
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake ends it with one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(str(error))}")
+        raise SystemExit(2) from None
+    raise SystemExit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"internevo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None: ...

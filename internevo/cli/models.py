@@ -1,0 +1,125 @@
+"""Verbs about models: to and from Hugging Face, sampling."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from internevo.cli.shared import ModelArgument, StepOption, app, moving, out, plain, then
+
+
+class Format(StrEnum):
+    """What `export` writes."""
+
+    auto = "auto"
+    internlm2 = "internlm2"
+    llama = "llama"
+    mistral = "mistral"
+    qwen2 = "qwen2"
+    qwen3 = "qwen3"
+
+
+class Dtype(StrEnum):
+    """What exported weights are stored as."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+WorkersOption = Annotated[int, typer.Option(help="Processes that read and write, for large models.")]
+
+
+@app.command("import")
+def import_folder(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    workers: WorkersOption = 1,
+) -> None:
+    """Import a Hugging Face folder as a checkpoint, and check that it computes the same logits.
+
+    Knows InternLM2, Llama, Mistral, Qwen2 and Qwen3 models. What it makes can be evaluated, sampled from, exported, and
+    trained on: `train.init_from` names it (or the Hugging Face folder itself, which need not be imported for that).
+
+    Example: `internevo import Llama-3.2-1B imports/llama`
+    """
+    from internevo.hf.imports import MODEL_FILE, import_model
+
+    with moving("importing") as progress:
+        report = import_model(folder, output, workers=workers, progress=progress)
+    for note in report.facts.notes:
+        out.print(f"[yellow]note:[/] {plain(note)}")
+    out.print(f"wrote {output}: {report}")
+    then(f"a config that begins with `_base_: {output}/{MODEL_FILE}`, then internevo train CONFIG")
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    format: Annotated[
+        Format,
+        typer.Option(help="The family. auto: the one it was imported from, or the plainest that holds the model."),
+    ] = Format.auto,
+    step: StepOption = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="What the weights are stored as; as trained when absent.")] = None,
+    workers: WorkersOption = 1,
+) -> None:
+    """Export a run to a Hugging Face folder, and check that it computes the same logits.
+
+    Every format but `internlm2` loads with plain transformers; that one has the names and layout of the InternLM2
+    release, for LMDeploy, vLLM, and transformers with `trust_remote_code=True`.
+
+    Example: `internevo export runs/tiny exports/tiny --format llama`
+    """
+    import torch
+
+    from internevo.hf.export import export as export_model
+    from internevo.train.stored_model import open_model
+
+    stored = open_model(model, step)
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+    family = stored.family if format is Format.auto and stored.family else format
+    with moving("exporting") as progress:
+        report = export_model(
+            stored.weights,
+            stored.config,
+            output,
+            family,
+            seq_len=stored.seq_len,
+            tokenizer=stored.tokenizer,
+            dtype=dtypes[dtype] if dtype else stored.dtype,
+            workers=workers,
+            progress=progress,
+        )
+    if report.overflowed:
+        count = f"{report.overflowed:,} weights"
+        out.print(f"[bold yellow]warning:[/] {count} are too large for {report.dtype} and became infinite")
+    out.print(f"wrote {output} from {stored.name}: {report}")
+    then(f"internevo serve {output}, or load it with transformers")
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "",
+    tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that make up this share.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seeds the sampling.")] = 0,
+    step: StepOption = None,
+) -> None:
+    """Sample text from a model.
+
+    Example: `internevo generate runs/tiny --prompt "def main("`
+    """
+    from internevo.train.sample import sample_text
+    from internevo.train.stored_model import open_model
+
+    for piece in sample_text(open_model(model, step), prompt, tokens, temperature, top_p, seed):
+        out.print(plain(piece), end="")
+    out.print()
+    then(f"internevo export {model} DIR")

@@ -1,0 +1,134 @@
+"""Verbs about runs: check a config, train, launch, look at the result."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from internevo.cli.shared import ConfigArgument, OverridesArgument, RunArgument, UntilOption, app, out, plain, then
+
+
+@app.command()
+def config(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Print the resolved tree of a config, or say what is wrong with it.
+
+    Example: `internevo config configs/internlm2-7b.yaml train.batch_tokens=8M`
+    """
+    from internevo.config.load import load_config
+    from internevo.config.render import render
+
+    sys.stdout.write(render(load_config(config, overrides or ())))
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    until: UntilOption = None,
+) -> None:
+    """Train, or go on with, the run that a config describes.
+
+    The same command again resumes from the newest checkpoint. SIGTERM or Ctrl-C saves and leaves, with exit code
+    128 + the signal's number.
+
+    Example: `internevo train configs/tiny.yaml optimizer.lr=1e-3`
+    """
+    from internevo.config.load import load_config
+    from internevo.train.run import train as train_run
+
+    resolved = load_config(config, overrides or ())
+    run = Path(resolved.runs) / resolved.name
+    stopped = train_run(resolved, sys.argv, math.inf if until is None else until)
+    if os.environ.get("RANK", "0") != "0":
+        raise SystemExit(0 if stopped is None else 128 + stopped)
+    if stopped is not None:
+        out.print(f"stopped by {stopped.name}; the run is saved in {run}")
+        then("run the same command to go on")
+        raise SystemExit(128 + stopped)
+    then(f"internevo report {run} · internevo generate {run} --prompt ... · internevo export {run} DIR --format llama")
+
+
+@app.command()
+def launch(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes on this machine; one for each GPU.")] = 1,
+    until: UntilOption = None,
+) -> None:
+    """Train on several processes of this machine. `torchrun ... -m internevo train CONFIG` does the same.
+
+    Example: `internevo launch configs/tiny.yaml --nproc 4 parallel.zero.stage=3`
+    """
+    from internevo.config.load import load_config
+    from internevo.launch.launcher import launch as start
+    from internevo.parallel.layout import make_layout
+
+    for stage in load_config(config, overrides or ()).stages:
+        out.print(f"stage {stage.name}: {make_layout(stage, processes)}")
+    stop = [] if until is None else ["--until", str(until)]
+    raise SystemExit(start(["train", str(config), *stop, *(overrides or ())], processes))
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write a run as one HTML page: curves, speed, memory, data, stages.
+
+    Works while the run goes on. Example: `internevo report runs/tiny`
+    """
+    from internevo.monitor.report import write_report
+
+    path = write_report(run)
+    out.print(f"wrote {path}")
+    then(f"open {path} in a browser")
+
+
+@app.command()
+def verify(
+    run: RunArgument,
+    overrides: OverridesArgument = None,
+    steps: Annotated[int, typer.Option("--replay", help="Train so many recorded steps again and compare.")] = 0,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.")] = 1,
+) -> None:
+    """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
+
+    With `--replay N`, up to N recorded steps are trained again from a checkpoint, in a folder aside, under the layout
+    that the overrides ask for; their token digests must be the same, and their losses to rounding.
+
+    Example: `internevo verify runs/tiny --replay 5 --nproc 2 parallel.tensor=2`
+    """
+    from internevo.launch.launcher import launch as start
+    from internevo.train.verify import check_checkpoints, replay
+
+    if steps:
+        verdict = replay(run, steps, overrides or (), lambda arguments: start(arguments, processes))
+        out.print(f"{verdict.compared} steps trained again: {len(verdict.differences)} came out otherwise")
+    else:
+        verdict = check_checkpoints(run)
+    out.print(f"{len(verdict.whole)} checkpoints are whole")
+    for line in (*verdict.damaged, *verdict.differences):
+        out.print(f"[bold red]wrong:[/] {plain(line)}")
+    if not verdict.good:
+        raise SystemExit(1)
+    then(f"internevo export {run} DIR --format llama")
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option("--out", help="The folder to work in.")] = Path("quickstart"),
+) -> None:
+    """The whole job on this machine: corpus, tokenizer, tokens, three stages, export, a sample, a report.
+
+    The corpus is this Python's own standard library. Run it again to go on where it stopped.
+
+    Example: `internevo quickstart --out quickstart`
+    """
+    from internevo.quickstart.run import quickstart as run_quickstart
+
+    stopped = run_quickstart(folder, out)
+    if stopped is not None:
+        raise SystemExit(128 + stopped)

@@ -1,0 +1,79 @@
+"""What all verbs share: the application, its console, common arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="internevo",
+    help="Pretrain language models: from text to tokens, through training stages, to Hugging Face.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer.")
+data_app = typer.Typer(no_args_is_help=True, help="Turn text into tokens, and look at them.")
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(data_app, name="data")
+
+out = Console(highlight=False, soft_wrap=True)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The YAML file of the run.", show_default=False)]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Keys to change: `train.seq_len=8192 optimizer.lr=1e-4`.", metavar="KEY=VALUE"),
+]
+RunArgument = Annotated[Path, typer.Argument(help="A run's folder, runs/NAME.", show_default=False)]
+ModelArgument = Annotated[
+    Path, typer.Argument(help="A run's folder, an import, or a Hugging Face folder.", show_default=False)
+]
+InputsArgument = Annotated[list[Path], typer.Argument(help="Files or folders of text.", show_default=False)]
+TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.")]
+StepOption = Annotated[int | None, typer.Option(help="The checkpoint of this step; the newest when absent.")]
+UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.")]
+
+
+def plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def then(text: str) -> None:
+    """Every verb ends with what to do next."""
+    out.print(f"[dim]next:[/] {plain(text)}")
+
+
+@contextmanager
+def counting(job: str, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over a number that grows to an unknown end: count, time and rate."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(job)
+
+        def advance(count: int) -> None:
+            seconds = bar.tasks[task].elapsed or 1e-9
+            rate = f"{count:,} {what}, {count / seconds:,.0f} {what}/s"
+            bar.update(task, description=f"{job}: {rate}")
+
+        yield advance
+
+
+@contextmanager
+def moving(job: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over bytes, of which the number in all is known."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(job), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(job, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

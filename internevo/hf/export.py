@@ -1,0 +1,206 @@
+"""Export: weights, configuration and tokenizer as a Hugging Face folder, and the proof that it computes the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from internevo.config.errors import UserError
+from internevo.config.schema import ModelConfig
+from internevo.data.tokenizer import Tokenizer
+from internevo.hf.compare import compare
+from internevo.hf.config_json import write_facts
+from internevo.hf.families import FAMILIES, Row, choose_family
+from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
+from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
+from internevo.hf.weights import Weights
+from internevo.model.transformer import Transformer
+
+FORMATS = ("auto", *FAMILIES)
+SHARD_BYTES = 2_000_000_000
+"""Largest file. Reading back, many tools have a whole file in memory."""
+_CHECKED_TOKENS = 256
+
+
+class ExportError(UserError):
+    """The exported files do not do what the model does."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made, and how far its logits were from ours."""
+
+    family: str
+    files: int
+    bytes: int
+    dtype: str
+    """What the weights are stored as."""
+    tokens: int
+    """Tokens of real text that the logits were compared on."""
+    difference: float
+    """The largest difference between two logits, in fp32."""
+    overflowed: int
+    """Weights that are finite but too large for `dtype`, and became infinite."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.family}, {self.bytes / 1e6:,.1f} MB of {self.dtype} in {self.files} file{'s' * (self.files > 1)}; "
+            f"logits on {self.tokens} tokens of text differ by at most {self.difference:.1e}"
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process that writes needs to know."""
+
+    weights: Weights
+    config: ModelConfig
+    family: str
+    dtype: torch.dtype | None
+    folder: Path
+    limit: int
+
+
+def export(
+    weights: Weights,
+    config: ModelConfig,
+    output: Path,
+    format: str,
+    *,
+    seq_len: int,
+    tokenizer: Tokenizer | None,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExportReport:
+    """Write the model that has `weights` to the new folder `output`, and compare logits.
+
+    `format` is a family of `families.FAMILIES`, or `auto`: the plainest that holds the model. Weights are stored as
+    `dtype`, or each as it is in `weights`. One tensor is in memory at a time; `workers` processes write a file each.
+    `progress` is told bytes done and bytes in all. Raises UserError when `output` exists or the format cannot hold the
+    model, and ExportError, with the files left in `output.failed`, when the logits differ.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    try:
+        family = choose_family(format, config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
+    aside = output.with_name(output.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    aside.mkdir(parents=True)
+    groups, overflowed = _write_weights(_Job(weights, config, family, dtype, aside, max_shard_bytes), workers, progress)
+    ids = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
+    stored = _name(dtype or weights.dtype("embed.weight"))
+    _write_json(
+        aside / "config.json",
+        write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=ids[0], eos_id=ids[1]),
+    )
+    _write_json(
+        aside / "generation_config.json",
+        {"bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[1], "max_length": seq_len},
+    )
+    if family == "internlm2":
+        for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
+            (aside / name).write_text(files("internevo.hf.internlm2").joinpath(name).read_text())
+    try:
+        tokens = check_tokens(seq_len, config.vocab)
+        if tokenizer is not None:
+            text = files("internevo.hf").joinpath("sample.txt").read_text()
+            write_tokenizer(tokenizer, aside, seq_len)
+            check_tokenizer(tokenizer, aside, [text, *text.splitlines(keepends=True), ""])
+            tokens = check_tokens(seq_len, config.vocab, [tokenizer.bos_id, *tokenizer.encode(text)])
+        compared = compare(weights, config, aside, tokens, dtype)
+    except UserError as error:
+        failed = output.with_name(output.name + ".failed")
+        shutil.rmtree(failed, ignore_errors=True)
+        aside.rename(failed)
+        lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
+        raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
+    if output.exists():
+        output.rmdir()
+    aside.rename(output)
+    total = sum(entry.nbytes for group in groups for entry in group)
+    return ExportReport(family, len(groups), total, stored, compared.tokens, compared.difference, overflowed)
+
+
+def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tensor:
+    """Token ids `[1, seq]` to compare logits on: those given, or some of the whole vocabulary."""
+    if ids is None:
+        ids = torch.randint(0, vocab, (_CHECKED_TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
+    return torch.tensor([ids[: min(seq_len, _CHECKED_TOKENS)]])
+
+
+def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[list[list[Entry]], int]:
+    """Write all files; the shards, and the number of weights that became infinite."""
+    groups = _groups(job, [])
+    total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
+    if workers > 1:
+        with ProcessPoolExecutor(min(workers, len(groups)), get_context("spawn")) as pool:
+            for size, lost in pool.map(partial(_write_shard, job), range(len(groups))):
+                done, overflowed = done + size, overflowed + lost
+                progress(done, total)
+    else:
+        for number in range(len(groups)):
+            size, lost = _write_shard(job, number)
+            done, overflowed = done + size, overflowed + lost
+            progress(done, total)
+    if len(groups) > 1:
+        write_index(job.folder, groups)
+    return groups, overflowed
+
+
+def _write_shard(job: _Job, number: int) -> tuple[int, int]:
+    """Write one file; its bytes of tensors, and the number of weights that became infinite."""
+    overflows: list[int] = []
+    groups = _groups(job, overflows)
+    write_safetensors(job.folder / shard_name(number + 1, len(groups)), groups[number])
+    return sum(entry.nbytes for entry in groups[number]), sum(overflows)
+
+
+def _groups(job: _Job, overflows: list[int]) -> list[list[Entry]]:
+    return shards(list(_entries(job, overflows)), job.limit)
+
+
+def _entries(job: _Job, overflows: list[int]) -> Iterator[Entry]:
+    with torch.device("meta"):
+        empty = Transformer(job.config).state_dict()
+    for row, ours, theirs in FAMILIES[job.family].tensors(job.config):
+        shape = row.layout.pack([empty[name] for name in ours], job.config).shape
+        dtype = job.dtype or job.weights.dtype(ours[0])
+        yield Entry(theirs, tuple(shape), dtype, partial(_make, job, row, ours, dtype, overflows))
+
+
+def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:
+    parts = []
+    for name in ours:
+        if dtype == torch.float16 and job.weights.dtype(name) != dtype:
+            exact = job.weights.read(name)
+            rounded = exact.to(dtype)
+            overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
+        else:
+            rounded = job.weights.read(name, dtype)
+        parts.append(rounded)
+    return row.layout.pack(parts, job.config)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

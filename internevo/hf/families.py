@@ -1,0 +1,169 @@
+"""How models are called and laid out in the Hugging Face world: one table a family, read in both directions.
+
+A family is data: the names of its tensors, what shape its models have, and what its `config.json` says. `{n}` in a name
+stands for the layer. A row with several names on our side is stored as one tensor on theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from internevo.config.schema import ModelConfig
+from internevo.hf.layouts import AS_IT_IS, GROUPED_QKV, Layout
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    layout: Layout = AS_IT_IS
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family of the Hugging Face world."""
+
+    architecture: str
+    """The class that transformers calls it by."""
+    rows: tuple[Row, ...]
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What `config.json` says beside the sizes."""
+    needed: dict[str, Any] = field(default_factory=dict)
+    """Those of the settings that a model of another kind would have otherwise: an import refuses any other value."""
+    scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
+    """The kinds of `rope_scaling` that the family has."""
+
+    def why_not(self, config: ModelConfig) -> str | None:
+        """Why the family cannot hold a model of this shape; None when it can."""
+        for key, what in (("qkv_bias", "q, k and v biases"), ("qk_norm", "norms on queries and keys")):
+            if getattr(config, key) and not getattr(self, key):
+                return f"it has no {what}, and this model has"
+            if getattr(self, key) and not getattr(config, key):
+                return f"it has {what}, and this model has not"
+        if config.rope_scaling.kind not in self.scalings:
+            return f"it does not know rope_scaling {config.rope_scaling.kind}"
+        return None
+
+    def tensors(self, config: ModelConfig) -> Iterator[tuple[Row, tuple[str, ...], str]]:
+        """(row, our names, their name) of every tensor that a model of this shape has, in their order."""
+        for row in self.rows:
+            if "head.weight" in row.ours and config.tied:
+                continue  # written once, as the embedding
+            for n in range(config.layers if "{n}" in row.theirs else 1):
+                yield row, tuple(name.format(n=n) for name in row.ours), row.theirs.format(n=n)
+
+
+def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...]:
+    biases = {f"attention.w{x}.bias": f"self_attn.{x}_proj.bias" for x in "qkv"} if qkv_bias else {}
+    norms = {f"attention.{x}_norm.weight": f"self_attn.{x}_norm.weight" for x in "qk"} if qk_norm else {}
+    block = {
+        "attention_norm.weight": "input_layernorm.weight",
+        "attention.wq.weight": "self_attn.q_proj.weight",
+        "attention.wk.weight": "self_attn.k_proj.weight",
+        "attention.wv.weight": "self_attn.v_proj.weight",
+        **biases,
+        **norms,
+        "attention.wo.weight": "self_attn.o_proj.weight",
+        "feed_forward_norm.weight": "post_attention_layernorm.weight",
+        "feed_forward.gate.weight": "mlp.gate_proj.weight",
+        "feed_forward.up.weight": "mlp.up_proj.weight",
+        "feed_forward.down.weight": "mlp.down_proj.weight",
+    }
+    return (
+        Row(("embed.weight",), "model.embed_tokens.weight"),
+        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
+        Row(("norm.weight",), "model.norm.weight"),
+        Row(("head.weight",), "lm_head.weight"),
+    )
+
+
+def _internlm2_rows() -> tuple[Row, ...]:
+    qkv = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("wq", "wk", "wv"))
+    block = {
+        "attention_norm.weight": "attention_norm.weight",
+        "attention.wo.weight": "attention.wo.weight",
+        "feed_forward_norm.weight": "ffn_norm.weight",
+        "feed_forward.gate.weight": "feed_forward.w1.weight",
+        "feed_forward.up.weight": "feed_forward.w3.weight",
+        "feed_forward.down.weight": "feed_forward.w2.weight",
+    }
+    return (
+        Row(("embed.weight",), "model.tok_embeddings.weight"),
+        Row(qkv, "model.layers.{n}.attention.wqkv.weight", GROUPED_QKV),
+        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
+        Row(("norm.weight",), "model.norm.weight"),
+        Row(("head.weight",), "output.weight"),
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "internlm2": Family(
+        "InternLM2ForCausalLM",
+        _internlm2_rows(),
+        settings={
+            "attn_implementation": "eager",
+            "auto_map": {
+                "AutoConfig": "configuration_internlm2.InternLM2Config",
+                "AutoModel": "modeling_internlm2.InternLM2Model",
+                "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
+            },
+            "bias": False,
+            "pretraining_tp": 1,
+        },
+        needed={"bias": False},
+        scalings=("none", "linear"),
+    ),
+    "llama": Family(
+        "LlamaForCausalLM",
+        _llama_rows(),
+        settings={"attention_bias": False, "attention_dropout": 0.0, "mlp_bias": False, "pretraining_tp": 1},
+        needed={"attention_bias": False, "mlp_bias": False},
+    ),
+    "mistral": Family(
+        "MistralForCausalLM",
+        _llama_rows(),
+        settings={"attention_dropout": 0.0, "sliding_window": None},
+    ),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        _llama_rows(qkv_bias=True),
+        qkv_bias=True,
+        settings={"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False},
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        _llama_rows(qk_norm=True),
+        qk_norm=True,
+        settings={
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "sliding_window": None,
+            "use_sliding_window": False,
+        },
+        needed={"attention_bias": False},
+    ),
+}
+"""By `model_type`. Llama 2, 3 and 3.1, Qwen2 and Qwen2.5 differ in sizes and rotary settings only."""
+
+
+def choose_family(name: str, config: ModelConfig) -> str:
+    """The family called `name`, or with `auto` the plainest that holds the model.
+
+    Raises ValueError with the reason when the family cannot hold it.
+    """
+    if name == "auto":
+        order = ("llama", "qwen2", "qwen3")
+        name = next((one for one in order if FAMILIES[one].why_not(config) is None), "llama")
+    if (reason := FAMILIES[name].why_not(config)) is not None:
+        holds = [one for one in FAMILIES if FAMILIES[one].why_not(config) is None]
+        raise ValueError(
+            f"{name} cannot hold this model: {reason}. "
+            + (f"What can: {', '.join(holds)}." if holds else "No family here can.")
+        )
+    return name

@@ -1,0 +1,169 @@
+"""The tensors in a Hugging Face folder: read one at a time, written as a stream.
+
+No more than one tensor is in memory at once, whatever the size of the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from internevo.config.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+_INDICES = (INDEX, "pytorch_model.bin.index.json")
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+"""What safetensors calls dtypes."""
+_DTYPES = {name: dtype for dtype, name in NAMES.items()}
+
+
+class TensorFiles:
+    """The tensors of a folder, in safetensors or in PyTorch's own files, by name.
+
+    Raises UserError when the folder has neither, or a file is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.where = self._find()
+
+    def _find(self) -> dict[str, Path]:
+        for name in _INDICES:
+            if (index := self.folder / name).is_file():
+                files = json.loads(index.read_text())["weight_map"]
+                if lost := sorted({file for file in files.values() if not (self.folder / file).is_file()}):
+                    raise UserError(f"{self.folder} lacks {', '.join(lost)}, which its {name} lists")
+                return {tensor: self.folder / file for tensor, file in files.items()}
+        for name in _SINGLE:
+            if (file := self.folder / name).is_file():
+                return dict.fromkeys(self._names(file), file)
+        raise UserError(f"{self.folder} has no weights: neither {_SINGLE[0]} nor {INDEX} nor {_SINGLE[1]}")
+
+    def _names(self, file: Path) -> list[str]:
+        if file.suffix == ".bin":
+            return list(_load(file))
+        with _open(file) as opened:
+            return list(opened.keys())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        file = self.where[name]
+        if file.suffix == ".bin":
+            return tuple(_load(file)[name].shape)
+        with _open(file) as opened:
+            return tuple(opened.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype, without reading it."""
+        file = self.where[name]
+        if file.suffix == ".bin":
+            return _load(file)[name].dtype
+        with _open(file) as opened:
+            said = opened.get_slice(name).get_dtype()
+        if said not in _DTYPES:
+            raise UserError(f"{file}: {name} is stored as {said}; known are {', '.join(_DTYPES)}")
+        return _DTYPES[said]
+
+    def read(self, name: str, part: tuple[slice, ...] = ()) -> Tensor:
+        """A tensor, or a part of it, in memory of its own; the file is closed again."""
+        file = self.where[name]
+        if file.suffix == ".bin":
+            tensor = _load(file)[name]
+            return (tensor[part] if part else tensor).clone()
+        with _open(file) as opened:
+            # what safetensors gives is a view of the file, which this must not keep
+            return (opened.get_slice(name)[part] if part else opened.get_tensor(name)).clone()
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(file, "pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    """PyTorch's own format, mapped into memory; nothing in it is run."""
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to be written, made only when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+
+def shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
+    """The entries in order, in groups of at most `limit` bytes; a larger tensor is a group of its own."""
+    groups: list[list[Entry]] = [[]]
+    size = 0
+    for entry in entries:
+        if groups[-1] and size + entry.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += entry.nbytes
+    return groups
+
+
+def shard_name(number: int, of: int) -> str:
+    """What transformers calls the file, counted from 1."""
+    return "model.safetensors" if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
+
+
+def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
+    """Write the entries one after the other; one tensor is in memory at a time.
+
+    The format is the length of a JSON header as 8 bytes, the header, and the tensors' bytes: safetensors' own writer
+    wants all tensors of a file at once.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for entry in entries:
+        header[entry.name] = {
+            "dtype": NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [at, at + entry.nbytes],
+        }
+        at += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for entry in entries:
+            tensor = entry.make()
+            assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.dtype), entry.name
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
+    """The file that says which tensor is in which shard; needed when there are several."""
+    names = [shard_name(number, len(groups)) for number in range(1, len(groups) + 1)]
+    weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
+    total = sum(entry.nbytes for group in groups for entry in group)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

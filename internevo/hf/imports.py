@@ -1,0 +1,167 @@
+"""Import: a Hugging Face folder as a checkpoint of ours, and the proof that it computes the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+
+from internevo.checkpoint.commit import PARTIAL, STATE, commit, step_name, write_json
+from internevo.checkpoint.tensors import copy_tensors
+from internevo.config.errors import UserError
+from internevo.config.schema import ModelConfig, RopeScalingConfig
+from internevo.data.tokenizer import load_tokenizer
+from internevo.hf.compare import compare
+from internevo.hf.config_json import ModelFacts
+from internevo.hf.export import check_tokens
+from internevo.hf.tokenizer_files import COPIED
+from internevo.hf.weights import CheckpointWeights, FolderWeights
+
+MODEL_FILE = "model.yaml"
+"""What an imported folder has instead of a run's config.yaml: a base for configs that go on from it."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import made."""
+
+    facts: ModelFacts
+    tensors: int
+    bytes: int
+    tokens: int
+    """Tokens that the logits were compared on."""
+    difference: float
+    """The largest difference between two logits, in fp32."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.facts.family}, {self.tensors:,} tensors, {self.bytes / 1e6:,.1f} MB; logits on {self.tokens} "
+            f"tokens differ by at most {self.difference:.1e}"
+        )
+
+
+def import_model(
+    folder: Path, output: Path, *, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None
+) -> ImportReport:
+    """Make `output` from a Hugging Face folder: a checkpoint, the tokenizer, and `model.yaml` to begin a config with.
+
+    Weights are kept as they are stored. One tensor is in memory at a time; `workers` processes share them out.
+    `progress` is told bytes done and bytes in all. Raises UserError when `output` exists, or when `folder` has no model
+    that this package knows; and Mismatch, with nothing left, when our model does not compute what theirs does.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
+    weights = FolderWeights(folder)
+    facts = weights.facts
+    aside = output.with_name(output.name + PARTIAL)
+    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed
+    checkpoint = aside / "checkpoints" / step_name(0)
+    partial = checkpoint.with_name(checkpoint.name + PARTIAL)
+    partial.mkdir(parents=True)
+    try:
+        _copy(weights, partial, workers)
+        progress(weights.nbytes, weights.nbytes)
+        tokens = check_tokens(facts.seq_len, facts.model.vocab)
+        compared = compare(CheckpointWeights(partial), facts.model, folder, tokens)
+        tokenizer = _copy_tokenizer(folder, aside)
+        write_json(partial / STATE, {"step": 0, "stage": "import", "imported": _record(weights, tokenizer)})
+        commit(partial, checkpoint, permanent=True)
+        (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer))
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if output.exists():
+        output.rmdir()
+    aside.rename(output)
+    return ImportReport(facts, len(weights.names), weights.nbytes, compared.tokens, compared.difference)
+
+
+def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
+    """The shape and the row length out of an imported checkpoint's state."""
+    model = dict(record["model"])
+    return ModelConfig(**{**model, "rope_scaling": RopeScalingConfig(**model["rope_scaling"])}), record["seq_len"]
+
+
+def _record(weights: FolderWeights, tokenizer: bool) -> dict[str, Any]:
+    facts = weights.facts
+    return {
+        "family": facts.family,
+        "model": asdict(facts.model),
+        "seq_len": facts.seq_len,
+        "tokenizer": "tokenizer" if tokenizer else None,
+    }
+
+
+def _base_config(facts: ModelFacts, output: Path, tokenizer: bool) -> str:
+    model = {key: value for key, value in asdict(facts.model).items() if key != "preset"}
+    tree: dict[str, Any] = {"model": model}
+    if tokenizer:
+        tree["tokenizer"] = (output / "tokenizer").as_posix()
+    tree["train"] = {"init_from": output.as_posix()}
+    head = f"# From a {facts.family} model of rows up to {facts.seq_len:,} tokens. Begin a config with:\n"
+    return f"{head}#   _base_: {output.as_posix()}/{MODEL_FILE}\n" + yaml.safe_dump(tree, sort_keys=False)
+
+
+def _copy_tokenizer(folder: Path, output: Path) -> bool:
+    """Whether there was one."""
+    names = [name for name in COPIED if (folder / name).is_file()]
+    if not any(name in names for name in ("tokenizer.json", "tokenizer.model")):
+        return False
+    (output / "tokenizer").mkdir()
+    for name in names:
+        shutil.copyfile(folder / name, output / "tokenizer" / name)
+    load_tokenizer(output / "tokenizer")
+    return True
+
+
+def _copy(weights: FolderWeights, folder: Path, workers: int) -> None:
+    if workers == 1:
+        copy_tensors(weights, weights.names, folder, "model/")
+        return
+    with tempfile.TemporaryDirectory() as meeting:
+        processes = [
+            get_context("spawn").Process(target=_copy_share, args=(weights.folder, folder, rank, workers, meeting))
+            for rank in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    if any(process.exitcode for process in processes):
+        raise UserError("a process that copied weights failed; see its message above")
+
+
+def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: str) -> None:
+    """One of several processes: every so many-th tensor."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    weights = FolderWeights(source)
+    dist.init_process_group(
+        "gloo", f"file://{meeting}/ranks", rank=rank, world_size=workers, timeout=timedelta(hours=2)
+    )
+    try:
+        copy_tensors(weights, _share(weights, rank, workers), folder, "model/", dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
+
+
+def _share(weights: FolderWeights, rank: int, workers: int) -> list[str]:
+    """Tensors that lie in one of theirs go to one process."""
+    turn = -1
+    chosen = []
+    before = None
+    for name in weights.names:
+        theirs = weights.stored_name(name)
+        turn += theirs != before
+        before = theirs
+        if turn % workers == rank:
+            chosen.append(name)
+    return chosen

@@ -1,0 +1,147 @@
+"""A model's weights by our names, read one at a time from wherever they lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tensors
+from internevo.config.errors import UserError
+from internevo.config.schema import ModelConfig
+from internevo.hf.config_json import read_facts
+from internevo.hf.families import FAMILIES, Row
+from internevo.hf.files import TensorFiles
+from internevo.hf.layouts import Layout
+from internevo.model.transformer import Transformer
+
+_NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
+"""What old checkpoints hold beside weights."""
+
+
+class Weights(Protocol):
+    """Where a model's weights can be read. Copies go to other processes: keep nothing in it that cannot."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What a weight is stored as."""
+
+    def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A weight on the CPU, as it is stored or rounded to `dtype`."""
+
+    def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
+        """Fill tensors of these names in place. All ranks of `group` call it together, each with its parts."""
+
+
+class CheckpointWeights:
+    """Those of one of our checkpoints, whatever layout wrote it."""
+
+    def __init__(self, folder: Path):
+        self._stored = StoredTensors(folder)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._stored.dtype(f"model/{name}")
+
+    def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        return self._stored.read(f"model/{name}", dtype)
+
+    def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
+        read_tensors(self._stored.folder, {f"model/{name}": tensor for name, tensor in into.items()}, group)
+
+
+class FolderWeights:
+    """Those of a Hugging Face folder, through its family's table.
+
+    Raises UserError when the folder lacks a tensor, has one that the family does not know, or one of another shape.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.facts = folder, read_facts(folder)
+        self.config, self._files = self.facts.model, TensorFiles(folder)
+        self._rows: dict[str, tuple[Row, str, int]] = {}
+        wanted = []
+        for row, ours, theirs in FAMILIES[self.facts.family].tensors(self.config):
+            self._rows |= {name: (row, theirs, number) for number, name in enumerate(ours)}
+            wanted.append(theirs)
+        if self.config.tied:
+            self._rows["head.weight"] = self._rows["embed.weight"]
+        self._check_names(wanted)
+        self._shapes = self._check_shapes()
+        self._unpacked: tuple[str, tuple[Tensor, ...]] = ("", ())
+        self.nbytes = sum(
+            torch.Size(self._files.shape(name)).numel() * self._files.dtype(name).itemsize for name in wanted
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Our names of all of them, the tied head left out."""
+        return [name for name in self._rows if not (self.config.tied and name == "head.weight")]
+
+    def stored_name(self, name: str) -> str:
+        """The tensor of theirs that a weight lies in."""
+        return self._rows[name][1]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A weight's shape."""
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._files.dtype(self._rows[name][1])
+
+    def read(self, name: str, dtype: torch.dtype | None = None, part: tuple[slice, ...] = ()) -> Tensor:
+        row, theirs, number = self._rows[name]
+        if type(row.layout) is Layout:  # as it is, so that a part can be read alone
+            tensor = self._files.read(theirs, part)
+        else:
+            if self._unpacked[0] != theirs:  # its neighbours are asked for next
+                self._unpacked = (theirs, tuple(row.layout.unpack(self._files.read(theirs), self.config)))
+            tensor = self._unpacked[1][number][part]
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
+        fill_tensors(self, into, group)
+
+    def _check_names(self, wanted: list[str]) -> None:
+        found = {name for name in self._files.where if not _NO_WEIGHTS.search(name)}
+        spare = {"lm_head.weight", "output.weight"} if self.config.tied else set()
+        for what, names in (("lacks", set(wanted) - found), ("has, unknown here,", found - set(wanted) - spare)):
+            if names:
+                some = ", ".join(sorted(names)[:5])
+                rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some}{rest}")
+
+    def _check_shapes(self) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            model = Transformer(self.config)
+        shapes = {}
+        for name, weight in model.state_dict().items():
+            row, theirs, number = self._rows[name]
+            there = torch.empty(self._files.shape(theirs), device="meta")
+            try:
+                shape = row.layout.unpack(there, self.config)[number].shape
+            except (RuntimeError, IndexError):
+                shape = there.shape
+            if shape != weight.shape:
+                raise UserError(
+                    f"{self.folder}: {theirs} has shape {list(there.shape)}; config.json's sizes make {name} "
+                    f"{list(weight.shape)} of it"
+                )
+            shapes[name] = tuple(shape)
+        return shapes
+
+
+def load_model(weights: Weights, config: ModelConfig, device: torch.device | str = "cpu") -> Transformer:
+    """The whole model with fp32 weights."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    model = model.to_empty(device=device)
+    if config.tied:
+        model.head.weight = model.embed.weight
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights.read(name))
+    return model

@@ -1,0 +1,125 @@
+"""A model to use: out of a run, an import or a Hugging Face folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from internevo.checkpoint.commit import checkpoints, problems, read_state, step_name
+from internevo.config.errors import UserError
+from internevo.config.load import load_config
+from internevo.config.schema import ModelConfig
+from internevo.data.tokenizer import Tokenizer, load_tokenizer
+from internevo.hf.imports import MODEL_FILE, read_record
+from internevo.hf.weights import CheckpointWeights, FolderWeights, Weights, load_model
+from internevo.model.transformer import Transformer
+from internevo.parallel.prepare import compute_dtype
+from internevo.train.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk, not read yet but for its shape."""
+
+    name: str
+    """How a person would call it: `runs/tiny, step 40`."""
+    weights: Weights
+    config: ModelConfig
+    """Its shape, with the rotary base of the stage that it was saved in."""
+    seq_len: int
+    """The rows that it was trained on."""
+    tokenizer_path: Path | None
+    family: str | None
+    """What it was imported from, or is in a Hugging Face folder."""
+    dtype: torch.dtype | None
+    """What it was trained in; None keeps each weight as it is stored."""
+    step: int
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Its tokenizer, if it names one."""
+        return load_tokenizer(self.tokenizer_path) if self.tokenizer_path else None
+
+    def needs_tokenizer(self) -> Tokenizer:
+        """Its tokenizer. Raises UserError when it names none."""
+        if (tokenizer := self.tokenizer) is None:
+            raise UserError(f"{self.name} names no tokenizer; set `tokenizer` in its config to turn text into tokens")
+        return tokenizer
+
+    def load(self, device: torch.device | str = "cpu") -> Transformer:
+        """The model with fp32 weights."""
+        return load_model(self.weights, self.config, device).eval()
+
+
+def open_model(path: Path, step: int | None = None) -> StoredModel:
+    """The model of a run or import (of its newest whole checkpoint, or that of `step`), or of a Hugging Face folder.
+
+    Reads only, so it is safe beside a run in progress. Raises UserError when `path` is none of these, or has no such
+    checkpoint.
+    """
+    if RunFolder(path).config_file.is_file():
+        return _of_run(path, step)
+    if (path / MODEL_FILE).is_file():
+        return _of_import(path, step)
+    if (path / "config.json").is_file():
+        return _of_folder(path)
+    raise UserError(
+        f"{path} has no model: it is no run folder (runs/NAME, with config.yaml), no import (with {MODEL_FILE}) and no "
+        "Hugging Face folder (with config.json)."
+    )
+
+
+def _of_run(path: Path, step: int | None) -> StoredModel:
+    folder = RunFolder(path)
+    checkpoint = choose_checkpoint(folder.checkpoints, step)
+    config = load_config(folder.config_file, check_data=False)
+    state = read_state(checkpoint)
+    stage = next((stage for stage in config.stages if stage.name == state["stage"]), None)
+    if stage is None:
+        raise UserError(f"{checkpoint} belongs to stage {state['stage']!r}, which {folder.config_file} lacks.")
+    return StoredModel(
+        name=f"{path}, step {state['step']:,}",
+        weights=CheckpointWeights(checkpoint),
+        config=stage.model,
+        seq_len=stage.train.seq_len,
+        tokenizer_path=Path(stage.tokenizer) if stage.tokenizer else None,
+        family=None,
+        dtype=compute_dtype(stage),
+        step=state["step"],
+    )
+
+
+def _of_import(path: Path, step: int | None) -> StoredModel:
+    checkpoint = choose_checkpoint(path / "checkpoints", step)
+    record = read_state(checkpoint)["imported"]
+    config, seq_len = read_record(record)
+    tokenizer = path / record["tokenizer"] if record["tokenizer"] else None
+    return StoredModel(str(path), CheckpointWeights(checkpoint), config, seq_len, tokenizer, record["family"], None, 0)
+
+
+def _of_folder(path: Path) -> StoredModel:
+    weights = FolderWeights(path)
+    facts = weights.facts
+    found = any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    tokenizer = path if found else None
+    return StoredModel(str(path), weights, facts.model, facts.seq_len, tokenizer, facts.family, None, 0)
+
+
+def choose_checkpoint(folder: Path, step: int | None) -> Path:
+    """The newest whole checkpoint of `folder`, or that of `step`. Raises UserError when there is none."""
+    if step is not None:
+        path = folder / step_name(step)
+        if not path.is_dir():
+            known = ", ".join(p.name for p in checkpoints(folder)) or "none"
+            raise UserError(f"there is no checkpoint {path}; the run has: {known}.")
+        if wrong := problems(path):
+            raise UserError(f"{path} is damaged: {'; '.join(wrong)}")
+        return path
+    for path in reversed(checkpoints(folder)):
+        if not problems(path):
+            return path
+    raise UserError(
+        f"{folder} holds no whole checkpoint yet. `internevo train` writes one every checkpoint.every steps."
+    )

@@ -1,0 +1,51 @@
+"""Any layout begins with the weights of a Hugging Face folder, each rank reading its part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from internevo.hf.export import export
+from internevo.parallel.world import World
+from internevo.train.begin import begin_from
+from internevo.train.make_engine import make_engine
+from tests.hf.models import ModelWeights, our_model
+from tests.parallel.jobs import ALONE, stage_of, whole
+
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "one rank": (1, {}),
+    "dp2, zero 3": (2, {"zero": 3}),
+    "tp2": (2, {"tensor": 2}),
+    "pp2, zbv": (2, {"pipeline": 2, "schedule": "zbv"}),
+    "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
+}
+
+
+def begin(world: World, changes: dict[str, Any], path: str) -> dict[str, torch.Tensor]:
+    """What the engine of a layout holds when it has begun from `path`, whole."""
+    stage = stage_of(changes)
+    stage.train.init_from = path
+    engine = make_engine(stage, world)
+    begin_from(engine, stage, world)
+    return whole(engine.state())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.heavy] * (w > 2)) for n, (w, _) in LAYOUTS.items()]
+)
+@pytest.mark.parametrize("format", ["llama", "internlm2"])
+def test_any_layout_begins_from_a_hugging_face_folder(name: str, format: str, tmp_path: Path, ranks: Any) -> None:
+    world, changes = LAYOUTS[name]
+    config = stage_of(changes).model
+    model = our_model(heads=config.heads, kv_heads=config.kv_heads, layers=config.layers)
+    export(ModelWeights(model), model.config, tmp_path / "hf", format, seq_len=64, tokenizer=None)
+    arguments = (changes, str(tmp_path / "hf"))
+    state = begin(ALONE, *arguments) if world == 1 else ranks(world).run(begin, *arguments)[0]
+    for key, weight in model.state_dict().items():
+        assert torch.equal(state[f"model/{key}"], weight), key
+    moments = [tensor for key, tensor in state.items() if key.startswith("optimizer/")]
+    assert moments
+    assert all(not tensor.any() for tensor in moments)
