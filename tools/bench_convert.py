@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def write_random(folder: Path, preset: str, family: str, shard_bytes: int) -> in
 
 
 def measured(*arguments: str | Path) -> dict[str, float]:
-    """Run the `internevo` command; its seconds, and its peak memory in GiB."""
+    """Run the `internevo` command; its seconds, those spent on weights alone, and its peak memory in GB."""
     start = time.perf_counter()
     code = (
         "import sys, internevo.cli as cli\n"
@@ -67,13 +68,18 @@ def measured(*arguments: str | Path) -> dict[str, float]:
         "    peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "    print('PEAK', peak.split()[1], file=sys.stderr)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=sys.stdout, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
+    print(done.stdout)
     peak = int(done.stderr.split("PEAK ")[1].split()[0])
-    return {"seconds": time.perf_counter() - start, "peak_gib": peak / 2**20}
+    moved = re.search(r"(?:copied|written) in ([\d.]+) s", done.stdout)
+    assert moved is not None
+    return {
+        "seconds": time.perf_counter() - start,
+        "seconds_moving_weights": float(moved[1]),
+        "peak_gb": peak * 1024 / 1e9,
+    }
 
 
 def copied(source: Path, target: Path) -> float:

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from internevo import __version__
-from internevo.cli import data, models, runs
+from internevo.cli import data, launch, models, runs
 from internevo.cli.shared import app, out, plain
 from internevo.config.errors import UserError
 
-__all__ = ["app", "data", "main", "models", "runs"]
+__all__ = ["app", "data", "launch", "main", "models", "runs"]
 
 
 def main() -> NoReturn:

@@ -54,27 +54,6 @@ def train(
 
 
 @app.command()
-def launch(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes on this machine; one for each GPU.")] = 1,
-    until: UntilOption = None,
-) -> None:
-    """Train on several processes of this machine. `torchrun ... -m internevo train CONFIG` does the same.
-
-    Example: `internevo launch configs/tiny.yaml --nproc 4 parallel.zero.stage=3`
-    """
-    from internevo.config.load import load_config
-    from internevo.launch.launcher import launch as start
-    from internevo.parallel.layout import make_layout
-
-    for stage in load_config(config, overrides or ()).stages:
-        out.print(f"stage {stage.name}: {make_layout(stage, processes)}")
-    stop = [] if until is None else ["--until", str(until)]
-    raise SystemExit(start(["train", str(config), *stop, *(overrides or ())], processes))
-
-
-@app.command()
 def report(run: RunArgument) -> None:
     """Write a run as one HTML page: curves, speed, memory, data, stages.
 
@@ -101,7 +80,7 @@ def verify(
 
     Example: `internevo verify runs/tiny --replay 5 --nproc 2 parallel.tensor=2`
     """
-    from internevo.launch.launcher import launch as start
+    from internevo.launch.local import launch as start
     from internevo.train.verify import check_checkpoints, replay
 
     if steps:

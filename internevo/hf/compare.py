@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internevo.config.errors import UserError
@@ -29,6 +31,9 @@ TOLERANCE = 1e-4
 """Largest difference of logits in fp32, as a share of the largest logit where that is above one."""
 _WRONG = 1e-3
 """A layer whose output differs by this share of its size is wrong; rounding makes less."""
+
+_SLICE = 8192
+"""Rows of the output head that are in fp32 at a time."""
 
 Seen = Callable[[str, Tensor], None]
 """Takes what a part of the model, by its name for people, put out."""
@@ -144,22 +149,31 @@ def _transformers_class(name: str) -> Any:
 
 @contextmanager
 def _streamed(parts: list[tuple[str, str, nn.Module]], read: Callable[[str], Tensor], seen: Seen) -> Iterator[None]:
-    """Let each part, (label, path, module on the meta device), have its weights in fp32 only while it runs.
+    """Let each part, (label, path, module on the meta device), have its weights only while it runs.
 
-    What it puts out is shown to `seen`.
+    Weights are fp32 then, but embedding and head, which are the largest: they stay as they are stored, and are computed
+    with in fp32 a slice at a time. What a part puts out is shown to `seen`.
     """
     handles = []
     for label, path, module in parts:
         names = [name for name, _ in module.named_parameters()]
+        large = isinstance(module, nn.Linear | nn.Embedding)
+        if isinstance(module, nn.Linear):
+            module.forward = partial(_linear_in_slices, module)  # type: ignore[method-assign]
 
-        def fill(module: nn.Module, arguments: Any, path: str = path, names: list[str] = names) -> None:
+        def fill(
+            module: nn.Module, arguments: Any, path: str = path, names: list[str] = names, large: bool = large
+        ) -> None:
             for name in names:
-                _set(module, name, read(f"{path}.{name}").float())
+                weight = read(f"{path}.{name}")
+                _set(module, name, weight if large else weight.float())
 
-        def empty(module: nn.Module, arguments: Any, out: Any, label: str = label, names: list[str] = names) -> None:
+        def empty(module: nn.Module, arguments: Any, out: Any, label: str = label, names: list[str] = names) -> Any:
+            out = out.float() if isinstance(out, Tensor) else out
             seen(label, out[0] if isinstance(out, tuple) else out)
             for name in names:
                 _set(module, name, torch.empty(0, device="meta"))
+            return out
 
         handles += [module.register_forward_pre_hook(fill), module.register_forward_hook(empty)]
     try:
@@ -167,6 +181,11 @@ def _streamed(parts: list[tuple[str, str, nn.Module]], read: Callable[[str], Ten
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _linear_in_slices(module: nn.Linear, x: Tensor) -> Tensor:
+    """What the layer computes, in fp32, with some of its rows at a time."""
+    return torch.cat([F.linear(x, rows.float()) for rows in module.weight.split(_SLICE)], dim=-1)
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -52,11 +53,14 @@ class ExportReport:
     """The largest difference between two logits, in fp32."""
     overflowed: int
     """Weights that are finite but too large for `dtype`, and became infinite."""
+    seconds: float
+    """Spent on reading and writing weights; comparing logits took the rest."""
 
     def __str__(self) -> str:
         return (
             f"{self.family}, {self.bytes / 1e6:,.1f} MB of {self.dtype} in {self.files} file{'s' * (self.files > 1)}; "
-            f"logits on {self.tokens} tokens of text differ by at most {self.difference:.1e}"
+            f"written in {self.seconds:.1f} s; logits on {self.tokens} tokens of text differ by at most "
+            f"{self.difference:.1e}"
         )
 
 
@@ -103,7 +107,9 @@ def export(
     aside = output.with_name(output.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     aside.mkdir(parents=True)
+    start = time.perf_counter()
     groups, overflowed = _write_weights(_Job(weights, config, family, dtype, aside, max_shard_bytes), workers, progress)
+    seconds = time.perf_counter() - start
     ids = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     stored = _name(dtype or weights.dtype("embed.weight"))
     _write_json(
@@ -135,7 +141,7 @@ def export(
         output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(family, len(groups), total, stored, compared.tokens, compared.difference, overflowed)
+    return ExportReport(family, len(groups), total, stored, compared.tokens, compared.difference, overflowed, seconds)
 
 
 def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tensor:

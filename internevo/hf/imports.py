@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -41,11 +42,13 @@ class ImportReport:
     """Tokens that the logits were compared on."""
     difference: float
     """The largest difference between two logits, in fp32."""
+    seconds: float
+    """Spent on reading and writing weights; checksums and comparing logits took the rest."""
 
     def __str__(self) -> str:
         return (
-            f"{self.facts.family}, {self.tensors:,} tensors, {self.bytes / 1e6:,.1f} MB; logits on {self.tokens} "
-            f"tokens differ by at most {self.difference:.1e}"
+            f"{self.facts.family}, {self.tensors:,} tensors, {self.bytes / 1e6:,.1f} MB copied in "
+            f"{self.seconds:.1f} s; logits on {self.tokens} tokens differ by at most {self.difference:.1e}"
         )
 
 
@@ -68,7 +71,9 @@ def import_model(
     partial = checkpoint.with_name(checkpoint.name + PARTIAL)
     partial.mkdir(parents=True)
     try:
+        start = time.perf_counter()
         _copy(weights, partial, workers)
+        seconds = time.perf_counter() - start
         progress(weights.nbytes, weights.nbytes)
         tokens = check_tokens(facts.seq_len, facts.model.vocab)
         compared = compare(CheckpointWeights(partial), facts.model, folder, tokens)
@@ -82,7 +87,7 @@ def import_model(
     if output.exists():
         output.rmdir()
     aside.rename(output)
-    return ImportReport(facts, len(weights.names), weights.nbytes, compared.tokens, compared.difference)
+    return ImportReport(facts, len(weights.names), weights.nbytes, compared.tokens, compared.difference, seconds)
 
 
 def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:

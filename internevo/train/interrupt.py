@@ -13,7 +13,8 @@ from internevo.parallel.world import World
 class Interrupt:
     """While entered, the first SIGTERM or Ctrl-C sets `signal`; the loop looks at it after each step.
 
-    A second one acts as if nothing were installed, for a person who does not want to wait.
+    A second Ctrl-C stops at once, for a person who does not want to wait. A second SIGTERM does nothing: a cluster's
+    scheduler and a launcher may each send one.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -37,9 +38,10 @@ class Interrupt:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        self._restore()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(
-            f"\n{self.signal.name}: finishing this step, then saving (again to stop at once)",
+            f"\n{self.signal.name}: finishing this step, then saving (Ctrl-C again to stop at once)",
             file=sys.stderr,
             flush=True,
         )

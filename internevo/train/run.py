@@ -30,6 +30,7 @@ from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
 from internevo.train.interrupt import Interrupt
 from internevo.train.make_engine import check_engine, make_engine
+from internevo.train.preflight import preflight
 from internevo.train.progress import Progress
 from internevo.train.trainer import Peak, StageTrainer
 
@@ -44,11 +45,14 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
         world = stack.enter_context(join_world(choose_device(config.train.device)))
         for stage in config.stages:
             check_engine(stage, world.size, world.device)  # every stage can be trained, or nothing is begun
+        seen = preflight(world, config)
         folder = RunFolder.of(config)
         world.on_main(lambda: stack.enter_context(folder).path)
         interrupt = stack.enter_context(Interrupt())
         run = Run(config, folder, world, command)
         try:
+            if seen is not None:
+                run.sinks.message(seen)
             run.go(interrupt, until)
         finally:
             run.close()

@@ -7,6 +7,9 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+GRACE, GRACE_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
+"""How many seconds ranks that were asked to stop may take to save; torchrun itself would kill them after 30."""
+
 
 def launch(arguments: Sequence[str], processes: int) -> int:
     """Run `internevo ARGUMENTS` as `processes` ranks on this machine; the exit code that the run ended with.
@@ -17,6 +20,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    os.environ.setdefault(GRACE, GRACE_S)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,

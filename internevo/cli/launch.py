@@ -1,0 +1,129 @@
+"""Starting runs on several processes, machines, or through Slurm."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from internevo.cli.shared import ConfigArgument, OverridesArgument, UntilOption, app, out, plain, then
+from internevo.config.errors import UserError
+
+
+def slurm_option(help: str, **more: object) -> typer.models.OptionInfo:
+    """An option that only means something with --slurm."""
+    return typer.Option(help=help, rich_help_panel="With --slurm", **more)  # type: ignore[arg-type]
+
+
+@app.command()
+def launch(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.")] = 1,
+    nodes: Annotated[
+        str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
+    ] = None,
+    until: UntilOption = None,
+    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh",
+    slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch file, submit it, follow its log.")] = False,
+    dry_run: Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")] = False,
+    detach: Annotated[bool, slurm_option("Submit, and do not follow the log.")] = False,
+    partition: Annotated[str | None, slurm_option("Slurm's partition.")] = None,
+    account: Annotated[str | None, slurm_option("Whom the time is charged to.")] = None,
+    qos: Annotated[str | None, slurm_option("Slurm's quality of service.")] = None,
+    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.")] = None,
+    grace: Annotated[int, slurm_option("Seconds before the limit at which the run saves and leaves.")] = 300,
+    requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.")] = None,
+    gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
+    image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
+    mounts: Annotated[str | None, slurm_option("What the container sees, `/data:/data,/home:/home`.")] = None,
+    sbatch: Annotated[
+        list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.")
+    ] = None,
+) -> None:
+    """Train on several processes: of this machine, of several machines over ssh, or through Slurm.
+
+    Everything is checked before anything is started. Each rank is `internevo train CONFIG`, so `torchrun ... -m
+    internevo train CONFIG` does the same by hand. All machines must see the same folders.
+
+    Example: `internevo launch configs/tiny.yaml --nproc 4 parallel.zero.stage=3`
+
+    Example: `internevo launch configs/internlm2-7b.yaml --slurm --nodes 16 --nproc 8 --time 24:00:00`
+    """
+    from internevo.config.load import load_config
+    from internevo.launch.slurm import Job
+    from internevo.parallel.layout import make_layout
+
+    resolved = load_config(config, overrides or ())
+    names = (nodes or "").split(",") if not slurm else []
+    try:
+        count = int(nodes or 1) if slurm else len(names)
+    except ValueError:
+        raise UserError(f"--nodes: with --slurm it is the number of machines, found {nodes!r}") from None
+    for stage in resolved.stages:
+        out.print(f"stage {stage.name}: {make_layout(stage, count * processes)}")
+    stop = [] if until is None else ["--until", str(until)]
+    arguments = ["train", str(config), *stop, *(overrides or ())]
+    if slurm:
+        job = Job(
+            name=resolved.name,
+            nodes=count,
+            processes=processes,
+            gpus=gpus,
+            partition=partition,
+            account=account,
+            qos=qos,
+            time=time,
+            cpus=cpus,
+            grace=grace,
+            requeue=requeue,
+            image=image,
+            mounts=mounts,
+            more=tuple(sbatch or ()),
+        )
+        raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach))
+    if nodes is None:
+        from internevo.launch.local import launch as start
+
+        raise SystemExit(start(arguments, processes))
+    from internevo.launch.ssh import launch_over_ssh
+
+    raise SystemExit(launch_over_ssh(arguments, names, processes, ssh=shlex.split(ssh)))
+
+
+def _slurm(job: object, arguments: list[str], run: Path, dry_run: bool, detach: bool) -> int:
+    """Write, submit, follow; the exit code."""
+    from internevo.launch import slurm
+
+    assert isinstance(job, slurm.Job)
+    folder = run.absolute() / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "job.sbatch"
+    script.write_text(slurm.render(job, slurm.command(arguments), folder))
+    out.print(f"wrote {script}")
+    if dry_run:
+        then(f"sbatch {script}")
+        return 0
+    number = slurm.submit(script)
+    log = folder / f"{number}.log"
+    out.print(f"submitted job {number}; its log is {log}")
+    if detach:
+        then(f"squeue --job {number} · scancel {number} · tail -f {log}")
+        return 0
+    out.print("[dim]following; Ctrl-C stops that and leaves the job alone[/]")
+    try:
+        ended = slurm.follow(number, log, lambda text: (sys.stdout.write(text), sys.stdout.flush(), None)[-1])
+    except KeyboardInterrupt:
+        then(f"tail -f {log} · scancel {number}")
+        return 130
+    if ended.name in ("COMPLETED", ""):
+        then(f"internevo report {run}")
+        return 0
+    out.print(f"[bold red]job {number} ended as {ended.name}[/] (exit code {ended.code}). Its log says:")
+    out.print(plain(slurm.why(log)))
+    then(f"see {log} · internevo launch again goes on where the run stopped")
+    return ended.code or 1

@@ -1,0 +1,166 @@
+"""A run under Slurm: an sbatch file that a person can read, its submission, and its log."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from internevo.config.errors import UserError
+
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_POLL_S = 1.0
+_REQUEUE = """if [ "$code" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to ask Slurm for."""
+
+    name: str
+    nodes: int
+    processes: int
+    """On each node; one for each GPU."""
+    gpus: bool = True
+    """Whether each node's processes have a GPU each."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    """The limit, such as `24:00:00`; the partition's when None."""
+    cpus: int | None = None
+    """CPU cores for each process."""
+    grace: int = 300
+    """Seconds before the limit at which the run is asked to save and leave."""
+    requeue: bool = True
+    """Whether a run that was asked to leave goes back into the queue."""
+    array: str | None = None
+    """Slurm's array, such as `0-15%4`."""
+    image: str | None = None
+    """A container to run in, by pyxis."""
+    mounts: str | None = None
+    """What the container sees, in pyxis' notation."""
+    more: Sequence[str] = field(default_factory=tuple)
+    """Further sbatch options without their dashes, such as `constraint=h100`."""
+
+
+def render(job: Job, command: Sequence[str], folder: Path) -> str:
+    """The sbatch file of a job that runs `command` as every rank. Logs and records go to `folder`."""
+    named = {
+        "partition": job.partition,
+        "account": job.account,
+        "qos": job.qos,
+        "time": job.time,
+        "gpus-per-node": job.processes if job.gpus else None,
+        "cpus-per-task": job.cpus,
+        "array": job.array,
+    }
+    options = [f"{key}={value}" for key, value in named.items() if value is not None]
+    options += [*job.more, "requeue" if job.requeue else "no-requeue"]
+    container = ""
+    if job.image is not None:
+        container = shlex.join(
+            [f"--container-image={job.image}"] + [f"--container-mounts={job.mounts}"] * (job.mounts is not None)
+        )
+        container += " "
+    number = "%A_%a" if job.array else "%j"
+    record = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.array else "$SLURM_JOB_ID"
+    template = Template(files("internevo.launch").joinpath("job.sbatch").read_text())
+    return template.substitute(
+        name=job.name,
+        nodes=job.nodes,
+        processes=job.processes,
+        directives="".join(f"#SBATCH --{option}\n" for option in options),
+        grace=job.grace,
+        log=folder / f"{number}.log",
+        record=f"{shlex.quote(str(folder))}/{record}.environment.txt",
+        folder=shlex.quote(str(Path.cwd())),
+        container=container,
+        command=" \\\n  ".join(_lines(command)),
+        requeue=_REQUEUE if job.requeue else "",
+    )
+
+
+def _lines(command: Sequence[str]) -> list[str]:
+    """The command with its array number left to the shell, an argument of its own on each line."""
+    quoted = [one if one == "$SLURM_ARRAY_TASK_ID" else shlex.quote(one) for one in command]
+    return [" ".join(quoted[:4]), *quoted[4:]]
+
+
+def submit(script: Path) -> str:
+    """Hand the file to Slurm; the job's number. Raises UserError with what Slurm says when it refuses."""
+    if shutil.which("sbatch") is None:
+        raise UserError("this machine has no sbatch: is Slurm installed, and its module loaded?")
+    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"sbatch refused {script}: {done.stderr.strip()}")
+    return done.stdout.strip().split(";")[0]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a job is."""
+
+    name: str
+    """Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job."""
+    reason: str
+    code: int
+
+    @property
+    def over(self) -> bool:
+        """Whether the job will do nothing more of itself."""
+        return not self.name or self.name in OVER
+
+
+def state(job: str) -> State:
+    """What Slurm says of a job."""
+    done = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True)
+    found = dict(re.findall(r"(\w+)=(\S*)", done.stdout))
+    if done.returncode or "JobState" not in found:
+        return State("", "", 0)
+    return State(found["JobState"], found.get("Reason", ""), int(found.get("ExitCode", "0:0").split(":")[0]))
+
+
+def follow(job: str, log: Path, show: Callable[[str], None]) -> State:
+    """Show the job's log as it grows, until the job is over; how it ended. Ctrl-C leaves the job alone."""
+    at, before = 0, ""
+    while True:
+        now = state(job)
+        if now.name != before and not now.over:
+            waits = f" ({now.reason})" if now.name == "PENDING" else ""
+            show(f"job {job} is {now.name.lower()}{waits}\n")
+        before = now.name
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(at)
+                if text := file.read():
+                    at += len(text)
+                    show(text.decode(errors="replace"))
+        if now.over:
+            return now
+        time.sleep(_POLL_S)
+
+
+def why(log: Path, lines: int = 5) -> str:
+    """The lines of a log that say why a job failed: its errors, or simply the last ones."""
+    if not log.exists():
+        return "there is no log: the job did not start"
+    text = log.read_text(errors="replace").splitlines()
+    # what Slurm and torch say afterwards tells of the failure, not of its cause
+    errors = [line for line in text if re.search(r"(?i)\berror\b|exception", line) and not line.startswith("srun:")]
+    return "\n".join((errors or text)[-lines:])
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """What every rank runs: `internevo ARGUMENTS`, with this Python."""
+    return [sys.executable, "-m", "internevo", *arguments]

@@ -1,0 +1,142 @@
+"""One run over several machines that ssh reaches: torchrun on each, their output line by line with the machine's name.
+
+All machines see the same folders (the working directory, Python's environment, the data) under the same paths.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import IO
+
+from internevo.config.errors import UserError
+from internevo.launch.local import GRACE, GRACE_S
+
+PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
+"""Beginnings of the names of environment variables that go to every machine."""
+_POLL_S = 0.2
+_GRACE_S = 3600.0
+"""How long the others may take to save when one machine's part has ended badly, before they are left alone."""
+
+
+def launch_over_ssh(
+    arguments: Sequence[str], nodes: Sequence[str], processes: int, *, ssh: Sequence[str] = ("ssh",), port: int = 29400
+) -> int:
+    """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
+
+    The first node holds the meeting point, on `port`. SIGTERM and Ctrl-C go to every rank, which then save and leave.
+    When one node's part fails, the others are stopped. Raises UserError when two nodes have one name.
+    """
+    if len(set(nodes)) < len(nodes):
+        raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
+    name = f"internevo-{uuid.uuid4().hex[:12]}"
+    parts = [
+        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, port, name)])
+        for number, node in enumerate(nodes)
+    ]
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None = None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _watch(parts, asked, lambda node: [*ssh, node, f"kill -TERM $(cat /tmp/{name}-{_place(node)}.pid)"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for part in parts:
+            part.close()
+
+
+class _Part:
+    """One machine's share."""
+
+    def __init__(self, node: str, command: Sequence[str]):
+        self.node = node
+        # a session of its own: Ctrl-C reaches the ranks through us, once
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self._reader = threading.Thread(target=self._show, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _show(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            sys.stdout.write(f"[{self.node}] {line.decode(errors='replace')}")
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """End it, if it has not ended, and show the last of its output."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(5)
+
+
+def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[str]]) -> int:
+    told = False
+    deadline = float("inf")
+    while True:
+        codes = [part.process.poll() for part in parts]
+        failed = [code for code in codes if code]
+        if all(code is not None for code in codes):
+            if asked:
+                return 128 + asked[0]
+            # 255 is ssh's own trouble; a rank's code says more
+            return next((code for code in failed if code not in (143, 255)), failed[0] if failed else 0)
+        if (asked or failed) and not told:
+            told, deadline = True, time.monotonic() + _GRACE_S
+            for part, code in zip(parts, codes, strict=True):
+                if code is None:
+                    subprocess.run(stop(part.node), stdin=subprocess.DEVNULL, check=False)
+        if time.monotonic() > deadline:
+            return 1
+        time.sleep(_POLL_S)
+
+
+def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, processes: int, port: int, name: str) -> str:
+    """What the machine of this number runs, as one line for its shell."""
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={len(nodes)}",
+        f"--nproc-per-node={processes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={_address(nodes[0])}:{port}",
+        f"--rdzv-conf=is_host={int(number == 0)}",
+        f"--rdzv-id={name}",
+        f"--local-addr={_address(nodes[number])}",
+        "--monitor-interval=0.5",
+        "-m",
+        "internevo",
+        *arguments,
+    ]
+    passed = {GRACE: GRACE_S, **_passed(os.environ)}
+    variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(passed.items()))
+    # the shell's number stays that of torchrun, so that it can be told to stop
+    return (
+        f"cd {shlex.quote(os.getcwd())} && echo $$ > /tmp/{name}-{_place(nodes[number])}.pid && "
+        f"exec env {variables} {shlex.join(torchrun)}"
+    )
+
+
+def _passed(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key.startswith(PASSED)}
+
+
+def _address(node: str) -> str:
+    """`user@host` without the user."""
+    return node.rpartition("@")[2]
+
+
+def _place(node: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in node)

@@ -1,0 +1,135 @@
+"""A real Slurm: two tasks train, a cancelled job goes on when it is requeued, a failing one says why."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from internevo.launch.slurm import Job, render
+from internevo.monitor.metrics import read_metrics
+from tests.launch.cluster import Slurm
+from tests.train.runs import steps, write_config
+
+pytestmark = pytest.mark.slow
+
+
+def launch(slurm: Slurm, *arguments: str | Path) -> subprocess.Popen[str]:
+    """`internevo launch --slurm`, on two nodes of one process each."""
+    command = [sys.executable, "-m", "internevo", "launch", *map(str, arguments)]
+    command += ["--slurm", "--nodes", "2", "--nproc", "1", "--no-gpus", "--cpus", "1"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=slurm.environment)
+
+
+def wait_for(slurm: Slurm, job: str, *states: str, seconds: float = 180) -> None:
+    """Until the job is in one of these states."""
+    deadline = time.monotonic() + seconds
+    while not any(f"JobState={state}" in (seen := slurm.run("scontrol", "show", "job", job)) for state in states):
+        assert time.monotonic() < deadline, f"job {job} does not become {states}:\n{seen}"
+        time.sleep(0.3)
+
+
+def wait_for_step(run: Path, step: int, seconds: float = 180) -> None:
+    """Until the run has done this step."""
+    deadline = time.monotonic() + seconds
+    while not any(line["step"] >= step for line in read_metrics(run / "metrics.jsonl")):
+        assert time.monotonic() < deadline, f"{run} does not come to step {step}"
+        time.sleep(0.1)
+
+
+def only_job(output: str) -> str:
+    """The number of the job that the command submitted."""
+    found = re.search(r"submitted job (\d+)", output)
+    assert found, output
+    return found[1]
+
+
+def test_two_tasks_train(slurm: Slurm, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    process = launch(slurm, config)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    job, run = only_job(out), tmp_path / "runs" / "run"
+    assert [line["step"] for line in steps(run)] == list(range(1, 18))
+    assert re.search(r"n1 .*│ 1 .*\n.*n2 .*│ 1 ", out), out  # the preflight's table
+    assert "enhance" in out  # the log was followed to its end
+    record = (run / "slurm" / f"{job}.environment.txt").read_text()
+    assert f"JobId={job}" in record
+    assert "SLURM_JOB_ID=" in record
+    assert (run / "slurm" / "job.sbatch").read_text().startswith("#!/usr/bin/env bash\n")
+
+
+@pytest.mark.parametrize("how", ["signalled before the limit", "cancelled and requeued by hand"])
+def test_a_cancelled_job_goes_on(how: str, slurm: Slurm, tmp_path: Path) -> None:
+    """It saves and leaves; when it runs again, it goes on where it was, and ends as an unbroken run does."""
+    config = write_config(tmp_path, stages=[{"name": "only", "train": {"steps": 150}}], checkpoint={"every": 0})
+    run = tmp_path / "runs" / "run"
+    process = launch(slurm, config, "--detach")
+    job = only_job(process.communicate(timeout=60)[0])
+    wait_for_step(run, 20)
+    if how == "signalled before the limit":
+        slurm.run("scancel", "--signal=TERM", "--batch", job)  # what Slurm itself sends by --signal=B:TERM
+    else:
+        slurm.run("scancel", job)
+        wait_for(slurm, job, "CANCELLED", "COMPLETING")
+        slurm.run("scontrol", "requeue", job)
+    log = run / "slurm" / f"{job}.log"
+    deadline = time.monotonic() + 200
+    while "resuming after step" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(1)
+        if "JobState=PENDING" in slurm.run("scontrol", "show", "job", job):  # Slurm lets a requeued job rest
+            slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(slurm, job, "COMPLETED")
+    assert "SIGTERM: finishing this step, then saving" in log.read_text()
+    saved = int(re.search(r"resuming after step (\d+)", log.read_text())[1])
+    assert saved >= 20
+    assert [line["step"] for line in steps(run)] == list(range(1, 151))
+    assert not (run / "metrics.replaced.jsonl").exists()  # no step was trained twice
+
+
+def test_a_failing_job_says_why(slurm: Slurm, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1e30", "stages.enhance.optimizer.lr=1e30")
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 2, out
+    assert re.search(r"job \d+ ended as FAILED \(exit code 2\)", out)
+    told = out[out.index("ended as FAILED") :]
+    assert "error: " in told
+    assert "has not been finite" in told
+
+
+def test_slurm_refuses_by_name(slurm: Slurm, tmp_path: Path) -> None:
+    process = launch(slurm, write_config(tmp_path), "--partition", "nowhere")
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 2
+    assert "sbatch refused" in out
+    assert "invalid partition specified: nowhere" in out
+
+
+def test_the_template_is_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """launch/slurm.sbatch, for people who write their own, is an example of the same file."""
+    root = Path(__file__).parents[2]
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/home/me/internevo"))
+    job = Job("internlm2-7b", nodes=16, processes=8, partition="gpu", time="24:00:00", cpus=12)
+    command = [".venv/bin/python", "-m", "internevo", "train", "configs/internlm2-7b.yaml"]
+    expected = render(job, command, Path("runs/internlm2-7b/slurm"))
+    assert (root / "launch" / "slurm.sbatch").read_text() == expected
+
+
+def test_containers_and_further_options(tmp_path: Path) -> None:
+    job = Job(
+        "a", 2, 8, image="nvcr.io/nvidia/pytorch:26.01-py3", mounts="/data:/data", more=("constraint=h100", "exclusive")
+    )
+    text = render(job, ["python", "-m", "internevo", "train", "a b.yaml"], tmp_path)
+    assert "#SBATCH --constraint=h100\n#SBATCH --exclusive\n" in text
+    assert "--container-image=nvcr.io/nvidia/pytorch:26.01-py3 --container-mounts=/data:/data" in text
+    assert "'a b.yaml'" in text
+    assert "#SBATCH --gpus-per-node=8\n" in text
+    (tmp_path / "job").write_text(text)
+    assert subprocess.run(["bash", "-n", tmp_path / "job"], env=os.environ).returncode == 0
