@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from internevo import __version__
-from internevo.cli import data, launch, models, runs
+from internevo.cli import data, evaluate, launch, models, runs, sweep
 from internevo.cli.shared import app, out, plain
 from internevo.config.errors import UserError
 
-__all__ = ["app", "data", "launch", "main", "models", "runs"]
+__all__ = ["app", "data", "evaluate", "launch", "main", "models", "runs", "sweep"]
 
 
 def main() -> NoReturn:

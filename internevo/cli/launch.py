@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from internevo.cli.shared import ConfigArgument, OverridesArgument, UntilOption, app, out, plain, then
 from internevo.config.errors import UserError
+
+if TYPE_CHECKING:
+    from internevo.launch.slurm import Job
 
 
 def slurm_option(help: str, **more: object) -> typer.models.OptionInfo:
@@ -41,6 +45,12 @@ def launch(
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
     mounts: Annotated[str | None, slurm_option("What the container sees, `/data:/data,/home:/home`.")] = None,
+    beside: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate-beside", help="Evaluate every checkpoint in a job of its own.", rich_help_panel="With --slurm"
+        ),
+    ] = False,
     sbatch: Annotated[
         list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.")
     ] = None,
@@ -85,7 +95,7 @@ def launch(
             mounts=mounts,
             more=tuple(sbatch or ()),
         )
-        raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach))
+        raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach, beside))
     if nodes is None:
         from internevo.launch.local import launch as start
 
@@ -95,11 +105,10 @@ def launch(
     raise SystemExit(launch_over_ssh(arguments, names, processes, ssh=shlex.split(ssh)))
 
 
-def _slurm(job: object, arguments: list[str], run: Path, dry_run: bool, detach: bool) -> int:
+def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
     """Write, submit, follow; the exit code."""
     from internevo.launch import slurm
 
-    assert isinstance(job, slurm.Job)
     folder = run.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
@@ -109,6 +118,11 @@ def _slurm(job: object, arguments: list[str], run: Path, dry_run: bool, detach: 
         then(f"sbatch {script}")
         return 0
     number = slurm.submit(script)
+    if beside:
+        watcher = folder / "evaluate.sbatch"
+        one = replace(job, name=f"{job.name}-eval", nodes=1, processes=1)
+        watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"]), folder))
+        out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
     log = folder / f"{number}.log"
     out.print(f"submitted job {number}; its log is {log}")
     if detach:

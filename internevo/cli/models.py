@@ -123,3 +123,52 @@ def generate(
         out.print(plain(piece), end="")
     out.print()
     then(f"internevo export {model} DIR")
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    step: StepOption = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where to listen.")] = 8000,
+    engine: Annotated[str, typer.Option(help="auto, vllm, lmdeploy or transformers.")] = "auto",
+    extra: Annotated[
+        list[str] | None, typer.Argument(help="Options for the engine, behind `--`.", metavar="-- OPTIONS")
+    ] = None,
+) -> None:
+    """Serve a model behind an OpenAI-compatible endpoint, with the inference engine that is installed.
+
+    A run or an import is exported first, once for each checkpoint, into its `serve` folder. vLLM is taken if it is
+    there, then LMDeploy, then transformers' own server.
+
+    Example: `internevo serve runs/tiny --port 8000`, then with the openai package
+    `OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="-").completions.create(model="runs/tiny/...", prompt="Once")`
+    """
+    import os
+
+    from internevo.hf.export import export as export_model
+    from internevo.hf.serve import choose_engine, engine_command
+    from internevo.train.stored_model import open_model
+
+    stored = open_model(model, step)
+    chosen = choose_engine(engine)
+    folder = model
+    if not (model / "config.json").is_file():
+        folder = model / "serve" / f"step-{stored.step:06d}"
+        if not folder.exists():
+            with moving("exporting") as progress:
+                report = export_model(
+                    stored.weights,
+                    stored.config,
+                    folder,
+                    stored.family or "auto",
+                    seq_len=stored.seq_len,
+                    tokenizer=stored.needs_tokenizer(),
+                    dtype=stored.dtype,
+                    progress=progress,
+                )
+            out.print(f"wrote {folder}: {report}")
+    command = engine_command(chosen, folder, host, port, extra or ())
+    out.print(f"serving {folder} with {chosen} on http://{host}:{port}/v1")
+    out.print(f"[dim]{plain(' '.join(command))}[/]")
+    os.execvp(command[0], command)

@@ -111,3 +111,31 @@ def quickstart(
     stopped = run_quickstart(folder, out)
     if stopped is not None:
         raise SystemExit(128 + stopped)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed here, and what is missing for what.
+
+    Exit code 1 when something is missing that nothing works without.
+
+    Example: `internevo doctor`
+    """
+    from rich.table import Table
+
+    from internevo.monitor.doctor import broken_imports, examine
+
+    findings = examine()
+    table = Table("", "found", "for", "if you want it", box=None)
+    for one in findings:
+        colour = "green" if one.good else "red" if one.needed else "yellow"
+        mark = "there" if one.good else "missing"
+        remedy = "" if one.good else one.remedy
+        table.add_row(one.name, f"[{colour}]{plain(one.found) or mark}[/]", plain(one.purpose), plain(remedy))
+    out.print(table)
+    broken = broken_imports()
+    for line in broken:
+        out.print(f"[bold red]broken:[/] {plain(line)}")
+    if broken or any(one.needed and not one.good for one in findings):
+        raise SystemExit(1)
+    then("internevo quickstart")

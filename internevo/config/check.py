@@ -53,6 +53,7 @@ LEAST = {
     "train.activation_gib": 0.0,
     "optimizer.momentum": 0.0,
     "data.eval_tokens": 0,
+    "data.eval_every": 0,
     "model.hidden": 1,
     "model.layers": 1,
     "model.heads": 1,
@@ -65,6 +66,7 @@ LEAST = {
     "model.rope_scaling.factor": 1.0,
     "model.rope_scaling.original_seq_len": 0,
     "model.init_std": 0.0,
+    "model.width_base": 0,
 }
 """The least value of a number."""
 
@@ -127,6 +129,8 @@ def _model(model: ModelConfig) -> Iterator[str]:
         yield f"model.kv_heads: {model.heads} heads cannot be shared evenly by {model.kv_heads} kv heads"
     if model.head_dim % 2:
         yield f"model.head_dim: must be even for the rotary embedding, found {model.head_dim}"
+    if model.width_base and model.tied:
+        yield "model.width_base: embedding and head scale differently with the width; set model.tied=false"
     scaling = model.rope_scaling
     if scaling.kind in ("llama3", "yarn") and not scaling.original_seq_len:
         yield f"model.rope_scaling.original_seq_len: {scaling.kind} needs the row length that the model was trained on"
@@ -204,7 +208,11 @@ def _speed(stage: StageConfig) -> Iterator[str]:
         yield f"train.loss: {train.loss} runs without tensor and pipeline parallelism; use chunked"
     if train.attention == "flex" and parallel.context.size > 1:
         yield "train.attention: flex cannot attend over several ranks; use auto"
+    if stage.model.width_base and optimizer.name != "adamw":
+        yield f"model.width_base: its learning rates are for optimizer.name=adamw, found {optimizer.name}"
     if optimizer.state != "fp32":
+        if stage.model.width_base:
+            yield f"optimizer.state: {optimizer.state} has one learning rate for all; model.width_base needs fp32"
         if train.precision != "bf16":
             yield f"optimizer.state: {optimizer.state} is for train.precision=bf16, found {train.precision}"
         if optimizer.name != "adamw":

@@ -23,19 +23,22 @@ RUN_ONLY = ("name", "runs", "stages")
 """Keys that a stage does not inherit."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), check_data: bool = True) -> RunConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), check_data: bool = True, check_values: bool = True
+) -> RunConfig:
     """Read, merge and check a configuration.
 
     `stages` of the result are complete trees, and there is at least one. Relative paths inside the configuration
     are relative to the working directory. `check_data=False` leaves out whether the token stores and the tokenizer
-    that it names exist. Raises ConfigError with everything that is wrong.
+    that it names exist, `check_values=False` all but names, types and presets. Raises
+    ConfigError with everything that is wrong.
     """
     tree = read_tree(Path(path))
     for override in overrides:
         _override(tree, override)
     problems: list[str] = []
     config = _resolve(tree, problems)
-    if not problems:
+    if not problems and check_values:
         problems += check(config, check_data)
     if problems:
         raise ConfigError(f"{path}:\n  " + "\n  ".join(problems))

@@ -73,6 +73,10 @@ class ModelConfig:
     init_std: float = 0.02
     """Standard deviation of the initial weights; projections that write into the residual stream are scaled
     down further by `sqrt(2 * layers)`."""
+    width_base: int = 0
+    """The width that learning rates were found at (muP, arXiv 2203.03466): a model of another `hidden` then begins and
+    learns such that they fit it too. Initial weights of the blocks scale with `sqrt(width_base / hidden)`, those of the
+    head with `width_base / hidden`, and so do the learning rates of both. 0 scales nothing."""
 
 
 @dataclass
@@ -301,6 +305,9 @@ class DataConfig:
     pads nothing."""
     eval_tokens: int = 1_000_000
     """Held-out tokens per source to evaluate at the start and end of a stage; 0 turns evaluation off."""
+    eval_every: int = 0
+    """Evaluate also after every so many steps of the run; 0 does not. `internevo eval RUN --watch` evaluates beside
+    training instead of within it."""
 
 
 @dataclass

@@ -59,6 +59,11 @@ def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
         return value
     if is_dataclass(hint):
         return typed_tree(typing.cast(type, hint), value, f"{path}.", problems)
+    if typing.get_origin(hint) is dict:
+        if isinstance(value, dict):
+            return value
+        problems.append(f"{path}: expected a mapping, found {_show(value)}")
+        return {}
     if typing.get_origin(hint) is list:
         return _list(typing.get_args(hint)[0], value, path, problems)
     try:

@@ -31,6 +31,8 @@ class Tokenizer(ABC):
     """Begins a document. Tokenizers without one (Qwen's) frame with EOS on both sides."""
     eos_id: int
     """Ends a document."""
+    prefix: list[int]
+    """What transformers puts before a text that this tokenizer encodes: BOS, or nothing."""
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -84,7 +86,8 @@ class SentencePieceTokenizer(Tokenizer):
         if self._model.eos_id() < 0:
             raise TokenizerError(f"{path} has no end-of-sentence piece; documents could not be told apart")
         self.eos_id = self._model.eos_id()
-        self.bos_id = self._model.bos_id() if self._model.bos_id() >= 0 else self.eos_id
+        self.prefix = [self._model.bos_id()] if self._model.bos_id() >= 0 else []
+        self.bos_id = self.prefix[0] if self.prefix else self.eos_id
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(list(texts), num_threads=1)
@@ -121,6 +124,7 @@ class HuggingFaceTokenizer(Tokenizer):
         ids = self._fast.get_vocab(with_added_tokens=True)
         self.eos_id = ids[eos]
         self.bos_id = ids.get(named.get("bos_token", ""), self.eos_id)
+        self.prefix = [one for one in self._fast.encode("").ids if one != self.eos_id]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [one.ids for one in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]

@@ -18,7 +18,8 @@ from internevo.config.errors import UserError
 
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 _POLL_S = 1.0
-_REQUEUE = """if [ "$code" -eq 143 ]; then
+# a rank that Slurm ends because another has failed leaves with 143 too, so the code alone does not say it
+_REQUEUE = """if [ -n "$asked" ] && [ "$code" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi"""
 

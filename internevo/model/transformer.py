@@ -195,6 +195,9 @@ def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int)
         return torch.ones(shape)
     into_residual = name.endswith(("wo.weight", "down.weight"))
     std = config.init_std / (math.sqrt(2 * config.layers) if into_residual else 1.0)
+    if config.width_base and name != "embed.weight":
+        ratio = config.width_base / config.hidden
+        std *= ratio if name == "head.weight" else math.sqrt(ratio)
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)

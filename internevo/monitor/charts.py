@@ -45,7 +45,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             "Training loss",
             "nats per token",
             x,
-            [line("each step", 0, column("loss"), faint=True), line("smoothed", 0, _smooth(column("loss")))],
+            [line("each step", 0, column("loss"), faint=True), line("smoothed", 0, smooth(column("loss")))],
             height=300,
         ),
         "lr": _chart("Learning rate", "", x, [line("learning rate", 4, column("lr"))], zero=True),
@@ -56,7 +56,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             x,
             [
                 line("each step", 2, column("tokens_per_s"), faint=True),
-                line("smoothed", 2, _smooth(column("tokens_per_s"))),
+                line("smoothed", 2, smooth(column("tokens_per_s"))),
             ],
             zero=True,
         ),
@@ -64,7 +64,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             "Model FLOPs utilisation",
             "share of the peak",
             x,
-            [line("causal", 0, _smooth(column("mfu"))), line("full attention", 1, _smooth(column("mfu_full")))],
+            [line("causal", 0, smooth(column("mfu"))), line("full attention", 1, smooth(column("mfu_full")))],
             zero=True,
             percent=True,
         ),
@@ -108,7 +108,7 @@ def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
     return _chart("Held-out loss", "nats per token", x, series, height=280)
 
 
-def _smooth(values: Sequence[float | None]) -> list[float | None]:
+def smooth(values: Sequence[float | None]) -> list[float | None]:
     """An exponential average that starts unbiased; gaps stay gaps."""
     total = weight = 0.0
     smooth: list[float | None] = []

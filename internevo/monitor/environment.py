@@ -16,7 +16,19 @@ import torch
 
 import internevo
 
-PACKAGES = ("numpy", "transformers", "safetensors", "sentencepiece", "omegaconf", "flash-attn")
+PACKAGES = (
+    "numpy",
+    "transformers",
+    "safetensors",
+    "sentencepiece",
+    "tokenizers",
+    "omegaconf",
+    "triton",
+    "flash-attn",
+    "torchao",
+    "liger-kernel",
+    "deepspeed",
+)
 
 
 def capture(device: torch.device, command: Sequence[str], processes: int = 1) -> dict[str, Any]:
@@ -35,6 +47,9 @@ def capture(device: torch.device, command: Sequence[str], processes: int = 1) ->
         "device_type": device.type,
         "gpu_count": torch.cuda.device_count(),
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "cuda": torch.version.cuda,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "processes": processes,
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -59,7 +59,7 @@ class EvalMetrics:
     step: int
     stage: str
     when: str
-    """`start` or `end` of the stage."""
+    """`start`, `middle` or `end` of the stage."""
     source: str
     seq_len: int
     tokens: int

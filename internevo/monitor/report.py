@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import internevo
 from internevo.config.derive import stage_steps
 from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.charts import Record, build_charts
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+from internevo.monitor.page import asset, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
 
 
@@ -35,11 +34,7 @@ def write_report(run: Path) -> Path:
     environment = json.loads(_text(run / "environment.json") or "{}")
     total = sum(stage_steps(stage.train) for stage in config.stages)
     done = steps[-1]["step"] if steps else 0
-    page = Template(_asset("report.html")).substitute(
-        title=escape(config.name),
-        status="complete" if done == total else f"step {done:,} of {total:,}",
-        status_class="good" if done == total else "wait",
-        lede=_lede(config, steps, environment),
+    body = Template(asset("report.html")).substitute(
         cards=_cards(steps, evals, environment),
         learning=_learning(config, evals),
         positions=_positions(evals),
@@ -49,22 +44,17 @@ def write_report(run: Path) -> Path:
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
         config=escape(config_file.read_text()),
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        version=internevo.__version__,
-        # inside a script element only "</" could end it early
-        data=json.dumps({"stages": _stages(config), "charts": build_charts(steps, evals)}).replace("</", "<\\/"),
-        css=_asset("report.css"),
-        js=_asset("report.js"),
-        uplot_css=_asset("uplot.min.css"),
-        uplot_js=_asset("uplot.min.js"),
     )
-    aside = run / "report.html.partial"
-    aside.write_text(page, encoding="utf-8")
-    return aside.rename(run / "report.html")
-
-
-def _asset(name: str) -> str:
-    return files("internevo.monitor").joinpath("assets", name).read_text(encoding="utf-8")
+    return write_page(
+        run / "report.html",
+        kind="internevo run",
+        title=config.name,
+        status=("complete", "good") if done == total else (f"step {done:,} of {total:,}", "wait"),
+        lede=_lede(config, steps, environment),
+        body=body,
+        charts=build_charts(steps, evals),
+        stages=_stages(config),
+    )
 
 
 def _text(path: Path) -> str:
@@ -133,7 +123,7 @@ def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
         unigram = next(one["unigram"] for one in reversed(evals) if one["source"] == source)
         values = [f"{unigram:.3f}", _loss(first.get(source)), *(_loss(ends.get((source, name))) for name in stages)]
         rows.append([source, *values])
-    return _table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
+    return table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
 
 
 def _loss(one: Record | None) -> str:
@@ -200,7 +190,7 @@ def _mixture(config: RunConfig, steps: Sequence[Record]) -> str:
         for name, tokens in drawn.items():
             wanted = weights.get(name, 0.0) / sum(weights.values())
             rows.append([stage.name, name, f"{tokens:,}", f"{tokens / total:.2%}" if total else "–", f"{wanted:.2%}"])
-    return _table(["stage", "source", "real tokens", "share", "configured"], rows)
+    return table(["stage", "source", "real tokens", "share", "configured"], rows)
 
 
 def _time(run: Path) -> str:
@@ -213,7 +203,7 @@ def _time(run: Path) -> str:
         whole = sum(one["seconds"].values())
         shares = [f"{one['seconds'][kind] / whole:.1%}" for kind in KINDS]
         rows.append([one["rank"], f"{one['first']:,}–{one['first'] + one['steps'] - 1:,}", f"{whole:.3f} s", *shares])
-    return _table(["rank", "steps", "all kinds", *KINDS], rows)
+    return table(["rank", "steps", "all kinds", *KINDS], rows)
 
 
 def _checkpoints(run: Path) -> str:
@@ -223,7 +213,7 @@ def _checkpoints(run: Path) -> str:
         state = json.loads(_text(path / "state.json") or "{}")
         when = datetime.fromtimestamp(path.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append([path.name, str(state.get("stage", "–")), f"{size / 1e6:,.1f} MB", when])
-    return _table(["checkpoint", "stage", "size", "written"], rows) if rows else '<p class="note">None yet.</p>'
+    return table(["checkpoint", "stage", "size", "written"], rows) if rows else '<p class="note">None yet.</p>'
 
 
 def _environment(environment: Record) -> str:
@@ -233,14 +223,7 @@ def _environment(environment: Record) -> str:
             key, value = "earlier starts", ", ".join(one.get("started", "?") for one in value)
         if value is not None:
             rows.append([key, " ".join(map(str, value)) if isinstance(value, list) else str(value)])
-    return _table(["", ""], rows, text=True) if rows else '<p class="note">Not recorded yet.</p>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], text: bool = False) -> str:
-    kind = ' class="text"' if text else ""
-    top = "".join(f"<th{kind}>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+    return table(["", ""], rows, text=True) if rows else '<p class="note">Not recorded yet.</p>'
 
 
 def human(value: float) -> str:

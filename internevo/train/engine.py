@@ -16,7 +16,7 @@ from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.train.loss_model import LossModel, loss_model
 from internevo.train.micro_batch import Staged
-from internevo.train.optimizer import Optimizers, clip_scale
+from internevo.train.optimizer import Optimizers, clip_scale, width_rate
 from internevo.train.precision import bf16_copy
 
 
@@ -157,7 +157,9 @@ class LocalEngine(OneProcess, TorchEngine):
         model = master if stage.train.precision == "fp32" else bf16_copy(master)
         prepare_model(model, stage, device)
         self.model = loss_model(model, stage, device)
-        self.optimizers = Optimizers(self.named_parameters(), stage.optimizer, compute_dtype(stage))
+        self.optimizers = Optimizers(
+            self.named_parameters(), stage.optimizer, compute_dtype(stage), rate=width_rate(stage.model)
+        )
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.master.named_parameters())

@@ -29,7 +29,7 @@ from internevo.parallel.world import World, start_groups
 from internevo.train.engine import Engine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
-from internevo.train.optimizer import adamw, set_learning_rate
+from internevo.train.optimizer import adamw, set_learning_rate, width_rate
 from internevo.train.sharded import joint_digest
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -74,7 +74,7 @@ class OffloadedEngine(Engine):
         if self._shards_weights:  # the loss uses it outside its module
             self.deepspeed.zero.register_external_parameter(model, transformer.head.weight)
         matrices = {name for name, shape in self.shapes.items() if len(shape) > 1}
-        optimizer = adamw(self.parameters, matrices, stage.optimizer)
+        optimizer = adamw(self.parameters, matrices, stage.optimizer, width_rate(stage.model))
         self.engine, *_ = self.deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if stage.train.precision == "bf16":
             for name, shape in self.shapes.items():  # DeepSpeed made the fp32 weights from rounded ones

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Callable, Mapping, Set
 
 import torch
 from torch import Tensor, nn
 
-from internevo.config.schema import OptimizerConfig
+from internevo.config.schema import ModelConfig, OptimizerConfig
 from internevo.train.muon import ALONE, Muon, OnWhole
+
+Rate = Callable[[str], float]
+"""A parameter's share of the learning rate, by its name."""
 
 
 class Optimizers:
@@ -21,6 +23,7 @@ class Optimizers:
         config: OptimizerConfig,
         dtype: torch.dtype = torch.float32,
         on_whole: OnWhole = ALONE,
+        rate: Rate = lambda name: 1.0,
     ):
         """`parameters` may be parts of whole ones, `on_whole` then reaches those. `dtype` is what Muon computes in.
 
@@ -34,7 +37,7 @@ class Optimizers:
             self.all.append(Muon({name: parameters[name] for name in sorted(inner)}, config, dtype, on_whole))
         if outer:
             matrices = {name for name, parameter in outer.items() if parameter.ndim > 1}
-            self.all.append(adamw(outer, matrices, config))
+            self.all.append(adamw(outer, matrices, config, rate))
             for parameter in outer.values():
                 self.all[-1].state[parameter] = {
                     "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -64,17 +67,42 @@ def is_inner_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and name.startswith("blocks.")
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], matrices: Set[str], config: OptimizerConfig) -> torch.optim.AdamW:
+def adamw(
+    parameters: Mapping[str, nn.Parameter], matrices: Set[str], config: OptimizerConfig, rate: Rate = lambda name: 1.0
+) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101) without state yet: decoupled decay on the `matrices` named, none on the rest.
 
-    Whether the embedding and the output head decay is `optimizer.decay_embeddings`.
+    Whether the embedding and the output head decay is `optimizer.decay_embeddings`. `rate` is a parameter's share of
+    the learning rate; what decay takes from a weight in a step does not depend on it.
     """
-    groups: list[dict[str, Any]] = []
-    for decay in (config.weight_decay, 0.0):
-        chosen = [p for name, p in parameters.items() if decays(name, name in matrices, config) == (decay != 0.0)]
-        groups += [{"params": chosen, "weight_decay": decay}] if chosen else []
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = config.weight_decay if decays(name, name in matrices, config) else 0.0
+        groups.setdefault((decay, rate(name)), []).append(parameter)
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(groups, betas=(beta1, beta2), eps=config.eps, fused=True)
+    return torch.optim.AdamW(
+        [
+            {"params": chosen, "weight_decay": decay / share, "rate": share}
+            for (decay, share), chosen in sorted(groups.items(), key=lambda one: one[0], reverse=True)
+        ],
+        betas=(beta1, beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def width_rate(model: ModelConfig) -> Rate:
+    """Each parameter's share of the learning rate under `model.width_base` (muP's table 3 for Adam, arXiv 2203.03466).
+
+    Embedding, norms and biases: all of it. Matrices whose input is as wide as the model: in inverse proportion.
+    """
+    ratio = model.width_base / model.hidden if model.width_base else 1.0
+
+    def rate(name: str) -> float:
+        vector = "norm" in name or name.endswith("bias")
+        return 1.0 if vector or name == "embed.weight" else ratio
+
+    return rate
 
 
 def decays(name: str, matrix: bool, config: OptimizerConfig) -> bool:
@@ -86,7 +114,7 @@ def decays(name: str, matrix: bool, config: OptimizerConfig) -> bool:
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of the next update."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("rate", 1.0)
 
 
 def clip_scale(norm: Tensor, max_norm: float) -> Tensor:

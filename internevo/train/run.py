@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
@@ -95,7 +96,9 @@ class Run:
             trainer = self._trainer(stages[progress.stage])
             if progress.stage_step == 0:
                 self._evaluate(trainer, "start", interrupt)
-            trainer.run(interrupt, until, self.writer, self.sinks.step)
+            trainer.run(
+                interrupt, until, self.writer, self.sinks.step, partial(self._evaluate, trainer, "middle", interrupt)
+            )
             if progress.stage_step < trainer.steps:
                 return
             if not interrupt.agreed(self.world):
@@ -149,11 +152,11 @@ class Run:
         """Held-out loss of every source of the run, as the current stage sees it; each only once."""
         stage = trainer.stage
         records = self.world.on_main(lambda: read_metrics(self.folder.evals))
-        done = {(one["stage"], one["when"], one["source"]) for one in records}
+        done = {(one["stage"], one["when"], one["source"], one["step"]) for one in records}
         sources = {source_name(one): one.path for each in self.config.stages for one in each.data.sources}
         for name, path in sources.items():
             store = TokenStore.open_heldout(path)
-            if not stage.data.eval_tokens or store is None or (stage.name, when, name) in done:
+            if not stage.data.eval_tokens or store is None or (stage.name, when, name, self.progress.step) in done:
                 continue
             part, train = trainer.engine.part, stage.train
             rows = train.micro_batch * part.parts

@@ -21,7 +21,7 @@ from internevo.parallel.zero import cut_alike, prepare_micro_batch, reshard, row
 from internevo.train.engine import TorchEngine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import Staged
-from internevo.train.optimizer import Optimizers
+from internevo.train.optimizer import Optimizers, width_rate
 
 
 class ShardedEngine(TorchEngine):
@@ -39,7 +39,9 @@ class ShardedEngine(TorchEngine):
         self.local = {name: nn.Parameter(local(p.detach())) for name, p in parameters.items()}
         rows = {name: rows_to_shard(p) for name, p in parameters.items()}
         on_whole = WholeMatrices(self.mesh, rows)
-        self.optimizers = Optimizers(self.local, self.stage.optimizer, compute_dtype(self.stage), on_whole)
+        self.optimizers = Optimizers(
+            self.local, self.stage.optimizer, compute_dtype(self.stage), on_whole, width_rate(self.stage.model)
+        )
 
     def _prepare(self, stage: StageConfig, mesh: Mesh) -> None:
         self.stage, self.mesh, self.device = stage, mesh, mesh.device

@@ -53,11 +53,16 @@ class StageTrainer:
         self._saved = progress.step
 
     def run(
-        self, interrupt: Interrupt, until: float, writer: CheckpointWriter, report: Callable[[StepMetrics], None]
+        self,
+        interrupt: Interrupt,
+        until: float,
+        writer: CheckpointWriter,
+        report: Callable[[StepMetrics], None],
+        evaluate: Callable[[], None],
     ) -> None:
         """Train to the stage's end, to step `until` of the run, or until a signal asks to stop.
 
-        Saves on the way and at the end.
+        Saves and evaluates on the way, and saves at the end.
         """
         progress, every = self.progress, self.stage.checkpoint.every
         if progress.stage_step == self.steps:
@@ -71,6 +76,8 @@ class StageTrainer:
                 done = progress.stage_step == self.steps
                 if done or (every and progress.step % every == 0):
                     self.save(writer, permanent=done)
+                if (often := self.stage.data.eval_every) and progress.step % often == 0 and not done:
+                    evaluate()
             if progress.stage_step < self.steps:
                 self.save(writer, permanent=False)
 

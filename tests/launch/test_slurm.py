@@ -97,8 +97,9 @@ def test_a_failing_job_says_why(slurm: Slurm, tmp_path: Path) -> None:
     config = write_config(tmp_path)
     process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1e30", "stages.enhance.optimizer.lr=1e30")
     out = process.communicate(timeout=300)[0]
-    assert process.returncode == 2, out
-    assert re.search(r"job \d+ ended as FAILED \(exit code 2\)", out)
+    assert process.returncode in (2, 143), out  # srun gives the highest of its tasks'
+    assert re.search(r"job \d+ ended as FAILED \(exit code", out)
+    assert "Restarts=0" in slurm.run("scontrol", "show", "job", only_job(out))  # a failing job is not tried again
     told = out[out.index("ended as FAILED") :]
     assert "error: " in told
     assert "has not been finite" in told

@@ -53,6 +53,7 @@ function draw(figure) {
     stroke: ink("--quiet"), grid: { stroke: ink("--line"), width: 1 }, ticks: { stroke: ink("--line"), width: 1, size: 4 },
     font: "12px system-ui, sans-serif",
   };
+  const bySteps = !chart.over;
   const series = chart.series.map((one) => ({
     label: one.label,
     stroke: ink("--c" + (one.colour % 6)) + (one.faint ? "55" : ""),
@@ -64,14 +65,14 @@ function draw(figure) {
     value: (u, v) => value(v),
   }));
   new uPlot({
-    width: figure.clientWidth - 26, height: chart.height || 230, plugins: [bands],
-    cursor: { sync: { key: sync.key }, drag: { x: true, y: false } },
-    scales: { x: { time: false }, y: { distr: chart.log ? 3 : 1, range: chart.zero ? (u, min, max) => [0, max * 1.2 || 1] : undefined } },
+    width: figure.clientWidth - 26, height: chart.height || 230, plugins: bySteps ? [bands] : [],
+    cursor: { sync: bySteps ? { key: sync.key } : undefined, drag: { x: true, y: false } },
+    scales: { x: { time: false, distr: chart.xlog ? 3 : 1 }, y: { distr: chart.log ? 3 : 1, range: chart.zero ? (u, min, max) => [0, max * 1.2 || 1] : undefined } },
     axes: [
-      { ...axis, values: (u, ticks) => ticks.map(short) },
+      { ...axis, label: chart.over, labelSize: 22, labelFont: axis.font, values: (u, ticks) => ticks.map((v) => (v === null ? "" : short(v))) },
       { ...axis, size: 58, values: (u, ticks) => ticks.map((v) => (v === null ? "" : value(v))) },
     ],
-    series: [{ label: "step", value: (u, v) => (v === null ? "–" : v.toLocaleString("en")) }, ...series],
+    series: [{ label: chart.over || "step", value: (u, v) => (v === null ? "–" : v.toLocaleString("en")) }, ...series],
   }, [chart.x, ...chart.series.map((one) => one.y)], figure);
 }
 

@@ -1,0 +1,165 @@
+"""Evaluating models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internevo.cli.shared import ModelArgument, StepOption, app, out, plain, then
+from internevo.config.errors import UserError
+
+if TYPE_CHECKING:
+    from internevo.eval.evaluate import Asked
+    from internevo.eval.page import Findings
+
+
+@app.command("eval")
+def evaluate_model(
+    model: ModelArgument,
+    step: StepOption = None,
+    against: Annotated[Path | None, typer.Option(help="A second model, shown beside the first.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated."),
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Cut documents there; the model's rows when absent.")] = None,
+    tokens: Annotated[int, typer.Option(help="Of each source at most.")] = 1_000_000,
+    needle: Annotated[
+        str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
+    ] = None,
+    haystack: Annotated[str | None, typer.Option(help="What they are made of; the first source when absent.")] = None,
+    depths: Annotated[int, typer.Option(help="Places in each haystack.")] = 11,
+    trials: Annotated[int, typer.Option(help="Needles at each place.")] = 5,
+    contamination: Annotated[
+        str | None,
+        typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
+    ] = None,
+    choices: Annotated[Path | None, typer.Option(help="Multiple-choice questions as JSON lines.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.")] = None,
+    include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples before each question; the task's when absent.")] = None,
+    precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    processes: Annotated[int, typer.Option("--nproc", help="Processes that share each row's tokens.")] = 1,
+    watch: Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")] = False,
+    output: Annotated[Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.")] = None,
+) -> None:
+    """Evaluate a run, an import or a Hugging Face folder: one page, and the same numbers as JSON.
+
+    Held-out loss by source, by position in the document and over documents; needles in haystacks; contamination;
+    multiple choice in every rotation; tasks of lm-evaluation-harness. `docs/evaluation.md` says what each means.
+
+    Example: `internevo eval runs/tiny --needle 256,512,1024 --nproc 2`
+
+    Example: `internevo eval runs/new --against runs/old --source tokens/web`
+    """
+    from internevo.eval.evaluate import Asked, sources_of
+
+    if processes > 1 and "RANK" not in os.environ:
+        from internevo.launch.local import launch as start
+
+        raise SystemExit(start(sys.argv[1:], processes))
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
+    named = dict(_named(one) for one in source or ())
+    wants_sources = not (contamination or choices or tasks) or needle is not None
+    asked = Asked(
+        sources=named or (sources_of(model) if wants_sources else {}),
+        seq_len=seq_len,
+        tokens=tokens,
+        needle=tuple(_lengths(needle)),
+        haystack=haystack,
+        depths=depths,
+        trials=trials,
+        contamination=tuple((contamination or "").split(",")) if contamination else (),
+        choices=choices,
+        tasks=tuple(tasks.split(",")) if tasks else (),
+        include=include,
+        limit=limit,
+        fewshot=fewshot,
+        precision=precision,
+    )
+    if watch:
+        _watch(model, asked, device)
+    else:
+        _evaluate(model, step, against, asked, device, output or model / "eval")
+
+
+def _evaluate(model: Path, step: int | None, against: Path | None, asked: Asked, device: str, output: Path) -> None:
+    from internevo.eval.evaluate import evaluate
+    from internevo.eval.page import write_findings
+    from internevo.parallel.world import join_world
+    from internevo.train.device import choose_device
+    from internevo.train.stored_model import open_model
+
+    with join_world(choose_device(device)) as world:
+        chosen = world.on_main(lambda: [open_model(model, step), *([open_model(against)] if against else [])])
+        with out.status("evaluating") as status:
+            found = evaluate(chosen, asked, world, lambda what: status.update(plain(what)))
+        if not world.main:
+            return
+        _show(found)
+        page = write_findings(found, output)
+    out.print(f"wrote {page} and eval.json")
+    then(f"open {page} in a browser")
+
+
+def _watch(run: Path, asked: Asked, device: str) -> None:
+    from internevo.eval.watch import WATCHED, watch
+    from internevo.parallel.world import join_world
+    from internevo.train.device import choose_device
+
+    with join_world(choose_device(device)) as world:
+        if world.size > 1:
+            raise UserError("--watch runs on one process")
+        count = watch(run, asked, world, lambda step, found: _show(found))
+    out.print(f"{count} checkpoints evaluated; {run / WATCHED} has all of them")
+    then(f"internevo report {run}")
+
+
+def _show(found: Findings) -> None:
+    """The numbers, in short."""
+    for number, model in enumerate(found.models):
+        out.print(f"[bold]{plain(model)}[/]")
+        if found.heldout:
+            for name, losses in found.heldout[number].items():
+                places = "  ".join(f"{a:,}-{b:,}: {loss:.3f}" for a, b, loss, _ in losses.by_position)
+                out.print(f"  {plain(name)}: loss {losses.loss:.4f} on {losses.tokens:,} tokens  by position  {places}")
+        if found.needles:
+            lengths = sorted({cell.length for cell in found.needles[number]})
+            for length in lengths:
+                cells = [cell for cell in found.needles[number] if cell.length == length]
+                shares = " ".join(f"{cell.found:4.0%}" for cell in cells)
+                out.print(f"  needles in {length:,} tokens, from the beginning to the end: {shares}")
+        if found.contamination:
+            one = found.contamination[number]
+            more = "" if one.to_train is None else f", minus training {one.to_train:+.4f}"
+            out.print(f"  contamination: test {one.test:.4f}, minus reference {one.to_reference:+.4f}{more}")
+        if found.choices:
+            answered = found.choices[number]
+            out.print(f"  choices: {answered.accuracy:.1%} right, {answered.circular:.1%} in every rotation")
+        if found.tasks:
+            for task, metrics in found.tasks[number].items():
+                values = ", ".join(f"{key} {v:.4f}" for key, v in metrics.items() if isinstance(v, int | float))
+                out.print(f"  {plain(task)}: {plain(values)}")
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.rpartition("=")
+    return (name, path) if equals else (Path(text).name, text)
+
+
+def _lengths(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    from internevo.config.read import number
+
+    try:
+        return [int(number(one) or int(one)) for one in text.split(",")]
+    except ValueError:
+        raise UserError(f"--needle: expected lengths in tokens such as 1024,4096, found {text!r}") from None

@@ -1,0 +1,143 @@
+"""Many runs of one configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internevo.cli.shared import app, out, plain, then
+
+if TYPE_CHECKING:
+    from internevo.launch.sweep import Sweep
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", show_default=False)],
+    at_once: Annotated[int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Run nothing: list the runs, rank them, write the page.")
+    ] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="As a Slurm array, on this file's `slurm` options.")] = False,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="With --slurm: an sbatch option, `partition=gpu`; may be repeated.")
+    ] = None,
+    gpus: Annotated[bool, typer.Option(help="With --slurm: whether each process has a GPU.")] = True,
+    time: Annotated[str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.")] = None,
+    number: Annotated[int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True)] = None,
+) -> None:
+    """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.
+
+    The same command again goes on with what is not complete. `docs/sweeps.md` describes the file.
+
+    Example: `internevo sweep configs/sweeps/width.yaml --at-once 2`
+    """
+    from internevo.launch.sweep import read_sweep
+
+    planned = read_sweep(file)
+    if number is not None:
+        _train_one(planned, number)
+        return
+    if slurm:
+        _submit(planned, file, at_once or planned.at_once, sbatch or [], gpus, time)
+        return
+    stopped = None if show else _run(planned, file, at_once, retry)
+    _compare(planned)
+    if stopped is not None:
+        then("the same command goes on with what is not complete")
+        raise SystemExit(128 + stopped)
+
+
+def _train_one(planned: Sweep, number: int) -> None:
+    """One run of a sweep, as any rank of it."""
+    from internevo.launch.run_sweep import record
+    from internevo.train.run import train
+
+    run = planned.runs[number]
+    os.environ.setdefault("WANDB_RUN_GROUP", planned.name)
+    main = os.environ.get("RANK", "0") == "0"
+    try:
+        stopped = train(planned.load(run), sys.argv)
+    except Exception as error:
+        if main:
+            record(planned, run, 1, str(error))
+        raise
+    code = 0 if stopped is None else 128 + stopped
+    if main:
+        record(planned, run, code)
+    raise SystemExit(code)
+
+
+def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | None:
+    """All that is to be run on this machine; the signal that ended it early, or None."""
+    from dataclasses import replace
+
+    from internevo.launch.run_sweep import Status, command, run_sweep, state
+
+    planned = replace(planned, at_once=at_once or planned.at_once)
+    skipped = {Status.complete} if retry else {Status.complete, Status.failed}
+    chosen = [n for n, run in enumerate(planned.runs) if state(planned, run).status not in skipped]
+    left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
+    out.print(f"{planned.name}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time")
+    return run_sweep(
+        planned,
+        file,
+        chosen,
+        lambda number: command(file, number, planned.processes),
+        lambda run, what: out.print(plain(f"{run.name}: {what}")),
+    )
+
+
+def _compare(planned: Sweep) -> None:
+    """The ranked table, what failed, and the page."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from internevo.launch.run_sweep import Status
+    from internevo.monitor.sweep_page import ranked_rows, results, write_sweep_page
+
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    found = results(planned)
+    head, rows = ranked_rows(found)
+    shown = Table(*head, box=None)
+    for row in rows:
+        shown.add_row(*(plain(cell) for cell in row))
+    if out.is_terminal:
+        out.print(shown)
+    else:  # a log has no width
+        Console(width=200, highlight=False).print(shown)
+    for one in found:
+        if one.state.status is Status.failed:
+            out.print(f"[bold red]{plain(one.state.run.name)} failed:[/] {plain(one.state.cause)}")
+    path = write_sweep_page(planned, found)
+    out.print(f"wrote {path}")
+    then(f"open {path} in a browser")
+
+
+def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: bool, time: str | None) -> None:
+    """The sweep as a Slurm array."""
+    from internevo.launch import slurm
+
+    job = slurm.Job(
+        name=planned.name,
+        nodes=1,
+        processes=planned.processes,
+        gpus=gpus,
+        time=time,
+        array=f"0-{len(planned.runs) - 1}%{at_once}",
+        more=tuple(sbatch),
+    )
+    folder = planned.folder.absolute() / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "job.sbatch"
+    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"])
+    script.write_text(slurm.render(job, mine, folder))
+    out.print(f"wrote {script}")
+    number = slurm.submit(script)
+    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {folder}")
+    then(f"squeue --job {number} · internevo sweep {file} --show")

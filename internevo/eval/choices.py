@@ -1,0 +1,125 @@
+"""Multiple choice with circular evaluation: a question counts only if it is answered right in every rotation.
+
+The choices of a question are shown under letters, and the letter with the least loss is the answer. A model that
+prefers a letter, or guesses, is right now and then; in all rotations of the choices it is not (MMBench, arXiv
+2307.06281).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from internevo.config.errors import UserError
+from internevo.data.tokenizer import Tokenizer
+from internevo.eval.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its choices."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    """The number of the right choice, from 0."""
+
+
+@dataclass(frozen=True)
+class ChoiceResult:
+    """How a set of questions was answered."""
+
+    questions: int
+    accuracy: float
+    """Right with the choices in their own order."""
+    circular: float
+    """Right in every rotation."""
+    letters: dict[str, float]
+    """How often each letter was the answer, over all rotations: alike for a model without a liking for one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return vars(self)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Questions from JSON lines `{"question": ..., "choices": [...], "answer": 0 or "A"}`.
+
+    Raises UserError with the number of a line that is something else.
+    """
+    questions = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+            choices = tuple(str(one) for one in found["choices"])
+            answer = found["answer"]
+            answer = ascii_uppercase.index(answer) if isinstance(answer, str) else int(answer)
+            questions.append(Question(str(found["question"]), choices, answer))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{path}, line {number}: expected {{"question": text, "choices": [text, ...], "answer": a number from '
+                f"0 or a letter}}; {type(error).__name__} {error}"
+            ) from None
+        if not (2 <= len(choices) <= 26 and 0 <= answer < len(choices)):
+            raise UserError(f"{path}, line {number}: {len(choices)} choices, and the answer is number {answer}")
+    if not questions:
+        raise UserError(f"{path} has no questions")
+    return questions
+
+
+def answer_choices(scorer: Scorer, tokenizer: Tokenizer, questions: Sequence[Question]) -> ChoiceResult:
+    """Ask every question in every rotation of its choices."""
+    rows, places = [], []
+    for number, one in enumerate(questions):
+        count = len(one.choices)
+        for turn in range(count):
+            for letter in range(count):
+                prompt = tokenizer.encode(_prompt(one, turn))
+                said = tokenizer.encode(_prompt(one, turn) + f" {ascii_uppercase[letter]}")
+                common = sum(1 for _ in _common(prompt, said))
+                rows.append(np.array([tokenizer.bos_id, *said], np.int64))
+                places.append((number, turn, letter, len(said) - common))
+    scored = scorer.score(rows)
+    losses: dict[tuple[int, int], dict[int, float]] = {}
+    for (number, turn, letter, length), result in zip(places, scored, strict=True):
+        losses.setdefault((number, turn), {})[letter] = float(result.losses[-length:].sum())
+    chosen = {place: min(by_letter, key=by_letter.__getitem__) for place, by_letter in losses.items()}
+    right = {
+        (number, turn): chosen[number, turn] == (questions[number].answer - turn) % len(questions[number].choices)
+        for number, turn in chosen
+    }
+    all_right = [all(right[n, turn] for turn in range(len(one.choices))) for n, one in enumerate(questions)]
+    first_right = [right[n, 0] for n in range(len(questions))]
+    most = max(len(one.choices) for one in questions)
+    counts = np.bincount(list(chosen.values()), minlength=most) / len(chosen)
+    letters = dict(zip(ascii_uppercase, counts.tolist(), strict=False))
+    return ChoiceResult(len(questions), float(np.mean(first_right)), float(np.mean(all_right)), letters)
+
+
+def _prompt(question: Question, turn: int) -> str:
+    """The question with its choices turned: under A stands choice number `turn`."""
+    turned = question.choices[turn:] + question.choices[:turn]
+    shown = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, turned, strict=False))
+    return f"{question.question}\n{shown}\nAnswer:"
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> Sequence[int]:
+    """The beginning that both have."""
+    common = []
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        common.append(a)
+    return common

@@ -1,0 +1,136 @@
+"""What `internevo eval` was asked for, done for one model or two side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from internevo.config.errors import UserError
+from internevo.config.load import load_config
+from internevo.data.loader import source_name
+from internevo.eval.choices import answer_choices, read_questions
+from internevo.eval.contamination import contamination
+from internevo.eval.heldout import evaluate_sources, open_for_evaluation
+from internevo.eval.needle import needle_in_a_haystack
+from internevo.eval.page import Findings
+from internevo.eval.scorer import Scorer
+from internevo.parallel.world import World
+from internevo.train.folder import RunFolder
+from internevo.train.stored_model import StoredModel
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which evaluations, and on what."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    """Held-out loss of these token stores, by name."""
+    seq_len: int | None = None
+    """Documents are cut there; the model's own row length when None."""
+    tokens: int = 1_000_000
+    """Of each source at most."""
+    needle: Sequence[int] = ()
+    """Lengths of haystacks in tokens."""
+    haystack: str | None = None
+    """The token store that haystacks are made of; the first source when None."""
+    depths: int = 11
+    trials: int = 5
+    contamination: Sequence[str] = ()
+    """Token stores of the test, the reference and perhaps the training set."""
+    choices: Path | None = None
+    """A file of multiple-choice questions."""
+    tasks: Sequence[str] = ()
+    """Tasks of lm-evaluation-harness."""
+    include: Path | None = None
+    limit: int | None = None
+    fewshot: int | None = None
+    precision: str = "fp32"
+
+
+def evaluate(
+    models: Sequence[StoredModel], asked: Asked, world: World, progress: Callable[[str], None] = lambda what: None
+) -> Findings:
+    """Do it, one model after the other. All ranks of `world` call it together and have all findings.
+
+    Raises UserError for what cannot be done, before any model is loaded where that can be known.
+    """
+    _check(models, asked, world)
+    found = Findings([stored.name for stored in models])
+    for stored in models:
+        seq_len = asked.seq_len or stored.seq_len
+        scorer = None
+        if asked.sources or asked.needle or asked.contamination or asked.choices:
+            progress(f"{stored.name}: loading")
+            scorer = Scorer(stored, world, max(seq_len, *asked.needle, 2), asked.precision)
+        if scorer is not None:
+            _score(scorer, stored, asked, seq_len, found, progress)
+        if asked.tasks:
+            from internevo.eval.harness import run_tasks
+
+            progress(f"{stored.name}: lm-evaluation-harness")
+            options = {"include": asked.include, "limit": asked.limit, "fewshot": asked.fewshot}
+            found.tasks.append(run_tasks(stored, world, asked.tasks, precision=asked.precision, **options))  # type: ignore[arg-type]
+    return found
+
+
+def _score(
+    scorer: Scorer, stored: StoredModel, asked: Asked, seq_len: int, found: Findings, progress: Callable[[str], None]
+) -> None:
+    if asked.sources:
+        found.heldout.append(
+            evaluate_sources(
+                scorer, asked.sources, seq_len, asked.tokens, lambda name: progress(f"{stored.name}: {name}, held out")
+            )
+        )
+    if asked.needle:
+        hay = open_for_evaluation(asked.haystack or next(iter(asked.sources.values())))
+        depths = [number / (asked.depths - 1) for number in range(asked.depths)] if asked.depths > 1 else [0.5]
+        found.needles.append(
+            needle_in_a_haystack(
+                scorer,
+                stored.needs_tokenizer(),
+                hay,
+                asked.needle,
+                depths,
+                asked.trials,
+                progress=lambda length: progress(f"{stored.name}: needles in {length:,} tokens"),
+            )
+        )
+    if asked.contamination:
+        progress(f"{stored.name}: contamination")
+        test, reference, *train = (open_for_evaluation(path) for path in asked.contamination)
+        found.contamination.append(
+            contamination(scorer, test, reference, train[0] if train else None, seq_len, asked.tokens)
+        )
+    if asked.choices is not None:
+        progress(f"{stored.name}: multiple choice")
+        found.choices.append(answer_choices(scorer, stored.needs_tokenizer(), read_questions(asked.choices)))
+
+
+def _check(models: Sequence[StoredModel], asked: Asked, world: World) -> None:
+    if not (asked.sources or asked.needle or asked.contamination or asked.choices or asked.tasks):
+        raise UserError("nothing to evaluate: give --source, --needle, --contamination, --choices or --tasks")
+    if asked.needle and not (asked.haystack or asked.sources):
+        raise UserError("--needle wants text to hide needles in: give --haystack or --source")
+    if asked.contamination and len(asked.contamination) not in (2, 3):
+        raise UserError("--contamination takes two or three token stores: the test, the reference, the training set")
+    if asked.tasks and world.size > 1:
+        raise UserError("--tasks runs on one process; --nproc is for long rows")
+    for path in (*asked.sources.values(), *asked.contamination, *([asked.haystack] if asked.haystack else [])):
+        open_for_evaluation(path)
+    if asked.choices is not None:
+        read_questions(asked.choices)
+    if asked.needle or asked.choices is not None or asked.tasks:
+        for stored in models:
+            stored.needs_tokenizer()
+
+
+def sources_of(path: Path) -> dict[str, str]:
+    """The sources of a run's config that have held-out documents; none for another kind of folder."""
+    file = RunFolder(path).config_file
+    if not file.is_file():
+        return {}
+    config = load_config(file, check_data=False)
+    every = {source_name(one): one.path for stage in config.stages for one in stage.data.sources}
+    return {name: store for name, store in every.items() if (Path(store) / "heldout.idx").is_file()}

@@ -1,0 +1,93 @@
+"""Held-out loss of documents: over all, by the position in the document, and how it is spread over documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from internevo.config.errors import UserError
+from internevo.data.store import TokenStore, source_prefix
+from internevo.eval.scorer import Scored, Scorer
+from internevo.train.evaluate import position_edges
+
+
+@dataclass(frozen=True)
+class DocumentLosses:
+    """Documents of one source, as a model saw them."""
+
+    loss: float
+    """Nats per predicted token, over all documents."""
+    tokens: int
+    by_position: list[tuple[int, int, float, int]]
+    """(first position, last exclusive, loss, predictions), counted from the document's start."""
+    documents: list[float] = field(repr=False)
+    """Each document's own mean."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return vars(self)
+
+
+def first_tokens(store: TokenStore, seq_len: int, max_tokens: int) -> list[np.ndarray]:
+    """The first `seq_len` tokens of each document, as many documents as make up `max_tokens`."""
+    chosen: list[np.ndarray] = []
+    total = 0
+    for number in range(len(store)):
+        tokens = np.asarray(store.read(number)[:seq_len], np.int64)
+        if len(tokens) > 1:
+            chosen.append(tokens)
+            total += len(tokens)
+        if total >= max_tokens:
+            break
+    return chosen
+
+
+def open_for_evaluation(path: str) -> TokenStore:
+    """The held-out documents of a prepared folder, or the whole store where none were held out.
+
+    Raises UserError when there is no store.
+    """
+    return TokenStore.open_heldout(path) or TokenStore(source_prefix(path))
+
+
+def evaluate_sources(
+    scorer: Scorer,
+    sources: Mapping[str, str],
+    seq_len: int,
+    max_tokens: int,
+    progress: Callable[[str], None] = lambda source: None,
+) -> dict[str, DocumentLosses]:
+    """Each source's documents, at most `max_tokens` of their tokens, each cut at `seq_len`.
+
+    Raises UserError for a source without documents of two tokens.
+    """
+    results = {}
+    for name, path in sources.items():
+        progress(name)
+        documents = first_tokens(open_for_evaluation(path), seq_len, max_tokens)
+        if not documents:
+            raise UserError(f"{path} has no document of two tokens to evaluate on")
+        results[name] = summarise(scorer.score(documents), seq_len)
+    return results
+
+
+def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
+    """The losses of scored documents put together."""
+    edges = np.array(position_edges(seq_len))
+    sums, counts = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1, np.int64)
+    for one in scored:
+        # the prediction made at position p is that of the token behind it
+        bucket = np.searchsorted(edges, np.arange(len(one.losses)), side="right") - 1
+        np.add.at(sums, bucket, one.losses.astype(np.float64))
+        np.add.at(counts, bucket, 1)
+    buckets = [
+        (int(first), int(last), float(total / count), int(count))
+        for (first, last), total, count in zip(pairwise(edges.tolist()), sums, counts, strict=True)
+        if count
+    ]
+    means = [float(one.losses.mean(dtype=np.float64)) for one in scored]
+    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means)

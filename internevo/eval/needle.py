@@ -1,0 +1,123 @@
+"""A needle in a haystack: can the model find one sentence again, wherever it stands in a text of whatever length?
+
+A sentence that gives a key a value is put into running text at some depth, and the text ends with the question. It is
+found when every token of the value is the model's likeliest one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from internevo.config.errors import UserError
+from internevo.data.store import TokenStore
+from internevo.data.tokenizer import Tokenizer
+from internevo.eval.scorer import Scorer
+
+NEEDLE = " The code of {key} is {value}."
+QUESTION = " The code of {key} is"
+ANSWER = " {value}"
+KEYS = ("amber", "birch", "cobalt", "daisy", "ember", "falcon", "garnet", "harbor", "indigo", "jasper")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All trials of one length and depth."""
+
+    length: int
+    """Tokens of the whole text, the question included."""
+    depth: float
+    """Where the needle stands: 0 at the beginning, 1 at the end."""
+    found: float
+    """The share of trials in which every token of the value was the likeliest."""
+    loss: float
+    """Nats per token of the value."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return vars(self)
+
+
+def needle_in_a_haystack(
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    haystack: TokenStore,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    trials: int = 5,
+    *,
+    needle: str = NEEDLE,
+    question: str = QUESTION,
+    answer: str = ANSWER,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda length: None,
+) -> list[Cell]:
+    """Every length with every depth. The haystack's documents are joined to texts as long as they must be.
+
+    Raises UserError when a length leaves no room for needle and question.
+    """
+    cells = []
+    text = _Haystack(haystack, tokenizer)
+    for length in lengths:
+        progress(length)
+        draw = random.Random(f"{seed}:{length}")
+        rows, values = [], []
+        for depth in depths:
+            for _ in range(trials):
+                said = {"key": draw.choice(KEYS), "value": str(draw.randrange(1000, 10000))}
+                row, count = _row(text, tokenizer, length, depth, said, (needle, question, answer), draw)
+                rows.append(row)
+                values.append(count)
+        scored = scorer.score(rows)
+        ends = [(one.correct[-n:].all(), one.losses[-n:].mean()) for one, n in zip(scored, values, strict=True)]
+        for number, depth in enumerate(depths):
+            mine = ends[number * trials : (number + 1) * trials]
+            found, losses = zip(*mine, strict=True)
+            cells.append(Cell(length, depth, float(np.mean(found)), float(np.mean(losses))))
+    return cells
+
+
+def _row(
+    text: _Haystack,
+    tokenizer: Tokenizer,
+    length: int,
+    depth: float,
+    said: dict[str, str],
+    templates: tuple[str, str, str],
+    draw: random.Random,
+) -> tuple[np.ndarray, int]:
+    """The ids of one trial, and how many of the last are the value's."""
+    needle, question, answer = (tokenizer.encode(one.format(**said)) for one in templates)
+    room = length - 1 - len(needle) - len(question) - len(answer)
+    if room < 0:
+        raise UserError(f"a text of {length} tokens has no room for a needle and its question")
+    hay = text.take(room, draw)
+    at = round(depth * room)
+    ids = [tokenizer.bos_id, *hay[:at], *needle, *hay[at:], *question, *answer]
+    return np.array(ids, np.int64), len(answer)
+
+
+class _Haystack:
+    """Running text of any length: documents one after the other, without what begins and ends them."""
+
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer):
+        self.store, self.special = store, [tokenizer.bos_id, tokenizer.eos_id]
+
+    def take(self, length: int, draw: random.Random) -> list[int]:
+        """So many tokens, from some document on."""
+        taken: list[int] = []
+        number = draw.randrange(len(self.store))
+        empty = 0
+        while len(taken) < length:
+            tokens = np.asarray(self.store.read(number), np.int64)
+            tokens = tokens[~np.isin(tokens, self.special)]
+            empty = 0 if len(tokens) else empty + 1
+            if empty > len(self.store):
+                raise UserError("the haystack's documents hold no text")
+            taken += tokens.tolist()
+            number = (number + 1) % len(self.store)
+        return taken[:length]

@@ -1,0 +1,160 @@
+"""How well a model predicts given tokens: what every evaluation here is made of.
+
+On one process, or over several that each have a part of every row's tokens (context parallelism), for rows that one
+GPU cannot hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from internevo.config.errors import UserError
+from internevo.config.schema import ContextConfig, ParallelConfig, StageConfig, TrainConfig, ZeroConfig
+from internevo.data.batch import IGNORE
+from internevo.hf.weights import load_model
+from internevo.model.documents import Documents
+from internevo.parallel.apply import build_sharded
+from internevo.parallel.context import ContextCut
+from internevo.parallel.layout import make_layout
+from internevo.parallel.prepare import compute_dtype, prepare_model
+from internevo.parallel.world import World
+from internevo.parallel.zero import shard_module
+from internevo.train.loss_model import LossModel
+from internevo.train.micro_batch import MicroBatch
+from internevo.train.stored_model import StoredModel
+
+_CHUNK = 1024
+"""Tokens whose logits are in memory at a time."""
+_ROW = 2048
+"""Short sequences share rows of about so many tokens."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A sequence of `n` tokens, as the model saw it: `n - 1` predictions."""
+
+    losses: np.ndarray
+    """Nats, float32 `[n - 1]`: how surprised it was by the second token, the third, ..."""
+    correct: np.ndarray
+    """bool `[n - 1]`: whether the likeliest token was the one that came."""
+
+
+class ScoreModel(LossModel):
+    """From a micro-batch to the loss, and whether the likeliest token was right, at every position."""
+
+    def forward(self, micro: MicroBatch, summed: bool = False) -> Tensor:
+        """fp32 `[2, rows, seq]`."""
+        features = self.transformer.features(micro.tokens, micro.positions, micro.documents)
+        weight = self.transformer.head.weight
+        losses, correct = [], []
+        parts = zip(features.flatten(0, 1).split(_CHUNK), micro.labels.flatten().split(_CHUNK), strict=True)
+        for part, labels in parts:
+            logits = (part @ weight.T).float()
+            losses.append(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"))
+            correct.append(logits.argmax(-1) == labels)
+        return torch.stack([torch.cat(losses), torch.cat(correct).float()]).view(2, *micro.labels.shape)
+
+
+class Scorer:
+    """A model ready to score. Every rank of the world calls it with the same sequences, and has all results.
+
+    `max_len` is the longest sequence that will come. Raises UserError when the world's ranks cannot share such rows.
+    """
+
+    def __init__(self, stored: StoredModel, world: World, max_len: int, precision: str = "fp32"):
+        self.world, self.vocab = world, stored.config.vocab
+        # a ring's ranks each have two pieces of every row
+        self.multiple = 2 * world.size
+        self.row = -(-max(max_len, min(_ROW, 8 * max_len)) // self.multiple) * self.multiple
+        train = TrainConfig(seq_len=self.row, batch_tokens=self.row, precision=precision)
+        parallel = ParallelConfig(context=ContextConfig(world.size), zero=ZeroConfig(3))
+        stage = StageConfig(model=stored.config, train=train, parallel=parallel)
+        self.cut: ContextCut | None = None
+        if world.size == 1:
+            transformer = load_model(stored.weights, stored.config, world.device).to(compute_dtype(stage))
+            prepare_model(transformer, stage, world.device)
+            self.model = ScoreModel(transformer)
+        else:
+            mesh = world.mesh(make_layout(stage, world.size))
+            transformer = build_sharded(stage, mesh)
+            self.model = ScoreModel(transformer)
+            shard_module(self.model, mesh, 3, compute_dtype(stage), root=True)
+            weights = {name: p.detach() for name, p in transformer.named_parameters()}
+            stored.weights.fill(weights, world.control)
+            self.cut = ContextCut(mesh)
+        self.model.eval()
+
+    @torch.no_grad()
+    def score(
+        self, sequences: Sequence[np.ndarray], progress: Callable[[int], None] = lambda tokens: None
+    ) -> list[Scored]:
+        """Score sequences of token ids, each by itself. `progress` is told the tokens done so far.
+
+        Raises UserError for a sequence that is too long or too short, or has an id past the vocabulary.
+        """
+        for one in sequences:
+            if not 2 <= len(one) <= self.row:
+                raise UserError(f"a sequence to score has {len(one):,} tokens; it must have 2 to {self.row:,}")
+            if one.max() >= self.vocab:
+                raise UserError(f"token id {one.max()} is past the model's vocabulary of {self.vocab:,}")
+        results: dict[int, Scored] = {}
+        done = 0
+        for numbers in self._rows(sequences):
+            out = self._run([sequences[n] for n in numbers])
+            at = 0
+            for n in numbers:
+                length = len(sequences[n])
+                losses, correct = out[:, at : at + length - 1]
+                results[n] = Scored(losses, correct > 0)
+                at += length
+            done += at
+            progress(done)
+        return [results[n] for n in range(len(sequences))]
+
+    def _rows(self, sequences: Sequence[np.ndarray]) -> Iterator[list[int]]:
+        """Numbers of sequences that share a row, long ones first."""
+        row: list[int] = []
+        used = 0
+        for n in sorted(range(len(sequences)), key=lambda n: -len(sequences[n])):
+            if row and used + len(sequences[n]) > self.row:
+                yield row
+                row, used = [], 0
+            row.append(n)
+            used += len(sequences[n])
+        if row:
+            yield row
+
+    def _run(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """fp32 `[2, tokens]` of one row: losses and whether each was right."""
+        lengths = [len(one) for one in sequences]
+        used = sum(lengths)
+        total = -(-used // self.multiple) * self.multiple
+        if total > used:
+            lengths.append(total - used)
+        tokens, labels = np.zeros((1, total), np.int64), np.full((1, total), IGNORE, np.int64)
+        tokens[0, :used] = np.concatenate(sequences)
+        labels[0, : total - 1] = tokens[0, 1:]
+        ends = np.cumsum(lengths)
+        labels[0, ends - 1] = IGNORE
+        labels[0, used - 1 :] = IGNORE
+        positions = np.concatenate([np.arange(length) for length in lengths])[None]
+        device = self.world.device
+        if self.cut is None:
+            index, documents = np.arange(total)[None], Documents.of(lengths, device)
+        else:
+            index, documents = self.cut([tuple(lengths)])
+        here, said, at = (
+            torch.from_numpy(np.take_along_axis(x, index, axis=1)).to(device) for x in (tokens, labels, positions)
+        )
+        out = self.model(MicroBatch(here, said, at, documents))[:, 0].float()
+        whole = torch.zeros(2, total)
+        whole[:, torch.from_numpy(index[0])] = out.cpu()
+        if self.world.control is not None:
+            dist.all_reduce(whole, group=self.world.control)
+        return whole.numpy()

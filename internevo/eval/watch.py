@@ -1,0 +1,62 @@
+"""Evaluating a run beside its training: every new checkpoint, until the run is complete.
+
+A process or a Slurm job of its own, so that training does not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from internevo.checkpoint.commit import checkpoints, read_state
+from internevo.config.derive import stage_steps
+from internevo.config.errors import UserError
+from internevo.config.load import load_config
+from internevo.eval.evaluate import Asked, evaluate
+from internevo.eval.page import Findings
+from internevo.monitor.metrics import read_metrics
+from internevo.parallel.world import World
+from internevo.train.folder import RunFolder
+from internevo.train.stored_model import open_model
+
+_PATIENCE_S = 600.0
+WATCHED = "eval/watched.jsonl"
+"""A line for each checkpoint that was evaluated, in the run's folder."""
+
+
+def watch(run: Path, asked: Asked, world: World, show: Callable[[int, Findings], None], poll_s: float = 10.0) -> int:
+    """Evaluate every checkpoint of `run` that was not yet; the number of those evaluated now.
+
+    Goes on until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over. Raises
+    UserError when `run` does not begin within ten minutes.
+    """
+    folder = RunFolder(run)
+    deadline = time.monotonic() + _PATIENCE_S
+    while not folder.config_file.is_file():
+        if time.monotonic() > deadline or not run.parent.is_dir():
+            raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
+        time.sleep(min(poll_s, 1.0))
+    file = run / WATCHED
+    file.parent.mkdir(exist_ok=True)
+    count = 0
+    while True:
+        last = sum(stage_steps(stage.train) for stage in load_config(folder.config_file, check_data=False).stages)
+        done = {line["step"] for line in read_metrics(file)}
+        new = [path for path in checkpoints(folder.checkpoints) if int(path.name.partition("-")[2]) not in done]
+        for path in new:
+            try:
+                step = read_state(path)["step"]
+                found = evaluate([open_model(run, step)], asked, world)
+            except FileNotFoundError:
+                continue
+            with file.open("a") as out:
+                out.write(json.dumps({"step": step, **found.to_json()[0]}) + "\n")
+            show(step, found)
+            count += 1
+        steps = {int(path.name.partition("-")[2]) for path in checkpoints(folder.checkpoints)}
+        if last in steps | done and not new:
+            return count
+        if not new:
+            time.sleep(poll_s)

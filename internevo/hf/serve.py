@@ -1,0 +1,53 @@
+"""Serving an export: handing it to whichever inference engine is installed, behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from internevo.config.errors import UserError
+
+ENGINES = ("vllm", "lmdeploy", "transformers")
+"""In the order in which they are looked for."""
+
+
+def choose_engine(name: str) -> str:
+    """The engine called `name`, or with `auto` the first that is installed.
+
+    Raises UserError when it is not installed.
+    """
+    wanted = ENGINES if name == "auto" else (name,)
+    for one in wanted:
+        if _installed(one):
+            return one
+    if name not in (*ENGINES, "auto"):
+        raise UserError(f"--engine: must be auto, {', '.join(ENGINES)}, found {name!r}")
+    hint = "pip install vllm, or 'internevo[serve]' for transformers' own server"
+    raise UserError(f"{' and '.join(wanted)} cannot serve here: not installed. {hint}")
+
+
+def _installed(engine: str) -> bool:
+    if engine == "transformers":
+        return find_spec("fastapi") is not None and find_spec("uvicorn") is not None
+    return find_spec(engine) is not None
+
+
+def engine_command(engine: str, folder: Path, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
+    """What serves the Hugging Face folder. InternLM2's own layout is trusted to bring its code along."""
+    remote = ["--trust-remote-code"] if (folder / "modeling_internlm2.py").exists() else []
+    path = str(folder)
+    if engine == "vllm":
+        return [_script("vllm"), "serve", path, "--host", host, "--port", str(port), *remote, *extra]
+    if engine == "lmdeploy":
+        options = ["--server-name", host, "--server-port", str(port)]
+        return [_script("lmdeploy"), "serve", "api_server", path, *options, *extra]
+    return [_script("transformers"), "serve", path, "--host", host, "--port", str(port), *remote, *extra]
+
+
+def _script(name: str) -> str:
+    """The command of this Python's environment, which need not be on the path."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name) or name

@@ -1,0 +1,159 @@
+"""Running a sweep's runs on this machine, so many at a time, and knowing where each of them is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+
+from internevo.config.derive import stage_steps
+from internevo.launch.slurm import why
+from internevo.launch.sweep import PlannedRun, Sweep
+
+_POLL_S = 0.2
+
+
+class Status(StrEnum):
+    """Where a run is."""
+
+    waiting = "waiting"
+    started = "started"
+    """Begun and not finished: running, or interrupted."""
+    complete = "complete"
+    failed = "failed"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run, and where it is."""
+
+    run: PlannedRun
+    status: Status
+    steps: int
+    total: int
+    cause: str = ""
+    """Why it failed, in a line or a few."""
+
+
+def state(sweep: Sweep, run: PlannedRun) -> RunState:
+    """What the run's folder says."""
+    folder = sweep.folder / run.name
+    total = sum(stage_steps(stage.train) for stage in sweep.load(run).stages)
+    steps = _last_step(folder)
+    mark = _read(_mark(sweep, run))
+    if mark.get("code") == 0 and steps >= total:
+        return RunState(run, Status.complete, steps, total)
+    if mark.get("code") and not mark.get("stopped"):
+        return RunState(run, Status.failed, steps, total, str(mark.get("cause", "")))
+    return RunState(run, Status.started if folder.exists() else Status.waiting, steps, total)
+
+
+def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
+    """Note how a run ended: its exit code, and why when it failed."""
+    stopped = code in (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+    file = _mark(sweep, run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".partial")
+    aside.write_text(json.dumps({"code": code, "stopped": stopped, "cause": cause}))
+    aside.rename(file)
+
+
+def log_of(sweep: Sweep, run: PlannedRun) -> Path:
+    """Where the run's output goes."""
+    return sweep.folder / "logs" / f"{run.name}.log"
+
+
+def run_sweep(
+    sweep: Sweep,
+    file: Path,
+    chosen: Sequence[int],
+    start: Callable[[int], Sequence[str]],
+    changed: Callable[[PlannedRun, str], None],
+) -> int | None:
+    """Run the runs of these numbers, `sweep.at_once` at a time; the signal that ended it early, or None.
+
+    `start` gives the command of a run's number. SIGTERM and Ctrl-C go to the runs, which save and leave; the same sweep
+    goes on later. `changed` is told when a run begins, and how it ended.
+    """
+    waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        for process in running.values():
+            process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while running or (waiting and not asked):
+            while waiting and len(running) < sweep.at_once and not asked:
+                number = waiting.pop(0)
+                running[number] = _start(sweep, number, start(number))
+                changed(sweep.runs[number], "began")
+            time.sleep(_POLL_S)
+            for number, process in list(running.items()):
+                if (code := process.poll()) is not None:
+                    del running[number]
+                    changed(sweep.runs[number], _ended(sweep, sweep.runs[number], code))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return asked[0] if asked else None
+
+
+def _start(sweep: Sweep, number: int, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    log = log_of(sweep, sweep.runs[number])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    cores = max(1, (os.cpu_count() or 1) // (sweep.at_once * sweep.processes))
+    environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
+    with log.open("ab") as out:
+        # a session of its own: Ctrl-C reaches the run through us, once
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
+
+
+def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
+    cause = why(log_of(sweep, run), 3) if code else ""
+    record(sweep, run, code, cause)
+    now = state(sweep, run)
+    if now.status is Status.failed:
+        return f"failed (exit code {code}): {cause}"
+    return "complete" if now.status is Status.complete else f"stopped after step {now.steps} of {now.total}"
+
+
+def command(file: Path, number: int, processes: int) -> list[str]:
+    """What trains the run of this number on this machine."""
+    mine = ["sweep", str(file), "--run", str(number)]
+    if processes == 1:
+        return [sys.executable, "-m", "internevo", *mine]
+    several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "internevo"]
+    return [sys.executable, "-m", *several, *mine]
+
+
+def _mark(sweep: Sweep, run: PlannedRun) -> Path:
+    return sweep.folder / "logs" / f"{run.name}.json"
+
+
+def _read(path: Path) -> dict[str, object]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _last_step(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    if not file.exists():
+        return 0
+    for line in reversed(file.read_text().splitlines()):
+        try:
+            return json.loads(line)["step"]
+        except ValueError:  # half a line of a process that was killed
+            continue
+    return 0

@@ -1,0 +1,232 @@
+"""Many runs of one configuration: which they are, and running them, so many at a time.
+
+A sweep is a YAML file:
+
+    name: lr-by-width
+    config: ../tiny.yaml                 # relative to this file
+    runs: runs                           # its folder is runs/NAME
+    at_once: 2
+    set: {train.steps: 200}              # the same for all
+    grid:                                # every combination
+      model.hidden: [64, 128]
+      optimizer.lr: [1e-3, 3e-3, 1e-2]
+    where: ["optimizer.lr * model.hidden < 1"]
+    derive: {model.ffn: "2.5 * model.hidden"}
+    rank_by: heldout                     # or `train`, or `heldout/SOURCE`
+
+Instead of `grid`: `list`, the runs one by one, or `random`, so many drawn from ranges.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from internevo.config.errors import UserError
+from internevo.config.expression import evaluate
+from internevo.config.load import load_config
+from internevo.config.read import ConfigError, number, read_tree
+from internevo.config.schema import RunConfig
+from internevo.config.typed import did_you_mean, typed_tree
+
+
+@dataclass
+class RandomConfig:
+    """`random`: runs drawn from ranges."""
+
+    count: int = 10
+    seed: int = 0
+    keys: dict[str, Any] = field(default_factory=dict)
+    """Each key's range: `{log_uniform: [1e-4, 1e-2]}`, `{uniform: [0, 1]}`, `{integer: [1, 8]}` or `[a, b, c]`."""
+
+
+@dataclass
+class SweepConfig:
+    """The file."""
+
+    name: str = ""
+    config: str = ""
+    runs: str = "runs"
+    at_once: int = 1
+    processes: int = 1
+    """Of each run."""
+    set: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, Any] = field(default_factory=dict)
+    list: Any = None
+    random: RandomConfig | None = None
+    where: Any = None
+    derive: dict[str, Any] = field(default_factory=dict)
+    rank_by: str = "heldout"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep."""
+
+    name: str
+    varied: dict[str, Any]
+    """The keys in which runs differ, and this one's values."""
+    overrides: tuple[str, ...]
+    """What `internevo train CONFIG` is given for it."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep with its runs, in order."""
+
+    name: str
+    folder: Path
+    config: Path
+    at_once: int
+    processes: int
+    rank_by: str
+    runs: tuple[PlannedRun, ...]
+    left_out: int
+    """Combinations that `where` does not want."""
+
+    def load(self, run: PlannedRun) -> RunConfig:
+        """The run's configuration. Raises ConfigError when it is wrong."""
+        return load_config(self.config, run.overrides)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep's file and plan its runs; every run's configuration is checked.
+
+    Raises UserError for what is wrong in it, or in a run, which is named.
+    """
+    tree = read_tree(path)
+    problems: list[str] = []
+    values = typed_tree(SweepConfig, tree, "", problems)
+    if problems:
+        raise ConfigError(f"{path}:\n  " + "\n  ".join(problems))
+    file = SweepConfig(**{**values, "random": RandomConfig(**values["random"]) if values.get("random") else None})
+    if not file.config:
+        raise ConfigError(f"{path}: config: missing; name the run's configuration, relative to this file")
+    name = file.name or path.stem
+    folder = Path(file.runs) / name
+    config = path.parent / file.config
+    planned: list[PlannedRun] = []
+    left_out = 0
+    for varied in _combinations(path, file):
+        called = varied.pop("name", None)
+        try:
+            given, run = _resolve(config, folder, called, {**file.set, **varied}, varied, file)
+        except UserError as error:
+            raise UserError(f"{path}: the run {_label(varied)}: {error}") from None
+        if given:
+            planned.append(run)
+        else:
+            left_out += 1
+    if not planned:
+        raise UserError(f"{path} has no runs: give `grid`, `list` or `random`, and a `where` that leaves some")
+    twice = {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}
+    if twice:
+        raise UserError(f"{path}: two runs are called {', '.join(sorted(twice))}; give them names of their own")
+    if file.at_once < 1 or file.processes < 1:
+        raise UserError(f"{path}: at_once and processes must be at least 1")
+    return Sweep(name, folder, config, file.at_once, file.processes, file.rank_by, tuple(planned), left_out)
+
+
+def _combinations(path: Path, file: SweepConfig) -> Iterator[dict[str, Any]]:
+    given = [one for one in ("grid", "list", "random") if getattr(file, one)]
+    if len(given) != 1:
+        raise UserError(f"{path}: give one of grid, list and random; found {' and '.join(given) or 'none'}")
+    if file.grid:
+        for key, choices in file.grid.items():
+            if not isinstance(choices, list) or not choices:
+                raise UserError(f"{path}: grid.{key}: expected a list of values, found {choices!r}")
+        for values in itertools.product(*file.grid.values()):
+            yield dict(zip(file.grid, values, strict=True))
+    elif file.list:
+        for number_, one in enumerate(file.list):
+            if not isinstance(one, dict):
+                raise UserError(f"{path}: list[{number_}]: expected a mapping of keys to values, found {one!r}")
+            yield dict(one)
+    elif file.random:
+        draw = random.Random(file.random.seed)
+        for _ in range(file.random.count):
+            yield {key: _drawn(path, key, what, draw) for key, what in file.random.keys.items()}
+
+
+def _drawn(path: Path, key: str, what: Any, draw: random.Random) -> Any:
+    if isinstance(what, list) and what:
+        return draw.choice(what)
+    if isinstance(what, dict) and len(what) == 1:
+        kind, bounds = next(iter(what.items()))
+        ends = [_number(one) for one in bounds] if isinstance(bounds, list) and len(bounds) == 2 else None
+        if ends and all(end is not None for end in ends):
+            low, high = (float(end) for end in ends if end is not None)
+            if kind == "uniform":
+                return float(f"{draw.uniform(low, high):.6g}")
+            if kind == "integer":
+                return draw.randint(int(low), int(high))
+            if kind == "log_uniform" and low > 0:
+                return float(f"{math.exp(draw.uniform(math.log(low), math.log(high))):.6g}")
+    raise UserError(
+        f"{path}: random.keys.{key}: expected a list of values, or one of uniform, log_uniform and integer with two "
+        f"bounds, found {what!r}"
+    )
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return number(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _resolve(
+    config: Path, folder: Path, called: str | None, given: dict[str, Any], varied: dict[str, Any], file: SweepConfig
+) -> tuple[bool, PlannedRun]:
+    """Whether `where` wants the run, and the run."""
+    label = called or _label(varied)
+    base = [f"name={label}", f"runs={folder.as_posix()}"]
+    overrides = [*base, *(_override(key, value) for key, value in given.items())]
+    for key, text in file.derive.items():
+        tree = load_config(config, overrides, check_data=False, check_values=False)
+        overrides.append(_override(key, _whole(evaluate(str(text), partial(_get, tree)))))
+    tree = load_config(config, overrides, check_data=False, check_values=False)
+    conditions = [file.where] if isinstance(file.where, str) else (file.where or [])
+    run = PlannedRun(label, varied, tuple(overrides))
+    if not all(evaluate(str(one), partial(_get, tree)) for one in conditions):
+        return False, run
+    load_config(config, overrides)
+    return True, run
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value == int(value) else value
+
+
+def _get(config: RunConfig, path: str) -> Any:
+    """The value of a key; in a run with stages, the run's own."""
+    value: Any = config
+    for part in path.split("."):
+        if isinstance(value, list):  # stages by name
+            value = {one.name: one for one in value}.get(part)
+        elif part in (known := vars(value)):
+            value = known[part]
+        else:
+            raise UserError(f"there is no key {path}{did_you_mean(part, known)}")
+    return value
+
+
+def _override(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    return f"{key}={'null' if value is None else value}"
+
+
+def _label(varied: dict[str, Any]) -> str:
+    """A run's name, from what is its own: `hidden-64_lr-0.003`."""
+    parts = [f"{key.rpartition('.')[2]}-{value}" for key, value in varied.items()]
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "run"

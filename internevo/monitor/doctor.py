@@ -1,0 +1,127 @@
+"""What is installed on this machine, and what is missing for what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    name: str
+    found: str
+    """A version or a count; empty when it is not there."""
+    purpose: str
+    remedy: str
+    """What to do where it is wanted and missing."""
+    needed: bool = False
+    """Whether nothing works without it."""
+
+    @property
+    def good(self) -> bool:
+        """Whether it is there."""
+        return bool(self.found)
+
+
+_PACKAGES = (
+    ("torch", "everything", "", True),
+    ("transformers", "export, import, tokenizers", "", True),
+    ("sentencepiece", "tokenizers", "", True),
+    ("safetensors", "export, import", "", True),
+    ("pyarrow", "parquet and .zst corpora", "pip install 'internevo[data]'", False),
+    ("wandb", "monitor.wandb", "pip install 'internevo[wandb]'", False),
+    ("tensorboard", "monitor.tensorboard", "pip install 'internevo[tensorboard]'", False),
+    ("flash-attn", "train.attention=flash; varlen needs none", "pip install flash-attn, with a CUDA compiler", False),
+    ("torchao", "train.fp8", "pip install 'internevo[fp8]'", False),
+    ("liger-kernel", "train.loss=liger", "pip install 'internevo[liger]'", False),
+    ("deepspeed", "parallel.zero.engine=deepspeed", "pip install 'internevo[deepspeed]'", False),
+    ("lm-eval", "internevo eval --tasks", "pip install 'internevo[eval]'", False),
+    ("vllm", "internevo serve, first choice", "pip install vllm", False),
+    ("lmdeploy", "internevo serve, second choice", "pip install lmdeploy", False),
+    ("fastapi", "internevo serve, by transformers", "pip install 'internevo[serve]'", False),
+)
+_COMMANDS = (
+    ("sbatch", "internevo launch --slurm", "load Slurm's module, or log in where Slurm is"),
+    ("ssh", "internevo launch --nodes", "install an ssh client"),
+    ("git", "the code's version in every run's record", "install git"),
+    ("cc", "train.compile on CPUs, DeepSpeed's offloading", "install a C compiler"),
+)
+
+
+def examine() -> list[Finding]:
+    """Look at this machine. Imports nothing that is optional."""
+    findings = [Finding("python", platform.python_version(), "everything", "Python 3.11 or newer", True)]
+    findings += [
+        Finding(name, _version(name), purpose, remedy or "pip install internevo", needed)
+        for name, purpose, remedy, needed in _PACKAGES
+    ]
+    findings += [Finding(name, _command(name), purpose, remedy) for name, purpose, remedy in _COMMANDS]
+    return [*findings, *_gpus(), *_machine()]
+
+
+def _gpus() -> list[Finding]:
+    count = torch.cuda.device_count()
+    names = {torch.cuda.get_device_name(n) for n in range(count)}
+    gpus = f"{count} x {', '.join(sorted(names))}" if count else ""
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if count else ""
+    # torch without CUDA on a machine with GPUs is the usual mistake
+    remedy = "a torch built for CUDA: see pytorch.org" if _driver() and not build else "training works on CPUs, slowly"
+    return [
+        Finding("GPUs", gpus, "training at speed", remedy),
+        Finding("torch's CUDA", build, "GPUs", "a torch built for CUDA: see pytorch.org"),
+        Finding("driver", _driver(), "GPUs", "NVIDIA's driver"),
+        Finding("NCCL", nccl, "several GPUs", "comes with torch built for CUDA"),
+    ]
+
+
+def _machine() -> list[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        Finding("cores", str(os.cpu_count()), "data, CPU training", ""),
+        Finding("disk here", f"{free:,.0f} GiB free", "checkpoints: 12 bytes a parameter each", ""),
+    ]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _command(name: str) -> str:
+    return shutil.which(name) or ""
+
+
+def _driver() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""
+
+
+def broken_imports() -> list[str]:
+    """Needed packages that are installed and cannot be imported, with the reason: a broken environment."""
+    broken = []
+    for name in ("transformers", "sentencepiece", "safetensors", "omegaconf", "tokenizers"):
+        try:
+            import_module(name)
+        except Exception as error:
+            broken.append(f"{name} is installed in {sys.prefix} and cannot be imported: {error}")
+    return broken

@@ -1,0 +1,179 @@
+"""A sweep's runs compared: a ranked table, and one HTML page with their curves."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from internevo.launch.run_sweep import RunState, Status, state
+from internevo.launch.sweep import Sweep
+from internevo.monitor.charts import smooth
+from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+from internevo.monitor.page import table, write_page
+
+_LAST = 0.1
+"""The share of its steps that a run's training loss is the mean of."""
+_POINTS = 300
+"""Steps of each run that a chart shows at most."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run came to."""
+
+    state: RunState
+    score: float | None
+    """What runs are ranked by; less is better. None when there is nothing yet."""
+    train: float | None
+    heldout: dict[str, float]
+    """The last held-out loss of each source."""
+    tokens_per_s: float | None
+
+
+def results(sweep: Sweep) -> list[Result]:
+    """All runs, the best first; those without a score last."""
+    found = [_result(sweep, state(sweep, run)) for run in sweep.runs]
+    return sorted(found, key=lambda one: math.inf if one.score is None else one.score)
+
+
+def _result(sweep: Sweep, now: RunState) -> Result:
+    folder = sweep.folder / now.run.name
+    steps, evals = read_metrics(folder / METRICS), read_metrics(folder / EVALS)
+    losses = [step["loss"] for step in steps[-max(1, int(len(steps) * _LAST)) :] if step["loss"] is not None]
+    train = statistics.fmean(losses) if losses else None
+    ends = [one for one in evals if one["when"] == "end" and one["loss"] is not None]
+    heldout = {one["source"]: one["loss"] for one in ends}
+    speed = statistics.median(step["tokens_per_s"] for step in steps) if steps else None
+    score = None
+    if now.status is Status.complete:
+        if sweep.rank_by.startswith("heldout/"):
+            score = heldout.get(sweep.rank_by.partition("/")[2])
+        elif sweep.rank_by == "heldout" and heldout:
+            score = statistics.fmean(heldout.values())
+        else:
+            score = train
+    return Result(now, score, train, heldout, speed)
+
+
+def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """The table: its head and its rows, as text."""
+    keys = list(dict.fromkeys(key for one in found for key in one.state.run.varied))
+    sources = list(dict.fromkeys(name for one in found for name in one.heldout))
+    short = [key.rpartition(".")[2] for key in keys]
+    named = keys if len(set(short)) < len(short) else short
+    head = ["", "run", *named, "score", "training", *(f"held out: {name}" for name in sources), "tokens/s", "status"]
+    rows = []
+    for place, one in enumerate(found, 1):
+        now = one.state
+        status = str(now.status) if now.status is Status.complete else f"{now.status}, {now.steps:,}/{now.total:,}"
+        rows.append(
+            [
+                str(place) if one.score is not None else "",
+                now.run.name,
+                *(_value(now.run.varied.get(key)) for key in keys),
+                *(_loss(value) for value in (one.score, one.train, *(one.heldout.get(name) for name in sources))),
+                f"{one.tokens_per_s:,.0f}" if one.tokens_per_s else "–",
+                status,
+            ]
+        )
+    return head, rows
+
+
+def write_sweep_page(sweep: Sweep, found: Sequence[Result]) -> Path:
+    """Write `runs/SWEEP/sweep.html` and return its path."""
+    by_key = _by_key(found)
+    failed = [one.state for one in found if one.state.status is Status.failed]
+    done = sum(one.state.status is Status.complete for one in found)
+    head, rows = ranked_rows(found)
+    figures = "".join(f'<figure data-chart="{name}"></figure>' for name in by_key)
+    causes = "".join(f"<h3>{escape(one.run.name)}</h3><pre>{escape(one.cause)}</pre>" for one in failed)
+    body = f"""
+<section><h2>Ranked</h2>
+<p class="note">By {escape(_meaning(sweep.rank_by))}; less is better. Only complete runs have a place.</p>
+{table(head, rows)}</section>
+{f'<section><h2>By key</h2><div class="charts">{figures}</div></section>' if figures else ""}
+<section><h2>Training loss</h2><p class="note">Smoothed. Drag to zoom, double-click to go back.</p>
+<div class="charts"><figure class="wide" data-chart="loss"></figure></div></section>
+{f"<section><h2>What failed</h2>{causes}</section>" if causes else ""}"""
+    bad = f", {len(failed)} failed" if failed else ""
+    return write_page(
+        sweep.folder / "sweep.html",
+        kind="internevo sweep",
+        title=sweep.name,
+        status=(f"{done} of {len(found)} complete{bad}", "good" if done == len(found) else "bad" if bad else "wait"),
+        lede=escape(str(sweep.config)),
+        body=body,
+        charts={**by_key, "loss": _curves(sweep, found)},
+    )
+
+
+def _curves(sweep: Sweep, found: Sequence[Result]) -> dict[str, Any]:
+    lines = {}
+    for one in found:
+        steps = read_metrics(sweep.folder / one.state.run.name / METRICS)
+        values = smooth([step["loss"] for step in steps])
+        every = max(1, len(steps) // _POINTS)
+        lines[one.state.run.name] = {
+            step["step"]: value for step, value in list(zip(steps, values, strict=True))[::every] if value is not None
+        }
+    x = sorted({step for line in lines.values() for step in line})
+    series = [
+        {"label": name, "colour": number, "dashed": number % 12 >= 6, "y": [line.get(step) for step in x]}
+        for number, (name, line) in enumerate(lines.items())
+    ]
+    return {"title": "Training loss", "unit": "nats per token", "x": x, "series": series, "height": 380}
+
+
+def _by_key(found: Sequence[Result]) -> dict[str, Any]:
+    """For each key of numbers: the score over it, a line for each combination of the others."""
+    scored = [one for one in found if one.score is not None]
+    keys = list(dict.fromkeys(key for one in scored for key in one.state.run.varied))
+    charts = {}
+    for key in keys:
+        lines: dict[str, dict[float, float]] = {}
+        for one in scored:
+            varied = one.state.run.varied
+            value = varied.get(key)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            others = ", ".join(f"{k.rpartition('.')[2]} {_value(v)}" for k, v in varied.items() if k != key)
+            lines.setdefault(others or "score", {})[float(value)] = one.score or 0.0
+        x = sorted({value for line in lines.values() for value in line})
+        if len(x) < 2 or len(lines) > 12:
+            continue
+        series = [
+            {"label": name, "colour": number, "points": True, "y": [line.get(value) for value in x]}
+            for number, (name, line) in enumerate(sorted(lines.items()))
+        ]
+        wide = x[0] > 0 and x[-1] / x[0] >= 8
+        charts[key] = {
+            "title": key,
+            "unit": "score",
+            "over": key,
+            "xlog": wide,
+            "height": 300,
+            "x": x,
+            "series": series,
+        }
+    return charts
+
+
+def _meaning(rank_by: str) -> str:
+    if rank_by == "heldout":
+        return "the mean held-out loss of all sources"
+    if rank_by.startswith("heldout/"):
+        return f"the held-out loss of {rank_by.partition('/')[2]}"
+    return f"the training loss of the last {_LAST:.0%} of the steps"
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
