@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEEPSPEED := $(VENV)/.deepspeed
 
-.PHONY: help quickstart test test-heavy test-fast test-gpu lint docs bench bench-gpu clean
+.PHONY: help quickstart test test-heavy test-fast test-wheel test-gpu lint docs bench bench-gpu clean
 
 help:
 	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
 	@echo "make test         lint, types, import floors, generated docs and all tests but the heavy ones"
 	@echo "make test-heavy   the tests with many ranks, and those of the DeepSpeed engine"
 	@echo "make test-fast    the tests that take a moment each"
+	@echo "make test-wheel   the package as a wheel in an empty environment, and the quickstart from there"
 	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
 	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
 	@echo "make docs         write docs/config.md anew from the schema"
@@ -55,6 +56,9 @@ test-fast: $(READY)
 # GPU machines often have their own torch and no network: nothing is installed for these two
 GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 MINUTES ?= 30
+
+test-wheel: $(READY)
+	@rm -rf build && tools/check_wheel.sh $(BIN)/python build/wheel
 
 test-gpu:
 	@$(GPU_PYTHON) -m pytest -rs tests/gpu

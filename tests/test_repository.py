@@ -15,10 +15,12 @@ import internevo
 from internevo.config.load import load_config
 from internevo.config.presets import PRESETS
 from internevo.config.render import render
+from internevo.launch.sweep import read_sweep
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md")]
+SWEEPS = [path for path in sorted(ROOT.glob("configs/sweeps/*.yaml")) if "config:" in path.read_text()]
+CONFIGS = [path for path in sorted(ROOT.glob("configs/**/*.yaml")) if path not in SWEEPS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("launch/*.md")]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -27,6 +29,13 @@ def test_every_config_loads(path: Path) -> None:
     if not path.name.startswith("_"):
         assert config.name == path.stem
     assert render(config)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_sweep_loads(path: Path) -> None:
+    sweep = read_sweep(path, check_data=False)
+    assert sweep.name == path.stem
+    assert len(sweep.runs) > 1
 
 
 def test_the_config_reference_is_fresh() -> None:
@@ -77,6 +86,6 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 def test_the_package_carries_its_files() -> None:
-    for name in ("monitor/assets/report.html", "hf/sample.txt", "quickstart/config.yaml"):
+    for name in ("monitor/assets/page.html", "hf/sample.txt", "launch/job.sbatch", "quickstart/config.yaml"):
         assert (Path(internevo.__file__).parent / name).is_file()
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -34,7 +34,8 @@ anything is loaded. `internevo config CONFIG` prints the resolved tree, or what 
 - **Bases.** `_base_: other.yaml`, or a list of files, lies under the file that names it; later ones win. Paths of bases
   are relative to that file; all other paths to the working directory.
 - **Stages.** A stage is the same tree with some keys changed: it inherits all that it does not set. It may change
-  everything but the model's shape (of `model`, only `rope_base`), `tokenizer`, `optimizer.name` and `train.seed`.
+  everything but the model's shape (of `model`, only `rope_base` and `rope_scaling`), `tokenizer`, `optimizer.name`,
+  `train.seed` and `train.init_from`.
 - **Interpolation.** `${name}` is the value of another key, `${oc.env:SCRATCH}` that of an environment variable.
 """
 

@@ -1,5 +1,5 @@
 """Named model shapes. Sources: the InternLM2 report (arXiv 2403.17297) and its released configurations; the
-Llama 3 (arXiv 2407.21783) and Qwen2.5 (arXiv 2412.15115) reports."""
+Llama 3 (arXiv 2407.21783), Qwen2.5 (arXiv 2412.15115) and Qwen3 (arXiv 2505.09388) reports."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-6,
         "rope_base": 1_000_000.0,
         "qkv_bias": True,
+    },
+    "qwen3-8b": {
+        "hidden": 4096,
+        "layers": 36,
+        "heads": 32,
+        "kv_heads": 8,
+        "head_dim": 128,
+        "ffn": 12288,
+        "vocab": 151936,
+        "norm_eps": 1e-6,
+        "rope_base": 1_000_000.0,
+        "qk_norm": True,
     },
     "tiny": {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 160, "vocab": 512},
     "tiny-25m": {"hidden": 384, "layers": 8, "heads": 6, "kv_heads": 2, "ffn": 1024, "vocab": 16384},

@@ -41,8 +41,8 @@ class ModelConfig:
     """The shape of the transformer. `preset` fills every field; fields set beside it win."""
 
     preset: str | None = None
-    """A named shape: `internlm2-1.8b`, `internlm2-7b`, `internlm2-20b`, `llama3-8b`, `qwen2.5-7b`, `tiny`,
-    `tiny-25m`."""
+    """A named shape: `internlm2-1.8b`, `internlm2-7b`, `internlm2-20b`, `llama3-8b`, `qwen2.5-7b`,
+    `qwen3-8b`, `tiny`, `tiny-25m`."""
     hidden: int = MISSING
     """Width of the residual stream."""
     layers: int = MISSING

@@ -96,8 +96,8 @@ class Sweep:
         return load_config(self.config, run.overrides)
 
 
-def read_sweep(path: Path) -> Sweep:
-    """Read a sweep's file and plan its runs; every run's configuration is checked.
+def read_sweep(path: Path, check_data: bool = True) -> Sweep:
+    """Read a sweep's file and plan its runs; every run's configuration is checked, its data if `check_data`.
 
     Raises UserError for what is wrong in it, or in a run, which is named.
     """
@@ -117,7 +117,7 @@ def read_sweep(path: Path) -> Sweep:
     for varied in _combinations(path, file):
         called = varied.pop("name", None)
         try:
-            given, run = _resolve(config, folder, called, {**file.set, **varied}, varied, file)
+            given, run = _resolve(config, folder, called, varied, file, check_data)
         except UserError as error:
             raise UserError(f"{path}: the run {_label(varied)}: {error}") from None
         if given:
@@ -185,12 +185,12 @@ def _number(value: Any) -> float | int | None:
 
 
 def _resolve(
-    config: Path, folder: Path, called: str | None, given: dict[str, Any], varied: dict[str, Any], file: SweepConfig
+    config: Path, folder: Path, called: str | None, varied: dict[str, Any], file: SweepConfig, check_data: bool
 ) -> tuple[bool, PlannedRun]:
     """Whether `where` wants the run, and the run."""
     label = called or _label(varied)
     base = [f"name={label}", f"runs={folder.as_posix()}"]
-    overrides = [*base, *(_override(key, value) for key, value in given.items())]
+    overrides = [*base, *(_override(key, value) for key, value in {**file.set, **varied}.items())]
     for key, text in file.derive.items():
         tree = load_config(config, overrides, check_data=False, check_values=False)
         overrides.append(_override(key, _whole(evaluate(str(text), partial(_get, tree)))))
@@ -199,7 +199,7 @@ def _resolve(
     run = PlannedRun(label, varied, tuple(overrides))
     if not all(evaluate(str(one), partial(_get, tree)) for one in conditions):
         return False, run
-    load_config(config, overrides)
+    load_config(config, overrides, check_data)
     return True, run
 
 

@@ -22,10 +22,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small tasks on local files, one of each kind: choices, running text, generation."""
     folder = tmp_path_factory.mktemp("tasks")
     lines = [line for path in texts() for line in path.read_text().splitlines() if 20 < len(line) < 60][:40]
-    rows = [
-        {"start": line[:12], "ends": [line[12:], lines[(n + 7) % 40][12:], lines[(n + 13) % 40][12:]], "answer": 0, "text": line}
-        for n, line in enumerate(lines)
-    ]
+    ends = [[lines[(n + turn) % 40][12:] for turn in (0, 7, 13)] for n in range(40)]
+    rows = [{"start": line[:12], "ends": ends[n], "answer": 0, "text": line} for n, line in enumerate(lines)]
     (folder / "data.json").write_text("\n".join(json.dumps(row) for row in rows))
     shared = {
         "dataset_path": "json",
