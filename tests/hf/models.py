@@ -49,6 +49,10 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama 3": (transformers.LlamaForCausalLM, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}),
     "llama 3.1": (transformers.LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
     "llama 3.2": (transformers.LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}),
+    "llama, linear scaling": (
+        transformers.LlamaForCausalLM,
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0}},
+    ),
     "mistral": (transformers.MistralForCausalLM, {"sliding_window": None, "head_dim": 32}),
     "qwen2": (transformers.Qwen2ForCausalLM, {"tie_word_embeddings": True}),
     "qwen2.5": (transformers.Qwen2ForCausalLM, {"rope_parameters": YARN_ROPE}),
