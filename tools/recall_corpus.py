@@ -1,8 +1,7 @@
 """A corpus on which a small model learns to find things again: running text with sentences that come back.
 
-Each document is prose into which sentences "The code of KEY is VALUE." are scattered; most are said again, further on,
-with the same value. A model that predicts the value the second time has found the first. For the recipe on longer
-context, docs/recipes/extend-to-32k.md.
+Each document is prose into which pairs "KEY WORD." are scattered; most come again, further on, with the same word. A
+model that predicts the word the second time has found the first. For the recipe docs/recipes/extend-to-32k.md.
 
     python tools/recall_corpus.py quickstart/corpus/prose.jsonl corpus/short.jsonl --words 150 --documents 20000
 """
@@ -15,7 +14,9 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from internevo.eval.needle import KEYS, NEEDLE
+from internevo.eval.needle import KEYS, WORDS
+
+SENTENCE = " {key} {word}."
 
 
 def sentences(path: Path) -> list[str]:
@@ -28,21 +29,18 @@ def sentences(path: Path) -> list[str]:
 
 
 def document(prose: list[str], words: int, every: int, draw: random.Random) -> str:
-    """About `words` words, with a sentence to remember after about `every` of them."""
-    keys = draw.sample(KEYS, draw.randint(2, 5))
-    codes = {key: str(draw.randrange(1000, 10000)) for key in keys}
+    """About `words` words, three pairs after every `every` words of prose or so."""
+    facts = {key: draw.choice(WORDS) for key in draw.sample(KEYS, draw.randint(2, 5))}
     parts: list[str] = []
-    count = 0
-    at = draw.randrange(len(prose))
+    count, at = 0, draw.randrange(len(prose))
     while count < words:
-        said = draw.randint(1, max(1, every // 6))  # of the prose, some pieces in a row
-        for _ in range(said):
+        for _ in range(draw.randint(1, max(1, every // 6))):  # some pieces of prose in a row
             parts.append(" " + prose[at % len(prose)])
             at += 1
             count += 12
-        key = draw.choice(keys)
-        parts.append(NEEDLE.format(key=key, value=codes[key]))
-        count += 6
+        for key in draw.choices(list(facts), k=3):
+            parts.append(SENTENCE.format(key=key, word=facts[key]))
+            count += 2
     return "".join(parts).strip()
 
 
@@ -60,7 +58,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--documents", type=int, default=20000)
     parser.add_argument("--words", type=int, default=150, help="of the longest document")
-    parser.add_argument("--every", type=int, default=12, help="words between sentences to remember")
+    parser.add_argument("--every", type=int, default=12, help="words of prose between pairs, about twice as many")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     asked.output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,9 @@ def evaluate_model(
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
+    sentence: Annotated[
+        str, typer.Option(help="The needle: {key}, and behind it {value} (digits) or {word}.")
+    ] = " The code of {key} is {value}.",
     haystack: Annotated[str | None, typer.Option(help="What they are made of; the first source when absent.")] = None,
     depths: Annotated[int, typer.Option(help="Places in each haystack.")] = 11,
     trials: Annotated[int, typer.Option(help="Needles at each place.")] = 5,
@@ -73,6 +76,7 @@ def evaluate_model(
         seq_len=seq_len,
         tokens=tokens,
         needle=tuple(_lengths(needle)),
+        sentence=sentence,
         haystack=haystack,
         depths=depths,
         trials=trials,

@@ -12,7 +12,7 @@ from internevo.data.loader import source_name
 from internevo.eval.choices import answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import evaluate_sources, open_for_evaluation
-from internevo.eval.needle import needle_in_a_haystack
+from internevo.eval.needle import NEEDLE, needle_in_a_haystack, split_sentence
 from internevo.eval.page import Findings
 from internevo.eval.scorer import Scorer
 from internevo.parallel.world import World
@@ -32,6 +32,8 @@ class Asked:
     """Of each source at most."""
     needle: Sequence[int] = ()
     """Lengths of haystacks in tokens."""
+    sentence: str = NEEDLE
+    """The needle."""
     haystack: str | None = None
     """The token store that haystacks are made of; the first source when None."""
     depths: int = 11
@@ -94,6 +96,7 @@ def _score(
                 asked.needle,
                 depths,
                 asked.trials,
+                sentence=asked.sentence,
                 progress=lambda length: progress(f"{stored.name}: needles in {length:,} tokens"),
             )
         )
@@ -111,6 +114,7 @@ def _score(
 def _check(models: Sequence[StoredModel], asked: Asked, world: World) -> None:
     if not (asked.sources or asked.needle or asked.contamination or asked.choices or asked.tasks):
         raise UserError("nothing to evaluate: give --source, --needle, --contamination, --choices or --tasks")
+    split_sentence(asked.sentence)
     if asked.needle and not (asked.haystack or asked.sources):
         raise UserError("--needle wants text to hide needles in: give --haystack or --source")
     if asked.contamination and len(asked.contamination) not in (2, 3):

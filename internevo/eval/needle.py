@@ -1,12 +1,13 @@
 """A needle in a haystack: can the model find one sentence again, wherever it stands in a text of whatever length?
 
-A sentence that gives a key a value is put into running text at some depth, and the text ends with the question. It is
-found when every token of the value is the model's likeliest one.
+A sentence that gives a key a value is put into running text at some depth, and the text ends with the same sentence up
+to the value. It is found when every token of the value is the model's likeliest one.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,29 @@ from internevo.data.tokenizer import Tokenizer
 from internevo.eval.scorer import Scorer
 
 NEEDLE = " The code of {key} is {value}."
-QUESTION = " The code of {key} is"
-ANSWER = " {value}"
 KEYS = ("amber", "birch", "cobalt", "daisy", "ember", "falcon", "garnet", "harbor", "indigo", "jasper")
+WORDS = (
+    "apple",
+    "bridge",
+    "candle",
+    "desert",
+    "engine",
+    "flower",
+    "guitar",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+    "mirror",
+    "needle",
+    "orange",
+    "pencil",
+    "quartz",
+    "ribbon",
+    "silver",
+    "tunnel",
+)
 
 
 @dataclass(frozen=True)
@@ -50,16 +71,16 @@ def needle_in_a_haystack(
     depths: Sequence[float],
     trials: int = 5,
     *,
-    needle: str = NEEDLE,
-    question: str = QUESTION,
-    answer: str = ANSWER,
+    sentence: str = NEEDLE,
     seed: int = 0,
     progress: Callable[[int], None] = lambda length: None,
 ) -> list[Cell]:
     """Every length with every depth. The haystack's documents are joined to texts as long as they must be.
 
-    Raises UserError when a length leaves no room for needle and question.
+    `sentence` is the needle: it has `{key}`, and behind it `{value}`, four digits, or `{word}`. Raises UserError when
+    it has not, or when a length leaves no room for needle and question.
     """
+    templates = split_sentence(sentence)
     cells = []
     text = _Haystack(haystack, tokenizer)
     for length in lengths:
@@ -68,8 +89,7 @@ def needle_in_a_haystack(
         rows, values = [], []
         for depth in depths:
             for _ in range(trials):
-                said = {"key": draw.choice(KEYS), "value": str(draw.randrange(1000, 10000))}
-                row, count = _row(text, tokenizer, length, depth, said, (needle, question, answer), draw)
+                row, count = _row(text, tokenizer, length, depth, draw_facts(draw), templates, draw)
                 rows.append(row)
                 values.append(count)
         scored = scorer.score(rows)
@@ -79,6 +99,19 @@ def needle_in_a_haystack(
             found, losses = zip(*mine, strict=True)
             cells.append(Cell(length, depth, float(np.mean(found)), float(np.mean(losses))))
     return cells
+
+
+def split_sentence(sentence: str) -> tuple[str, str, str]:
+    """The needle, the question and the answer as templates: the question is all before the value."""
+    found = re.search(r" ?\{(value|word)\}", sentence)
+    if found is None or "{key}" not in sentence[: found.start()]:
+        raise UserError(f"a needle has {{key}}, and behind it {{value}} or {{word}}; found {sentence!r}")
+    return sentence, sentence[: found.start()], found[0]
+
+
+def draw_facts(draw: random.Random) -> dict[str, str]:
+    """A key with its value."""
+    return {"key": draw.choice(KEYS), "value": str(draw.randrange(1000, 10000)), "word": draw.choice(WORDS)}
 
 
 def _row(

@@ -18,7 +18,14 @@ from internevo.data.store import TokenStore, TokenStoreWriter
 from internevo.eval.choices import Question, answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import open_for_evaluation
-from internevo.eval.needle import ANSWER, NEEDLE, QUESTION, _Haystack, _row, needle_in_a_haystack
+from internevo.eval.needle import (
+    NEEDLE,
+    _Haystack,
+    _row,
+    draw_facts,
+    needle_in_a_haystack,
+    split_sentence,
+)
 from internevo.eval.scorer import Scorer
 from internevo.train.build import initial_model
 from internevo.train.engine import LocalEngine
@@ -44,7 +51,7 @@ def test_a_needle_is_where_it_should_be(depth: float, stored: StoredModel, hayst
     tokenizer = stored.needs_tokenizer()
     said = {"key": "amber", "value": "4711"}
     row, count = _row(
-        _Haystack(haystack, tokenizer), tokenizer, 300, depth, said, (NEEDLE, QUESTION, ANSWER), random.Random(0)
+        _Haystack(haystack, tokenizer), tokenizer, 300, depth, said, split_sentence(NEEDLE), random.Random(0)
     )
     assert len(row) == 300
     assert row[0] == tokenizer.bos_id
@@ -54,7 +61,7 @@ def test_a_needle_is_where_it_should_be(depth: float, stored: StoredModel, hayst
     assert text.count("The code of amber is 4711") == 2
     needle = tokenizer.encode(NEEDLE.format(**said))
     at = next(n for n in range(1, 300) if row[n : n + len(needle)].tolist() == needle)
-    room = 299 - len(needle) - len(tokenizer.encode(QUESTION.format(**said))) - count
+    room = 299 - len(needle) - len(tokenizer.encode(split_sentence(NEEDLE)[1].format(**said))) - count
     assert at == 1 + round(depth * room)
 
 
@@ -65,18 +72,19 @@ def test_needles_are_scored_as_transformers_would(stored: StoredModel, haystack:
     draw = random.Random("3:64")
     text, losses, found = _Haystack(haystack, tokenizer), [], []
     for _ in range(2):
-        said = {
-            "key": draw.choice(
-                ("amber", "birch", "cobalt", "daisy", "ember", "falcon", "garnet", "harbor", "indigo", "jasper")
-            ),
-            "value": str(draw.randrange(1000, 10000)),
-        }
-        row, count = _row(text, tokenizer, 64, 0.0, said, (NEEDLE, QUESTION, ANSWER), draw)
+        said = draw_facts(draw)
+        row, count = _row(text, tokenizer, 64, 0.0, said, split_sentence(NEEDLE), draw)
         loss, correct = by_transformers(exported, row)
         losses.append(loss[-count:].mean())
         found.append(correct[-count:].all())
     assert cells[0].loss == pytest.approx(np.mean(losses), abs=1e-4)
     assert cells[0].found == np.mean(found)
+
+
+@pytest.mark.parametrize("sentence", ["no place", " {value} of {key}", " {key} is"])
+def test_a_sentence_that_is_no_needle(sentence: str) -> None:
+    with pytest.raises(UserError, match="a needle has"):
+        split_sentence(sentence)
 
 
 def test_no_room_for_a_needle(stored: StoredModel, haystack: TokenStore) -> None:

@@ -1,4 +1,4 @@
-"""Any layout begins with the weights of a Hugging Face folder, each rank reading its part."""
+"""Any layout begins with the weights of a Hugging Face folder, each rank reading its part, and is exported to one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from internevo.hf.export import export
+from internevo.hf.weights import CheckpointWeights, FolderWeights
 from internevo.parallel.world import World
 from internevo.train.begin import begin_from
 from internevo.train.make_engine import make_engine
 from tests.hf.models import ModelWeights, our_model
-from tests.parallel.jobs import ALONE, stage_of, whole
+from tests.parallel.jobs import ALONE, save, stage_of, whole, write_documents
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one rank": (1, {}),
@@ -49,3 +50,19 @@ def test_any_layout_begins_from_a_hugging_face_folder(name: str, format: str, tm
     moments = [tensor for key, tensor in state.items() if key.startswith("optimizer/")]
     assert moments
     assert all(not tensor.any() for tensor in moments)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.heavy] * (w > 2)) for n, (w, _) in LAYOUTS.items()]
+)
+def test_any_layout_is_exported(name: str, tmp_path: Path, ranks: Any) -> None:
+    world, changes = LAYOUTS[name]
+    store = write_documents(tmp_path / "documents")
+    arguments = (changes, store, tmp_path / "checkpoint", 1)
+    saved = save(ALONE, *arguments) if world == 1 else ranks(world).run(save, *arguments)[0]
+    config = stage_of(changes).model
+    weights = CheckpointWeights(tmp_path / "checkpoint")
+    export(weights, config, tmp_path / "hf", "internlm2", seq_len=64, tokenizer=None)
+    back = FolderWeights(tmp_path / "hf")
+    for key in back.names:
+        assert torch.equal(back.read(key), saved[f"model/{key}"]), key
