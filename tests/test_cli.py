@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 VERBS = ["config", "train", "launch", "verify", "report", "export", "generate", "quickstart"]
+VERBS += ["import", "sweep", "eval", "serve", "doctor"]
 GROUPS = [["tokenizer", "train"], ["data", "prepare"], ["data", "inspect"]]
 
 
@@ -26,6 +27,20 @@ def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
     assert shown.returncode == 0
     assert f"internevo {' '.join(verb)}" in shown.stdout.replace("│", "")
     assert "Example" in shown.stdout
+
+
+def test_shells_complete_verbs_and_options() -> None:
+    """What the script that `--install-completion` installs asks, and the answers."""
+    for typed, expected in (("internevo ev", ["eval"]), ("internevo launch --part", ["--partition"])):
+        environment = {
+            **os.environ,
+            "_INTERNEVO_COMPLETE": "complete_bash",
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(len(typed.split()) - 1),
+        }
+        command = str(Path(sys.executable).with_name("internevo"))
+        done = subprocess.run([command], capture_output=True, text=True, env=environment, timeout=60)
+        assert done.stdout.split() == expected
 
 
 def test_version_and_help_are_quick_to_come() -> None:

@@ -69,6 +69,10 @@ def evaluate_model(
         raise SystemExit(start(sys.argv[1:], processes))
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
+    if watch:
+        from internevo.eval.watch import wait_for_run
+
+        wait_for_run(model)  # its sources are in its config
     named = dict(_named(one) for one in source or ())
     wants_sources = not (contamination or choices or tasks) or needle is not None
     asked = Asked(
@@ -122,8 +126,8 @@ def _watch(run: Path, asked: Asked, device: str) -> None:
         if world.size > 1:
             raise UserError("--watch runs on one process")
         count = watch(run, asked, world, lambda step, found: _show(found))
-    out.print(f"{count} checkpoints evaluated; {run / WATCHED} has all of them")
-    then(f"internevo report {run}")
+    out.print(f"{count} checkpoints evaluated")
+    then(f"{run / WATCHED} has a line for each checkpoint")
 
 
 def _show(found: Findings) -> None:

@@ -26,18 +26,21 @@ WATCHED = "eval/watched.jsonl"
 """A line for each checkpoint that was evaluated, in the run's folder."""
 
 
+def wait_for_run(run: Path) -> None:
+    """Return when the run has begun. Raises UserError when it does not within ten minutes, or cannot."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not RunFolder(run).config_file.is_file():
+        if time.monotonic() > deadline or not run.parent.is_dir():
+            raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
+        time.sleep(1.0)
+
+
 def watch(run: Path, asked: Asked, world: World, show: Callable[[int, Findings], None], poll_s: float = 10.0) -> int:
     """Evaluate every checkpoint of `run` that was not yet; the number of those evaluated now.
 
-    Goes on until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over. Raises
-    UserError when `run` does not begin within ten minutes.
+    Goes on until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over.
     """
     folder = RunFolder(run)
-    deadline = time.monotonic() + _PATIENCE_S
-    while not folder.config_file.is_file():
-        if time.monotonic() > deadline or not run.parent.is_dir():
-            raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
-        time.sleep(min(poll_s, 1.0))
     file = run / WATCHED
     file.parent.mkdir(exist_ok=True)
     count = 0
@@ -49,7 +52,9 @@ def watch(run: Path, asked: Asked, world: World, show: Callable[[int, Findings],
             try:
                 step = read_state(path)["step"]
                 found = evaluate([open_model(run, step)], asked, world)
-            except FileNotFoundError:
+            except (OSError, UserError):
+                if path.exists():
+                    raise
                 continue
             with file.open("a") as out:
                 out.write(json.dumps({"step": step, **found.to_json()[0]}) + "\n")

@@ -51,7 +51,7 @@ def only_job(output: str) -> str:
 
 def test_two_tasks_train(slurm: Slurm, tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    process = launch(slurm, config)
+    process = launch(slurm, config, "--evaluate-beside")
     out = process.communicate(timeout=300)[0]
     assert process.returncode == 0, out
     job, run = only_job(out), tmp_path / "runs" / "run"
@@ -61,6 +61,11 @@ def test_two_tasks_train(slurm: Slurm, tmp_path: Path) -> None:
     record = (run / "slurm" / f"{job}.environment.txt").read_text()
     assert f"JobId={job}" in record
     assert "SLURM_JOB_ID=" in record
+    beside = re.search(r"submitted job (\d+), which evaluates every checkpoint", out)
+    assert beside, out
+    wait_for(slurm, beside[1], "COMPLETED")
+    watched = [line["step"] for line in read_metrics(run / "eval" / "watched.jsonl")]
+    assert {8, 13, 17} <= set(watched)  # what the stages ended with; others may be gone before they are looked at
     assert (run / "slurm" / "job.sbatch").read_text().startswith("#!/usr/bin/env bash\n")
 
 
