@@ -13,8 +13,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import yaml
+from torch import Tensor
 
 from internevo.checkpoint.commit import PARTIAL, STATE, commit, step_name, write_json
 from internevo.checkpoint.tensors import copy_tensors
@@ -27,6 +29,7 @@ from internevo.hf.export import check_tokens
 from internevo.hf.tokenizer_files import COPIED
 from internevo.hf.weights import CheckpointWeights, FolderWeights
 
+_POLL_S = 0.2
 MODEL_FILE = "model.yaml"
 """What an imported folder has instead of a run's config.yaml: a base for configs that go on from it."""
 
@@ -72,9 +75,8 @@ def import_model(
     partial.mkdir(parents=True)
     try:
         start = time.perf_counter()
-        _copy(weights, partial, workers)
+        _copy(weights, partial, workers, progress)
         seconds = time.perf_counter() - start
-        progress(weights.nbytes, weights.nbytes)
         tokens = check_tokens(facts.seq_len, facts.model.vocab)
         compared = compare(CheckpointWeights(partial), facts.model, folder, tokens)
         tokenizer = _copy_tokenizer(folder, aside)
@@ -128,9 +130,24 @@ def _copy_tokenizer(folder: Path, output: Path) -> bool:
     return True
 
 
-def _copy(weights: FolderWeights, folder: Path, workers: int) -> None:
+class _Counted:
+    """Weights that tell how much of them was read."""
+
+    def __init__(self, weights: FolderWeights, progress: Callable[[int, int], None]):
+        self.weights, self.progress, self.done = weights, progress, 0
+        self.shape, self.dtype = weights.shape, weights.dtype
+
+    def read(self, name: str, dtype: torch.dtype | None = None, part: tuple[slice, ...] = ()) -> Tensor:
+        """The weight, counted."""
+        tensor = self.weights.read(name, dtype, part)
+        self.done += tensor.nbytes
+        self.progress(self.done, self.weights.nbytes)
+        return tensor
+
+
+def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable[[int, int], None]) -> None:
     if workers == 1:
-        copy_tensors(weights, weights.names, folder, "model/")
+        copy_tensors(_Counted(weights, progress), weights.names, folder, "model/")
         return
     with tempfile.TemporaryDirectory() as meeting:
         processes = [
@@ -139,8 +156,9 @@ def _copy(weights: FolderWeights, folder: Path, workers: int) -> None:
         ]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join()
+        while any(process.is_alive() for process in processes):
+            progress(sum(file.stat().st_size for file in folder.glob("*.distcp")), weights.nbytes)
+            time.sleep(_POLL_S)
     if any(process.exitcode for process in processes):
         raise UserError("a process that copied weights failed; see its message above")
 
