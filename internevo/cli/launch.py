@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from internevo.launch.slurm import Job
 
 
-def slurm_option(help: str, **more: object) -> typer.models.OptionInfo:
+def slurm_option(help: str, metavar: str | None = None) -> typer.models.OptionInfo:
     """An option that only means something with --slurm."""
-    return typer.Option(help=help, rich_help_panel="With --slurm", **more)  # type: ignore[arg-type]
+    return typer.Option(help=help, metavar=metavar, rich_help_panel="With --slurm")
 
 
 @app.command()

@@ -71,8 +71,17 @@ def evaluate(
             from internevo.eval.harness import run_tasks
 
             progress(f"{stored.name}: lm-evaluation-harness")
-            options = {"include": asked.include, "limit": asked.limit, "fewshot": asked.fewshot}
-            found.tasks.append(run_tasks(stored, world, asked.tasks, precision=asked.precision, **options))  # type: ignore[arg-type]
+            found.tasks.append(
+                run_tasks(
+                    stored,
+                    world,
+                    asked.tasks,
+                    precision=asked.precision,
+                    include=asked.include,
+                    limit=asked.limit,
+                    fewshot=asked.fewshot,
+                )
+            )
     return found
 
 
