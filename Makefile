@@ -44,8 +44,11 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/python tools/config_reference.py --check
 
+# a file of tests stays on one worker, with what it has built for itself; many tests start ranks of their own
+WORKERS ?= 2
+
 test: lint
-	@$(BIN)/python -m pytest -m "not heavy"
+	@$(BIN)/python -m pytest -m "not heavy" -n $(WORKERS) --dist loadfile
 
 test-heavy: $(DEEPSPEED)
 	@$(BIN)/python -m pytest -m heavy

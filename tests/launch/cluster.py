@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
 import shutil
@@ -88,11 +89,13 @@ class Slurm:
         self._wait_for_nodes()
 
     def _start_munge(self) -> None:
-        if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
-            return
-        Path("/run/munge").mkdir(parents=True, exist_ok=True)
-        shutil.chown("/run/munge", "munge", "munge")
-        subprocess.run(["su", "-s", "/bin/sh", "munge", "-c", "/usr/sbin/munged --force"], check=True)
+        with open("/run/internevo-munge.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes may be about to start it too
+            if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
+                return
+            Path("/run/munge").mkdir(parents=True, exist_ok=True)
+            shutil.chown("/run/munge", "munge", "munge")
+            subprocess.run(["su", "-s", "/bin/sh", "munge", "-c", "/usr/sbin/munged --force"], check=True)
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
