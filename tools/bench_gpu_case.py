@@ -21,7 +21,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, OptimizerConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.batch import Batch
 from internevo.data.loader import Loader
-from internevo.data.store import TokenStoreWriter
+from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import training_flops
 from internevo.parallel.prepare import stage_kernel

@@ -37,7 +37,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
-from internevo.data.store import TokenStoreWriter
+from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.transformer import Transformer, init_weights
 from internevo.train.engine import LocalEngine
 from internevo.train.step import train_step

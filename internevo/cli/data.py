@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from internevo.cli.shared import InputsArgument, TextKeyOption, counting, data_app, out, plain, then, tokenizer_app
+from internevo.cli.shared import InputsArgument, TextKeyOption, data_app, out, plain, then, tokenizer_app, working
 
 
 @tokenizer_app.command("train")
@@ -40,36 +41,45 @@ def data_prepare(
     output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
     held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.0,
     text_key: TextKeyOption = "text",
-    workers: Annotated[int, typer.Option(help="Processes that tokenise.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.")] = 0,
     max_rejects: Annotated[float, typer.Option(help="Stop when a larger share cannot be read.")] = 0.01,
+    shard_tokens: Annotated[int, typer.Option(help="A larger store becomes several pairs of files.")] = 2**30,
 ) -> None:
     """Turn text into a token store (Megatron's .bin and .idx).
 
-    Takes .jsonl (also .gz and .zst), .parquet, text and code files, and folders of them.
+    Takes .jsonl (also .gz and .zst), .parquet, .arrow, text and code files, and folders of them. Stopped at any moment,
+    the same command goes on; what it makes is the same, byte for byte.
 
     Example: `internevo data prepare corpus/ --tokenizer tokenizer.model --out tokens/web --held-out 0.01`
     """
-    from internevo.data.prepare import Manifest, prepare
+    from internevo.data.join import REJECTS
+    from internevo.data.prepare import Progress, prepare
 
-    with counting("preparing", "tokens") as advance:
+    try:
+        with working("preparing") as show:
 
-        def progress(done: Manifest) -> None:
-            advance(done.tokens + done.heldout_tokens)
+            def progress(done: Progress) -> None:
+                show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
 
-        manifest = prepare(
-            inputs,
-            output,
-            tokenizer,
-            text_key=text_key,
-            held_out=held_out,
-            workers=workers,
-            max_rejects=max_rejects,
-            progress=progress,
-        )
+            manifest = prepare(
+                inputs,
+                output,
+                tokenizer,
+                text_key=text_key,
+                held_out=held_out,
+                workers=workers or len(os.sched_getaffinity(0)),
+                max_rejects=max_rejects,
+                shard_tokens=shard_tokens,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        out.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
     out.print(
         f"wrote {output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
         f"held out: {manifest.heldout_documents:,} documents, {manifest.heldout_tokens:,} tokens; "
         f"empty: {manifest.empty:,}; rejected: {manifest.rejected:,}"
+        + (f", kept aside in {output / REJECTS}" if manifest.rejected else "")
     )
     then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -52,20 +54,32 @@ def then(text: str) -> None:
 
 
 @contextmanager
-def counting(job: str, what: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over a number that grows to an unknown end: count, time and rate."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def working(job: str) -> Iterator[Callable[[int, int, int, dict[str, int]], None]]:
+    """A progress bar over bytes of input: rates of what this run has done, and the time that is left.
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task(job)
+    Is told how many bytes are done, of how many, how many of them now, and what else was counted now. Without a
+    terminal, as in a job's log, it prints a line twice a minute.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        def advance(count: int) -> None:
-            seconds = bar.tasks[task].elapsed or 1e-9
-            rate = f"{count:,} {what}, {count / seconds:,.0f} {what}/s"
-            bar.update(task, description=f"{job}: {rate}")
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(TextColumn(job), *columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        began = printed = time.monotonic()
 
-        yield advance
+        def show(done: int, total: int, now: int, counted: dict[str, int]) -> None:
+            nonlocal printed
+            seconds = max(time.monotonic() - began, 1e-9)
+            rates = [f"{now / seconds / 1e6:,.1f} MB/s"]
+            rates += [f"{count / seconds:,.0f} {what}/s" for what, count in counted.items()]
+            if now:
+                rates.append(f"{timedelta(seconds=round((total - done) * seconds / now))} left")
+            bar.update(task, completed=done, total=total, description=" · ".join(rates))
+            if not out.is_terminal and time.monotonic() - printed > 30:
+                printed = time.monotonic()
+                out.print(f"{job}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB · {' · '.join(rates)}")
+
+        yield show
 
 
 @contextmanager

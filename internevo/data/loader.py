@@ -12,10 +12,11 @@ import numpy as np
 
 from internevo.config.schema import SourceConfig
 from internevo.data.batch import IGNORE, Batch
+from internevo.data.megatron import StoreError
 from internevo.data.mixture import Mixture
 from internevo.data.packing import Pieces, pack_best_fit
 from internevo.data.source import EMPTY, Row, SourceCursor, SourceStream
-from internevo.data.store import StoreError, TokenStore
+from internevo.data.store import TokenStore
 
 PADDING = 0
 """The token id of padding. Its value never matters: it has no label and no real token attends to it."""
@@ -119,7 +120,7 @@ def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part:
     positions = np.tile(np.arange(seq_len), (share, 1))
     for number, (_, store, row) in enumerate(plan[rows]):
         if len(row.length):
-            _fill(tokens[number], labels[number], positions[number], store.data, row)
+            _fill(tokens[number], labels[number], positions[number], store, row)
     lengths, real_tokens, label_count = [], [], 0
     for _, _, row in plan:
         real = int(row.length.sum())
@@ -130,16 +131,17 @@ def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part:
     return Batch(tokens, labels, positions, tuple(lengths), tuple(real_tokens), names, label_count, rows)
 
 
-def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, data: np.ndarray, row: Row) -> None:
+def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: TokenStore, row: Row) -> None:
     """Read one row into the arrays `[seq]`, which hold padding."""
     ends = np.cumsum(row.length)
     real, begins = int(ends[-1]), ends - row.length
     for first, begin, length in zip(row.first.tolist(), begins.tolist(), row.length.tolist(), strict=True):
-        tokens[begin : begin + length] = data[first : first + length]
+        tokens[begin : begin + length] = store.slice(first, first + length)
     labels[: real - 1] = tokens[1:real]
     labels[ends - 1] = IGNORE
     cut = np.flatnonzero(row.goes_on)
-    labels[ends[cut] - 1] = data[row.first[cut] + row.length[cut]]
+    for end, following in zip(ends[cut].tolist(), (row.first + row.length)[cut].tolist(), strict=True):
+        labels[end - 1] = store.slice(following, following + 1)[0]
     counts = np.append(row.length, len(tokens) - real)
     positions[:] = np.arange(len(tokens)) - np.repeat(np.append(begins, real), counts)
 

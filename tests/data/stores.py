@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from internevo.data.store import TokenStore, TokenStoreWriter
+from internevo.data.store import TokenStore
+from internevo.data.store_writer import TokenStoreWriter
 
 CODES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 HEADER = 9 + 8 + 1 + 8 + 8

@@ -45,8 +45,8 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
 
 
 def test_json_lines_say_where(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", b'\n{"text": "x"}\n')
-    assert [one.where for one in read_documents(path)] == [f"{path}:2"]
+    path = write(tmp_path / "a.jsonl", b'\n{"body": "x"}\n\nno\n')
+    assert [one.where for one in rejects(path)] == [f"{path}:2", f"{path}:4"]
 
 
 def test_another_key(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": [*TEXTS, None], "n": range(5)}), path)
     found = list(read_documents(path))
     assert [one.text for one in found if isinstance(one, Document)] == TEXTS
-    assert found[-1] == Reject(f"{path}:5", "no text under 'text'")
+    assert found[-1] == Reject(str(path), 5, "no text under 'text'")
     with pytest.raises(UserError, match="has no column 'body'; it has text, n"):
         list(read_documents(path, "body"))
 
@@ -105,7 +105,7 @@ def test_text_and_code(tmp_path: Path) -> None:
     for name in ("a.txt", "b.py", "c.md", "d.C"):
         assert texts(write(tmp_path / name, "one\n二\r\n".encode())) == ["one\n二\r\n"]
     assert rejects(write(tmp_path / "latin.txt", b"caf\xe9")) == [
-        Reject(str(tmp_path / "latin.txt"), "not UTF-8 (byte 3)")
+        Reject(str(tmp_path / "latin.txt"), None, "not UTF-8 (byte 3)")
     ]
 
 

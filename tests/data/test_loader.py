@@ -17,8 +17,8 @@ from internevo.config.schema import SourceConfig
 from internevo.data import source as source_module
 from internevo.data.batch import IGNORE, Batch, combine_digests, digest, row_digest
 from internevo.data.loader import Cursor, Loader, evaluation_batches
+from internevo.data.megatron import StoreError
 from internevo.data.source import SourceCursor, SourceStream
-from internevo.data.store import StoreError
 from tests.data.stores import HEADER, numbered, write_store
 
 
@@ -28,7 +28,7 @@ def tokens_of(stream: SourceStream, rows: int) -> list[int]:
     for _ in range(rows):
         row = stream.next_row()
         for first, length in zip(row.first.tolist(), row.length.tolist(), strict=True):
-            ids += stream.store.data[first : first + length].tolist()
+            ids += stream.store.slice(first, first + length).tolist()
     return ids
 
 

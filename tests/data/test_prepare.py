@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +13,9 @@ import pytest
 
 from internevo.config.errors import UserError
 from internevo.data.inspect import describe, show_document
+from internevo.data.megatron import StoreError
 from internevo.data.prepare import Manifest, prepare
-from internevo.data.store import StoreError, TokenStore
+from internevo.data.store import TokenStore
 from internevo.data.tokenizer import load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
 
@@ -38,6 +36,10 @@ def lines(path: Path, *texts: str) -> Path:
 def documents(folder: Path, name: str = "train") -> list[list[int]]:
     store = TokenStore(folder / name)
     return [store.read(number).tolist() for number in range(len(store))]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_documents_are_framed_and_in_order(tmp_path: Path, tokenizer: Path) -> None:
@@ -66,8 +68,7 @@ def test_the_manifest_tells_what_it_was_made_from(tmp_path: Path, tokenizer: Pat
 def test_the_number_of_workers_changes_nothing(tmp_path: Path, tokenizer: Path) -> None:
     for workers in (1, 2):
         prepare([PACKAGE], tmp_path / str(workers), tokenizer, held_out=0.3, workers=workers)
-    for name in ("train.bin", "train.idx", "heldout.bin", "heldout.idx", "manifest.json"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_what_is_held_out_depends_on_the_text_alone(tmp_path: Path, tokenizer: Path) -> None:
@@ -88,22 +89,33 @@ def test_inputs_that_are_held_out_whole(tmp_path: Path, tokenizer: Path) -> None
     assert documents(tmp_path / "out", "heldout") == [[1, *load_tokenizer(tokenizer).encode("three"), 2]]
 
 
-def test_empty_documents_and_rejects_are_counted_and_listed(tmp_path: Path, tokenizer: Path) -> None:
+def test_empty_documents_and_rejects_are_counted_and_kept_aside(tmp_path: Path, tokenizer: Path) -> None:
     path = lines(tmp_path / "a.jsonl", "text", "", "  \n")
-    path.write_text(path.read_text() + "not json\n")
+    path.write_bytes(path.read_bytes() + b'not json\n\n{"text": "caf\xe9"}\n' + b"[" * 100_000 + b"\n")
     manifest = prepare([path], tmp_path / "out", tokenizer)
-    assert (manifest.documents, manifest.empty, manifest.rejected) == (1, 2, 1)
-    (reject,) = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
-    assert json.loads(reject)["where"] == f"{path}:4"
+    assert (manifest.documents, manifest.empty, manifest.rejected) == (1, 2, 3)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [one["where"] for one in rejects] == [f"{path}:{number}" for number in (4, 6, 7)]
+    kept = [one["raw"].encode(errors="surrogateescape") for one in rejects]
+    assert kept == [path.read_bytes().splitlines(keepends=True)[number - 1] for number in (4, 6, 7)]
+    assert ["not JSON" in one["reason"] for one in rejects] == [True] * 3
 
 
-def test_too_many_rejects_stop_it(tmp_path: Path, tokenizer: Path) -> None:
+def test_too_many_rejects_stop_it_and_more_may_be_allowed(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\n' * 1500 + '{"body": "bad"}\n' * 100)
-    with pytest.raises(UserError, match=r"16 of the first 1,516 documents .*a\.jsonl:1516: no text under 'text'"):
+    with pytest.raises(UserError, match=r"100 of the first 1,600 documents .*a\.jsonl:1600: no text under 'text'"):
         prepare([path], tmp_path / "out", tokenizer)
-    assert [one.name for one in tmp_path.iterdir()] == ["a.jsonl"]
+    assert not (tmp_path / "out").exists()
     assert prepare([path], tmp_path / "out", tokenizer, max_rejects=0.1).rejected == 100
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jsonl", "out"]
+
+
+def test_a_wrong_key_leaves_nothing_behind(tmp_path: Path, tokenizer: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", *["text"] * 20)
+    with pytest.raises(UserError, match="20 of the first 20 documents cannot be used"):
+        prepare([path], tmp_path / "out", tokenizer, text_key="content")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path, tokenizer: Path) -> None:
@@ -124,29 +136,6 @@ def test_nothing_to_train_on_is_said(
     with pytest.raises(UserError, match=f"no document is left to train on: .*{message}"):
         prepare([lines(tmp_path / "a.jsonl", *texts)], tmp_path / "out", tokenizer, held_out=held_out)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_in_the_middle_then_run_again(tmp_path: Path, tokenizer: Path, number: signal.Signals) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text((json.dumps({"text": "some words " * 50}) + "\n") * 200_000)
-    command = [sys.executable, "-m", "internevo", "data", "prepare", path, "--tokenizer", tokenizer, "--out"]
-    # whoever runs the tests in the background lets them, and what they start, ignore SIGINT
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        [*command, tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heeding
-    )
-    while not list(tmp_path.glob("out.partial/train.bin.partial")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert b"Traceback" not in said
-    assert not (tmp_path / "out").exists()
-    assert (tmp_path / "out.partial").exists() == (number == signal.SIGKILL)
-    prepare([lines(path, "text")], tmp_path / "out", tokenizer)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
 def test_inspect(tmp_path: Path, tokenizer: Path) -> None:

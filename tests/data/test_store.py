@@ -15,7 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.data.store import StoreError, TokenStore, TokenStoreWriter, token_dtype
+from internevo.data.megatron import StoreError
+from internevo.data.store import TokenStore
+from internevo.data.store_writer import TokenStoreWriter, token_dtype
 from tests.data.stores import CODES, HEADER, numbered, read_by_hand, write_by_hand, write_store
 
 IDS = {1: (0, 255), 2: (-128, 127), 3: (-(2**15), 2**15 - 1), 4: (0, 2**31 - 1), 5: (0, 2**62), 8: (0, 2**16 - 1)}
@@ -23,14 +25,14 @@ IDS = {1: (0, 255), 2: (-128, 127), 3: (-(2**15), 2**15 - 1), 4: (0, 2**31 - 1),
 
 def assert_holds(store: TokenStore, documents: list[list[int]]) -> None:
     assert len(store) == len(documents)
-    assert store.tokens == len(store.data) == sum(map(len, documents))
+    assert store.tokens == len(store.slice(0, store.tokens)) == sum(map(len, documents))
     numbers = np.arange(len(documents))[::-1]
     assert store.lengths(numbers).tolist() == [len(documents[number]) for number in numbers]
     assert store.lengths(numbers).dtype == store.starts(numbers).dtype == np.int64
     for number, document in enumerate(documents):
         assert store.read(number).tolist() == document
         start = int(store.starts(np.array([number]))[0])
-        assert store.data[start : start + len(document)].tolist() == document
+        assert store.slice(start, start + len(document)).tolist() == document
 
 
 @settings(max_examples=40, deadline=None)
@@ -182,7 +184,7 @@ def test_more_data_than_the_index_knows_is_left_alone(tmp_path: Path) -> None:
     with (tmp_path / "train.bin").open("ab") as file:
         file.write(b"abcde")  # not even a whole token
     store = TokenStore(tmp_path / "train")
-    assert store.tokens == len(store.data) == 15
+    assert store.tokens == len(store.slice(0, store.tokens)) == 15
     assert store.read(2).tolist() == list(range(7, 16))
 
 

@@ -14,7 +14,8 @@ from internevo.config.errors import UserError
 from internevo.config.presets import model_preset
 from internevo.config.schema import StageConfig, TrainConfig
 from internevo.data.loader import evaluation_batches
-from internevo.data.store import TokenStore, TokenStoreWriter
+from internevo.data.store import TokenStore
+from internevo.data.store_writer import TokenStoreWriter
 from internevo.eval.choices import Question, answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import open_for_evaluation

@@ -28,7 +28,7 @@ from internevo.config.schema import (
 )
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
-from internevo.data.store import TokenStoreWriter
+from internevo.data.store_writer import TokenStoreWriter
 from internevo.parallel.asynchronous import FoldReshapes
 from internevo.parallel.world import World
 from internevo.train import muon

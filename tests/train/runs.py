@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from internevo.data.store import TokenStoreWriter
+from internevo.data.store_writer import TokenStoreWriter
 from internevo.monitor.metrics import read_metrics
 
 

@@ -1,0 +1,169 @@
+"""Tokenised pieces, in order, into the shards of a store."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from internevo.config.errors import UserError
+from internevo.data.corpus import Reject
+from internevo.data.megatron import pair_file
+from internevo.data.store import HELDOUT, TRAIN
+from internevo.data.store_writer import TokenStoreWriter, digest
+from internevo.data.tokenise import Counts
+from internevo.data.workers import Ready, piece_file
+
+REJECTS = "rejects.jsonl"
+
+
+@dataclass
+class Joined:
+    """What stands in whole shards; `joined.json`."""
+
+    pieces: int = 0
+    shards: int = 0
+    read: int = 0
+    """Bytes of the input."""
+    file: str = ""
+    """Where the last piece was from, and ..."""
+    lines: int = 0
+    """... how many of its lines were read: rejects are told by line."""
+    rejects: int = 0
+    """Bytes of the file of rejects."""
+    counts: Counts = field(default_factory=Counts)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Joined:
+        """What is written there, or nothing joined yet."""
+        if not path.exists():
+            return cls()
+        found = json.loads(path.read_text())
+        return cls(**{**found, "counts": Counts(**found["counts"])})
+
+    def save(self, path: Path) -> None:
+        """Write it at once or not at all."""
+        aside = path.with_suffix(".partial")
+        with aside.open("w") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+
+
+class Joiner:
+    """Writes the store of a folder of work, and goes on behind the last whole shard."""
+
+    def __init__(self, folder: Path, dtype: str, shard_tokens: int, max_rejects: float):
+        self.folder, self.store = folder, folder / "store"
+        self.joined = Joined.load(folder / "joined.json")
+        self._dtype, self._shard_tokens, self._max_rejects = dtype, shard_tokens, max_rejects
+        self._removed = 0
+        self.store.mkdir(exist_ok=True)
+        rejects = self.store / REJECTS
+        rejects.touch()
+        os.truncate(rejects, self.joined.rejects)
+        self._rejects = rejects.open("a")
+        self._remove_pieces()
+        self._writers = self._begin_shard()
+
+    @property
+    def tokens(self) -> int:
+        """All tokens joined so far."""
+        return self.joined.counts.tokens + self.joined.counts.heldout_tokens
+
+    def add(self, ready: Ready) -> None:
+        """Join the next piece. Raises UserError when too much of the input cannot be used."""
+        joined, piece = self.joined, ready.load()
+        train, heldout = self._writers
+        train.extend(piece.train, piece.train_lengths)
+        heldout.extend(piece.heldout, piece.heldout_lengths)
+        if str(ready.file) != joined.file:
+            joined.file, joined.lines = str(ready.file), 0
+        rejects = [one.after(joined.lines) for one in piece.record.rejects]
+        for one in rejects:
+            self._rejects.write(json.dumps({"where": one.where, "reason": one.reason, "raw": one.raw}) + "\n")
+        joined.counts.add(piece.record.counts)
+        joined.lines += piece.record.lines
+        joined.read += ready.size
+        joined.pieces += 1
+        if rejects:
+            self._check(rejects[-1])
+        if train.tokens + heldout.tokens >= self._shard_tokens:
+            self._end_shard()
+            self._writers = self._begin_shard()
+
+    def finish(self) -> Joined:
+        """End the last shard and give all their names. Raises UserError when there is nothing to train on."""
+        counts = self.joined.counts
+        if not counts.documents:
+            raise UserError("no document is left to train on: " + (_why(counts) or "the input holds no documents"))
+        if any(writer.tokens for writer in self._writers):
+            self._end_shard()
+        self._rejects.close()
+        sha256 = {REJECTS: digest(self.store / REJECTS)}
+        for kind, kept in ((TRAIN, True), (HELDOUT, counts.heldout_documents > 0)):
+            for number in range(self.joined.shards):
+                for ending in (".bin", ".idx"):
+                    old = pair_file(self._prefix(kind, number), ending)
+                    new = pair_file(self._final(kind, number), ending)
+                    if not kept:
+                        old.unlink(missing_ok=True)
+                        continue
+                    if old.exists():  # not when a run was killed here
+                        old.rename(new)
+                    sha256[new.name] = self.joined.sha256[old.name]
+        self.joined.sha256 = dict(sorted(sha256.items()))
+        return self.joined
+
+    def close(self) -> None:
+        """Leave what is not whole for a later run."""
+        self._rejects.close()
+        for writer in self._writers:
+            writer.abandon()
+
+    def _prefix(self, kind: str, number: int) -> Path:
+        return self.store / f"{kind}-{number:05}"
+
+    def _final(self, kind: str, number: int) -> Path:
+        shards = self.joined.shards
+        return self.store / (kind if shards == 1 else f"{kind}-{number:05}-of-{shards:05}")
+
+    def _begin_shard(self) -> tuple[TokenStoreWriter, TokenStoreWriter]:
+        number = self.joined.shards
+        for kind in (TRAIN, HELDOUT):  # of a run that was killed
+            for file in self.store.glob(f"{kind}-{number:05}.*"):
+                file.unlink()
+        train, heldout = (TokenStoreWriter(self._prefix(kind, number), self._dtype) for kind in (TRAIN, HELDOUT))
+        return train, heldout
+
+    def _end_shard(self) -> None:
+        for writer in self._writers:
+            self.joined.sha256 |= writer.close()
+        self._rejects.flush()
+        os.fsync(self._rejects.fileno())
+        self.joined.rejects = os.fstat(self._rejects.fileno()).st_size
+        self.joined.shards += 1
+        self.joined.save(self.folder / "joined.json")
+        self._remove_pieces()
+
+    def _remove_pieces(self) -> None:
+        for number in range(self._removed, self.joined.pieces):
+            piece_file(self.folder / "pieces", number).unlink(missing_ok=True)
+        self._removed = self.joined.pieces
+
+    def _check(self, last: Reject) -> None:
+        counts = self.joined.counts
+        if counts.rejected > self._max_rejects * max(counts.read, 1000):
+            raise UserError(
+                f"{counts.rejected:,} of the first {counts.read:,} documents cannot be used, the last "
+                f"at {last.where}: {last.reason}. "
+                f"More than {self._max_rejects:.1%} is taken for a mistake in the input; --max-rejects allows more."
+            )
+
+
+def _why(counts: Counts) -> str:
+    named = {"held out": counts.heldout_documents, "empty": counts.empty, "unreadable": counts.rejected}
+    return ", ".join(f"{count:,} {what}" for what, count in named.items() if count)

@@ -1,0 +1,104 @@
+"""Megatron's indexed format: one `.bin` of token ids and one `.idx` of where documents lie.
+
+The index is a header (`MMIDIDX\\0\\0`, version, dtype code, number of sequences, number of document borders), then
+int32 sequence lengths, int64 byte offsets and int64 document borders, all little-endian. Everything is memory
+mapped: opening a pair costs the same whatever its size. Pairs are written with one sequence a document; reading
+also takes those whose documents have several sequences or none, as Megatron's tools may write them.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from internevo.config.errors import UserError
+
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQQ")
+DTYPES: dict[int, type[np.generic]] = {
+    1: np.uint8,
+    2: np.int8,
+    3: np.int16,
+    4: np.int32,
+    5: np.int64,
+    8: np.uint16,
+}
+
+
+class StoreError(UserError):
+    """A store that is missing, torn or not a store; the message names the file."""
+
+
+class MegatronPair:
+    """Documents of token ids in one pair of files. `prefix` is their path without `.bin` and `.idx`."""
+
+    def __init__(self, prefix: str | Path):
+        self.prefix = Path(prefix)
+        index, data = pair_file(self.prefix, ".idx"), pair_file(self.prefix, ".bin")
+        for path in (index, data):
+            if not path.is_file():
+                raise StoreError(f"{path} does not exist. `internevo data prepare` writes token stores.")
+        size = index.stat().st_size
+        with index.open("rb") as file:
+            header = file.read(HEADER.size)
+        if len(header) < HEADER.size or not header.startswith(MAGIC):
+            raise StoreError(f"{index} is not the index of a token store.")
+        _, version, code, sequences, borders = HEADER.unpack(header)
+        if version != 1 or code not in DTYPES:
+            raise StoreError(
+                f"{index} has version {version} and dtype code {code}; known are version 1, {list(DTYPES)}."
+            )
+        if borders < 1 or size < HEADER.size + 12 * sequences + 8 * borders:
+            raise StoreError(f"{index} is torn: it announces {sequences:,} sequences but has only {size:,} bytes.")
+        self.dtype = np.dtype(DTYPES[code])
+        raw = np.asarray(np.memmap(index, dtype=np.uint8, mode="r"))
+        offset = HEADER.size
+        lengths = raw[offset : offset + 4 * sequences].view("<i4")
+        offset += 4 * sequences
+        self._pointers = raw[offset : offset + 8 * sequences].view("<i8")
+        offset += 8 * sequences
+        self._borders = raw[offset : offset + 8 * borders].view("<i8")
+        if self._borders[-1] != sequences:
+            raise StoreError(f"{index} is torn: its documents end at sequence {self._borders[-1]:,} of {sequences:,}.")
+        self.tokens = 0
+        """Tokens in all documents."""
+        if sequences:
+            self.tokens = int(self._pointers[-1]) // self.dtype.itemsize + int(lengths[-1])
+        actual = data.stat().st_size
+        if actual < self.tokens * self.dtype.itemsize:
+            raise StoreError(
+                f"{data} is torn: its index needs {self.tokens * self.dtype.itemsize:,} bytes, it has {actual:,}."
+            )
+        self.data = np.empty(0, self.dtype)
+        """All token ids in file order, as a plain view of the memory map."""
+        if self.tokens:
+            self.data = np.asarray(np.memmap(data, dtype=self.dtype, mode="r", shape=(self.tokens,)))
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self._borders) - 1
+
+    def starts(self, documents: np.ndarray) -> np.ndarray:
+        """Where these documents begin in `data`, int64; the one past the last begins where `data` ends.
+
+        Raises StoreError for an index that cannot be right.
+        """
+        sequences = self._borders[documents]
+        starts = np.full(sequences.shape, self.tokens, np.int64)
+        # a document without sequences, as Megatron's tools write for empty text, may stand behind the last sequence
+        inside = sequences < len(self._pointers)
+        starts[inside] = self._pointers[sequences[inside]] // self.dtype.itemsize
+        outside = (starts < 0) | (starts > self.tokens)
+        if outside.any():
+            document = documents[outside][0]
+            raise StoreError(
+                f"{pair_file(self.prefix, '.idx')} is damaged: document {document:,} begins outside the data."
+            )
+        return starts
+
+
+def pair_file(prefix: Path, ending: str) -> Path:
+    """One of the two files."""
+    return prefix.with_name(prefix.name + ending)
