@@ -2,10 +2,10 @@
 
     python tools/bench_prepare.py --tokenizer tokenizer_internlm2.model --out docs/benchmarks/prepare-cpu.json
 
-The corpus is the text of the interpreter's own library, as JSON lines. In turn, `--repeats` times: the bare encoder, in as
-many processes as there are workers, each encoding its share of texts that are in memory already; and `data prepare`,
-reading, hashing (a hundredth is held out), writing, joining and checksums included. Processes' start is left out of both:
-the encoder's begin together behind a barrier; `prepare` is timed over the pieces behind the first ones.
+The corpus is the text of the interpreter's own library, as JSON lines. In turn, `--repeats` times: the bare encoder, in
+as many processes as there are workers, each encoding its share of texts that are in memory already; and `data prepare`,
+reading, hashing (a hundredth is held out), writing, joining and checksums included. The start of processes is left out
+of both: the encoder's begin together behind a barrier; `prepare` is timed over the pieces behind the first ones.
 """
 
 from __future__ import annotations

@@ -320,7 +320,8 @@ cp -r {disk}/out {result}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["1m", "8m", "16m"])  # room for no piece, some, all
+# room for no piece, for some, for all but not for the store too
+@pytest.mark.parametrize("size", ["1m", "8m", "16m"])
 def test_a_full_disk(tmp_path: Path, tokenizer: Path, size: str) -> None:
     """A real small disk, later made larger: it is said, and nothing is lost."""
     namespace = ["unshare", "--map-root-user", "--mount"]  # the disk is seen by this test alone
