@@ -16,7 +16,10 @@ from tokenizers import Tokenizer as Fast
 from internevo.data.tokenizer import HuggingFaceTokenizer, load_tokenizer
 
 PACKAGE = Path(__file__).parents[2] / "internevo"
-GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    + r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 byte_level = pre_tokenizers.ByteLevel
 SPLITS = {
     "GPT-4": lambda: pre_tokenizers.Sequence(
