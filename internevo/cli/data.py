@@ -84,9 +84,30 @@ def data_prepare(
     then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
 
 
+@data_app.command("index")
+def data_index(
+    files: Annotated[
+        list[Path], typer.Argument(help="Flat files of token ids, such as OLMo's .npy.", show_default=False)
+    ],
+    eos: Annotated[int, typer.Option(help="The id that ends each document.", show_default=False)],
+    token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", min=2, max=4)] = 2,
+) -> None:
+    """Find the documents in flat files of token ids, once, so that they can be trained on as they are.
+
+    Example: `internevo data index part-*.npy --eos 100257 --token-bytes 4`
+    """
+    from internevo.data.flat import index_documents
+
+    for file in files:
+        out.print(f"{file}: {index_documents(file, eos, token_bytes):,} documents")
+    then(f"name {files[0] if len(files) == 1 else files[0].parent} under data.sources in a config")
+
+
 @data_app.command("inspect")
 def data_inspect(
-    path: Annotated[Path, typer.Argument(help="A prepared folder, or a .bin/.idx pair without its ending.")],
+    path: Annotated[
+        Path, typer.Argument(help="A prepared folder, a .bin/.idx pair without its ending, a .ds or .npy file.")
+    ],
     tokenizer: Annotated[Path | None, typer.Option(help="Show documents as text with this tokenizer.")] = None,
     documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
 ) -> None:

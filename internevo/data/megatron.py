@@ -36,7 +36,9 @@ class MegatronPair:
 
     def __init__(self, prefix: str | Path):
         self.prefix = Path(prefix)
-        index, data = pair_file(self.prefix, ".idx"), pair_file(self.prefix, ".bin")
+        self.index = index = pair_file(self.prefix, ".idx")
+        """Says where documents lie."""
+        data = pair_file(self.prefix, ".bin")
         for path in (index, data):
             if not path.is_file():
                 raise StoreError(f"{path} does not exist. `internevo data prepare` writes token stores.")
@@ -93,9 +95,7 @@ class MegatronPair:
         outside = (starts < 0) | (starts > self.tokens)
         if outside.any():
             document = documents[outside][0]
-            raise StoreError(
-                f"{pair_file(self.prefix, '.idx')} is damaged: document {document:,} begins outside the data."
-            )
+            raise StoreError(f"{self.index} is damaged: document {document:,} begins outside the data.")
         return starts
 
 

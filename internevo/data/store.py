@@ -1,12 +1,15 @@
-"""The token store: documents of token ids in one or several pairs of files, as one line of tokens."""
+"""The token store: documents of token ids in one or several files, as one line of tokens."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from internevo.data.flat import ENDINGS, FlatFile
 from internevo.data.megatron import MegatronPair, StoreError, pair_file
 
 TRAIN, HELDOUT = "train", "heldout"
@@ -16,24 +19,26 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.idx$")
 class TokenStore:
     """Documents of token ids on disk.
 
-    `prefix` is the path of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on.
-    Raises StoreError for a file that is missing, torn or of another kind.
+    `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as we,
+    Megatron-LM, NeMo and datatrove write them; of a `.ds` file, as datatrove and nanotron do, or a `.npy` that was
+    indexed; or of a folder of such files, which are taken in the order of their names. Raises StoreError for a file
+    that is missing, torn or of another kind.
     """
 
-    def __init__(self, prefix: str | Path):
-        self.prefix = Path(prefix)
-        self._shards = [MegatronPair(one) for one in shard_prefixes(self.prefix)]
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._shards = _open(self.path)
         self._first_document = np.cumsum([0, *map(len, self._shards)])
         self._first_token = np.cumsum([0, *(shard.tokens for shard in self._shards)])
         self.dtype = self._shards[0].dtype
         if any(shard.dtype != self.dtype for shard in self._shards):
-            raise StoreError(f"{self.prefix}: its shards are of several dtypes.")
+            raise StoreError(f"{self.path}: its files are of several dtypes.")
         self.tokens = int(self._first_token[-1])
         """Tokens in all documents."""
 
     @classmethod
     def open_source(cls, path: str | Path) -> TokenStore:
-        """The training documents of a prepared folder, or the pair that `path` is the prefix of."""
+        """The training documents of a prepared folder, or what `path` names itself."""
         return cls(source_prefix(path))
 
     @classmethod
@@ -51,10 +56,9 @@ class TokenStore:
         """Lengths of these documents in tokens, int64. Raises StoreError for an index that cannot be right."""
         lengths = self.starts(documents + 1) - self.starts(documents)
         if (lengths < 0).any():
-            document = documents[lengths < 0][0]
-            raise StoreError(
-                f"{pair_file(self.prefix, '.idx')} is damaged: document {document:,} ends before it begins."
-            )
+            document = int(documents[lengths < 0][0])
+            shard = self._shards[int(np.searchsorted(self._first_document, document, side="right")) - 1]
+            raise StoreError(f"{shard.index} is damaged: document {document:,} ends before it begins.")
         return lengths
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
@@ -90,9 +94,34 @@ class TokenStore:
 
 
 def source_prefix(path: str | Path) -> Path:
-    """The prefix of a source's training pair: inside a prepared folder, or `path` itself."""
+    """The path of a source's training documents: inside a prepared folder, or `path` itself."""
     path = Path(path)
-    return path / TRAIN if path.is_dir() else path
+    return path / TRAIN if path.is_dir() and not _flat_files(path) else path
+
+
+class _Shard(Protocol):
+    """A file, or pair of files, of documents."""
+
+    dtype: np.dtype[Any]
+    tokens: int
+    data: np.ndarray
+    index: Path
+
+    def __len__(self) -> int: ...
+
+    def starts(self, documents: np.ndarray) -> np.ndarray: ...
+
+
+def _open(path: Path) -> Sequence[_Shard]:
+    if path.suffix in ENDINGS:
+        return [FlatFile(path)]
+    if path.is_dir() and (files := _flat_files(path)):
+        return [FlatFile(file) for file in files]
+    return [MegatronPair(prefix) for prefix in shard_prefixes(path)]
+
+
+def _flat_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in ENDINGS)
 
 
 def shard_prefixes(prefix: Path) -> list[Path]:
