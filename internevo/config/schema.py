@@ -286,8 +286,8 @@ class SourceConfig:
     """One source of a mixture."""
 
     path: str = MISSING
-    """A token store: a folder that `internevo data prepare` wrote, the path of a Megatron `.bin`/`.idx` pair without its
-    ending, or a `.ds` or indexed `.npy` file, or a folder of them."""
+    """A token store: a folder that `internevo data prepare` wrote, the path of a Megatron `.bin`/`.idx` pair without
+    its ending, or a `.ds` or indexed `.npy` file, or a folder of them."""
     weight: float = 1.0
     """This source's share of the tokens, relative to the other weights."""
     name: str | None = None
