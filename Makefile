@@ -18,7 +18,7 @@ help:
 	@echo "make test-wheel   the package as a wheel in an empty environment, and the quickstart from there"
 	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
 	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
-	@echo "make docs         write docs/config.md anew from the schema"
+	@echo "make docs         write docs/config.md and docs/refinery-keys.md anew from the schema"
 	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
 	@echo "make clean        remove the environment and caches (not runs)"
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from internevo.cli import app, shared
+from internevo.data.train_tokenizer import train_tokenizer
+from tests.data.stores import numbered, write_store
 
 VERBS = ["config", "train", "launch", "verify", "report", "export", "generate", "quickstart"]
 VERBS += ["import", "sweep", "eval", "serve", "doctor"]
-GROUPS = [["tokenizer", "train"], ["data", "prepare"], ["data", "inspect"]]
+GROUPS = [["tokenizer", "train"], ["data", "prepare"], ["data", "inspect"], ["data", "import"]]
+GROUPS += [["data", "refine"], ["data", "classifier", "train"]]
 
 
 def internevo(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,13 +64,30 @@ def test_config_prints_yaml_that_is_the_same_config(tmp_path: Path) -> None:
         "name: run\nmodel: {preset: tiny}\ntrain: {seq_len: 64, batch_tokens: 512, steps: 5}\n"
         "data: {sources: [{path: web}]}\n"
     )
-    (tmp_path / "web.bin").touch()
-    (tmp_path / "web.idx").touch()
+    write_store(tmp_path / "web", numbered([5]))
     shown = internevo("config", "run.yaml", "optimizer.lr=1e-3", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert yaml.safe_load(shown.stdout)["optimizer"]["lr"] == 1e-3
     (tmp_path / "again.yaml").write_text(shown.stdout)
     assert internevo("config", "again.yaml", cwd=tmp_path).stdout == shown.stdout
+
+
+def test_long_work_prints_lines_into_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice a minute; here, after each piece, of which small files make one a thousand."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3000):
+        (folder / f"{number:04}.txt").write_text("text of some length " * 50)
+    tokenizer = train_tokenizer(["text of some length " * 50], tmp_path / "small.model", 280)
+    monkeypatch.setattr(shared, "_LOG_EVERY_S", 0)
+    command = ["data", "prepare", str(folder), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, [*command, "--workers", "1"])
+    assert shown.exit_code == 0, shown.output
+    said = [line for line in shown.output.splitlines() if line.startswith("preparing: ")]
+    form = r"preparing: (\d) of 3 MB · [\d,.]+ MB/s · [\d,]+ tokens/s( · \d+:\d\d:\d\d left)?"
+    found = [re.fullmatch(form, line) for line in said]
+    assert [one and one[1] for one in found] == ["1", "2", "3"], said
+    assert re.search(r"wrote .*out: 3,000 documents, [\d,]+ tokens; held out: 0 documents, 0 tokens", shown.output)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +101,24 @@ def test_config_prints_yaml_that_is_the_same_config(tmp_path: Path) -> None:
         (["verify", "runs/none"], "runs/none is not a run folder"),
         (["tokenizer", "train", "none.txt", "--out", "t.model"], "none.txt does not exist"),
         (["data", "prepare", "bad.yaml", "--tokenizer", "no.model", "--out", "x"], "no.model does not exist"),
+        *(
+            (["data", "prepare", "bad.yaml", "--tokenizer", "no.model", "--out", "x", option, value], message)
+            for option, value, message in (
+                ("--held-out", "5", "5.0 is no share of the documents"),
+                ("--held-out", "1", "1.0 is no share of the documents"),
+                ("--held-out", "nan", "nan is no share of the documents"),
+                ("--max-rejects", "-1", "-1.0 is no share of the documents"),
+                ("--max-rejects", "nan", "nan is no share of the documents"),
+                ("--shard-tokens", "0", "--shard-tokens"),
+                ("--workers", "-2", "--workers"),
+            )
+        ),
+        (["data", "import", "bad.yaml", "--from", "internevo", "--out", "x", "--held-out", "5"], "5.0 is no share"),
+        (["data", "import", "bad.yaml", "--from", "internevo", "--out", "s3://b/x"], "s3:/b/x is in object storage"),
         (["data", "inspect", "none"], "none"),
+        (["data", "refine", "no.yaml"], "error: no.yaml does not exist"),
+        (["data", "refine", "bad.yaml"], "train: unknown key"),
+        (["data", "classifier", "train", "none.jsonl", "bad.yaml", "--out", "x"], "none.jsonl does not exist"),
         (["trian"], "No such command"),
         (["train"], "Missing argument"),
         (["export", "a", "b", "--format", "gguf"], "gguf"),

@@ -21,6 +21,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, OptimizerConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.batch import Batch
 from internevo.data.loader import Loader
+from internevo.data.plan import Plan
 from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import training_flops
@@ -69,7 +70,7 @@ def measure(case: Case) -> dict[str, Any]:
         write_documents(Path(folder) / "store", case, config.vocab)
         source = SourceConfig(f"{folder}/store")
         loader = Loader(
-            [source], seq_len=case.seq_len, rows_per_step=case.rows, packing="best_fit", seed=0, prepare=prepare
+            Plan.constant([source], seq_len=case.seq_len, rows=case.rows, packing="best_fit"), seed=0, prepare=prepare
         )
         with loader:
             for _ in range(case.steps + 2):

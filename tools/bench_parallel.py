@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from internevo.config.schema import SourceConfig, StageConfig
 from internevo.data.loader import Loader
+from internevo.data.plan import Plan
 from internevo.parallel.world import World
 from internevo.train.step import train_step
 from tests.parallel.jobs import ALONE, LR, ROWS, SEQ_LEN, engine_of, stage_of, write_documents
@@ -108,7 +109,7 @@ def timed(world: World, changes: dict[str, Any], store: Path, steps: int) -> lis
 
 def _loader(store: Path, part: Any, seq_len: int) -> Loader:
     source = SourceConfig(str(store), name="web")
-    return Loader([source], seq_len=seq_len, rows_per_step=ROWS, packing="best_fit", seed=1, part=part)
+    return Loader(Plan.constant([source], seq_len=seq_len, rows=ROWS, packing="best_fit"), seed=1, part=part)
 
 
 def expected(changes: dict[str, Any], world: int) -> dict[str, float]:

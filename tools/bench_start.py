@@ -22,6 +22,7 @@ from pathlib import Path
 
 from internevo.config.schema import SourceConfig
 from internevo.data.loader import Loader
+from internevo.data.plan import Plan
 from internevo.data.prepare import prepare
 from internevo.data.train_tokenizer import train_tokenizer
 from internevo.monitor.environment import capture
@@ -76,7 +77,7 @@ def first_step(folder: Path, steps: int) -> dict[str, float]:
 def loader_rate(folder: Path, packing: str) -> float:
     """Real tokens per second of the loader alone."""
     source = SourceConfig(str(folder / "tokens" / "mine"))
-    with Loader([source], seq_len=4096, rows_per_step=64, packing=packing, seed=0) as loader:
+    with Loader(Plan.constant([source], seq_len=4096, rows=64, packing=packing), seed=0) as loader:
         loader.next()
         start, tokens = time.perf_counter(), 0
         while time.perf_counter() - start < 3:

@@ -37,6 +37,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
+from internevo.data.plan import Plan
 from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.transformer import Transformer, init_weights
 from internevo.train.engine import LocalEngine
@@ -183,7 +184,9 @@ def measure(kind: str, precision: str, args: argparse.Namespace, device: torch.d
     with tempfile.TemporaryDirectory() as folder:
         write_documents(Path(folder) / "store", kind, 100 * args.rows * args.seq_len, args.seq_len, config.vocab)
         source = SourceConfig(f"{folder}/store")
-        with Loader([source], seq_len=args.seq_len, rows_per_step=args.rows, packing="best_fit", seed=0) as loader:
+        with Loader(
+            Plan.constant([source], seq_len=args.seq_len, rows=args.rows, packing="best_fit"), seed=0
+        ) as loader:
             for repeat in range(args.repeats + 1):
                 batch = loader.next()
                 documents = documents_of(batch, rng)

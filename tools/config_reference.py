@@ -1,7 +1,7 @@
-"""Writes docs/config.md from the schema: every key with its type, default and docstring.
+"""Writes docs/config.md and docs/refinery-keys.md: every key with its type, default and docstring.
 
-python tools/config_reference.py           write it
-python tools/config_reference.py --check   exit with 1 if it is not up to date
+python tools/config_reference.py           write them
+python tools/config_reference.py --check   exit with 1 if they are not up to date
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from omegaconf import MISSING
 from internevo.config import schema
 from internevo.config.check import CHOICES
 from internevo.config.presets import PRESETS
+from internevo.data.refine.config import RefineConfig
+from internevo.data.refine.rules import Rules, Thresholds
+from internevo.data.refine.steps import STEPS
 
-OUTPUT = Path(__file__).parents[1] / "docs" / "config.md"
+DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# The config
 
 <!-- generated from internevo/config/schema.py by tools/config_reference.py; change the docstrings there -->
@@ -37,6 +40,14 @@ anything is loaded. `internevo config CONFIG` prints the resolved tree, or what 
   everything but the model's shape (of `model`, only `rope_base` and `rope_scaling`), `tokenizer`, `optimizer.name`,
   `train.seed` and `train.init_from`.
 - **Interpolation.** `${name}` is the value of another key, `${oc.env:SCRATCH}` that of an environment variable.
+"""
+REFINERY_HEAD = """# The refinery's keys
+
+<!-- generated from the steps in internevo/data/refine by tools/config_reference.py; change the docstrings there -->
+
+[The refinery](refinery.md) says how it is run and why its steps are as they are. Numbers may end in K, M, B or T;
+unknown keys and wrong types stop it before anything begins. A step is a mapping of its name to its keys,
+`- language: {keep: [en]}`, or its name alone.
 """
 
 
@@ -58,25 +69,31 @@ def section(cls: type, path: str) -> list[str]:
     texts, hints = docstrings(cls), typing.get_type_hints(cls)
     intro = " ".join(inspect.cleandoc(cls.__doc__ or "").split())
     lines += [f"## {f'`{path}`' if path else 'The run'}", "", intro, ""]
-    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    rows = []
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], f"{path}.{field.name}".lstrip(".")
+        if hint is Thresholds:
+            continue
         if dataclasses.is_dataclass(hint):
             inner += section(typing.cast(type, hint), key)
             continue
         if hint == list[schema.SourceConfig]:
             inner += section(schema.SourceConfig, f"{key}[]")
-        lines.append(f"| `{key}` | {kind(hint, key)} | {default(field)} | {texts[field.name]} |")
-    return [*lines, "", *inner]
+        rows.append(f"| `{key}` | {kind(hint, key)} | {default(field)} | {texts[field.name]} |")
+    table = [*head, *rows, ""] if rows else []
+    return [*lines, *table, *inner]
 
 
 def kind(hint: Any, key: str) -> str:
     """A type as a person would say it."""
     if key in CHOICES:
         return " or ".join(f"`{choice}`" for choice in CHOICES[key])
+    if typing.get_origin(hint) is dict:
+        return "mapping"
     if typing.get_origin(hint) is list:
         item = typing.get_args(hint)[0]
-        return f"list of {kind(item, '')}s"
+        return "list" if item is Any else f"list of {kind(item, '')}s"
     if typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     names = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "`auto` or whole number"}
@@ -91,8 +108,15 @@ def default(field: dataclasses.Field[Any]) -> str:
         value = field.default_factory()
     if value == MISSING:
         return "from the preset" if field.name in PRESETS["tiny"] or field.name == "head_dim" else "required"
-    if value is None:
+    return shown(value)
+
+
+def shown(value: Any) -> str:
+    """A value as YAML."""
+    if value is None or value == "":
         return ""
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -111,16 +135,42 @@ def reference() -> str:
     return "\n".join([HEAD, *section(schema.RunConfig, ""), *presets()]).rstrip() + "\n"
 
 
+def thresholds() -> list[str]:
+    """The rules' table, with a default for each language."""
+    texts, hints = docstrings(Thresholds), typing.get_type_hints(Thresholds)
+    lines = ["## `rules.en` and `rules.zh`", "", " ".join(inspect.cleandoc(Thresholds.__doc__ or "").split()), ""]
+    lines += ["| key | type | en | zh | meaning |", "|---|---|---|---|---|"]
+    english, chinese = Rules().en, Rules().zh
+    for one in dataclasses.fields(Thresholds):
+        values = (shown(getattr(language, one.name)) or "`null`" for language in (english, chinese))
+        lines.append(f"| `{one.name}` | {kind(hints[one.name], '')} | {' | '.join(values)} | {texts[one.name]} |")
+    return [*lines, ""]
+
+
+def refinery() -> str:
+    """The page of the refinery's keys."""
+    lines = [REFINERY_HEAD, *section(RefineConfig, "")]
+    for name, step in STEPS.items():
+        lines += section(step, name)
+        if step is Rules:
+            lines += thresholds()
+    return "\n".join(lines).replace("## The run\n", "## The file\n").rstrip() + "\n"
+
+
 def main() -> int:
     """Write or check; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is stale")
-    if not parser.parse_args().check:
-        OUTPUT.write_text(reference())
-    elif not OUTPUT.is_file() or OUTPUT.read_text() != reference():
-        print(f"{OUTPUT} is stale: run `make docs`", file=sys.stderr)
-        return 1
-    return 0
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
+    check = parser.parse_args().check
+    stale = 0
+    for name, page in (("config.md", reference()), ("refinery-keys.md", refinery())):
+        file = DOCS / name
+        if not check:
+            file.write_text(page)
+        elif not file.is_file() or file.read_text() != page:
+            print(f"{file} is stale: run `make docs`", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from internevo import __version__
-from internevo.cli import data, evaluate, launch, models, runs, sweep
+from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, out, plain
 from internevo.config.errors import UserError
 
-__all__ = ["app", "data", "evaluate", "launch", "main", "models", "runs", "sweep"]
+__all__ = ["app", "data", "evaluate", "launch", "main", "models", "refine", "runs", "sweep"]
 
 
 def main() -> NoReturn:

@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internevo.cli.shared import InputsArgument, TextKeyOption, data_app, out, plain, then, tokenizer_app, working
+from internevo.cli.shared import (
+    InputsArgument,
+    TextKeyOption,
+    copy_remote_stores,
+    data_app,
+    out,
+    plain,
+    then,
+    tokenizer_app,
+    working,
+)
+
+if TYPE_CHECKING:
+    from internevo.data.build import Manifest, Progress
+    from internevo.data.inspect import StoreSummary
+
+
+def _some(share: float) -> float:
+    if not 0 <= share < 1:  # nor nan, which typer's min and max let through
+        raise typer.BadParameter(f"{share} is no share of the documents: at least 0, and less than 1.")
+    return share
+
+
+def _some_or_all(share: float) -> float:
+    return share if share == 1 else _some(share)
+
+
+HeldOutOption = Annotated[
+    float, typer.Option(help="Share of the documents kept for evaluation, less than 1.", callback=_some)
+]
+WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", min=0)]
+MaxRejectsOption = Annotated[
+    float,
+    typer.Option(
+        help="Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
+        callback=_some_or_all,
+    ),
+]
+ShardTokensOption = Annotated[int, typer.Option(help="A larger store becomes several pairs of files.", min=1)]
 
 
 @tokenizer_app.command("train")
@@ -39,49 +80,105 @@ def data_prepare(
     inputs: InputsArgument,
     tokenizer: Annotated[Path, typer.Option(help="A .model file, tokenizer.json or Hugging Face folder.")],
     output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
-    held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.0,
+    held_out: HeldOutOption = 0.0,
     text_key: TextKeyOption = "text",
-    workers: Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.")] = 0,
-    max_rejects: Annotated[float, typer.Option(help="Stop when a larger share cannot be read.")] = 0.01,
-    shard_tokens: Annotated[int, typer.Option(help="A larger store becomes several pairs of files.")] = 2**30,
+    workers: WorkersOption = 0,
+    max_rejects: MaxRejectsOption = 0.01,
+    shard_tokens: ShardTokensOption = 2**30,
 ) -> None:
     """Turn text into a token store (Megatron's .bin and .idx).
 
-    Takes .jsonl (also .gz and .zst), .parquet, .arrow, text and code files, and folders of them. Stopped at any moment,
+    Takes .jsonl and .ndjson (also .gz and .zst), .parquet, .arrow, text and code files, and folders of them; what else
+    is in folders is left out, and said. Stopped at any moment,
     the same command goes on; what it makes is the same, byte for byte.
 
     Example: `internevo data prepare corpus/ --tokenizer tokenizer.model --out tokens/web --held-out 0.01`
     """
-    from internevo.data.join import REJECTS
-    from internevo.data.prepare import Progress, prepare
+    from internevo.data.prepare import prepare
 
+    with _preparing() as progress:
+        manifest = prepare(
+            inputs,
+            output,
+            tokenizer,
+            text_key=text_key,
+            held_out=held_out,
+            workers=workers or len(os.sched_getaffinity(0)),
+            max_rejects=max_rejects,
+            shard_tokens=shard_tokens,
+            progress=progress,
+        )
+    _say_made(output, manifest)
+    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
+
+
+class Origin(StrEnum):
+    """Whose token files are imported."""
+
+    internevo = "internevo"
+
+
+@data_app.command("import")
+def data_import(
+    inputs: Annotated[list[Path], typer.Argument(help="Files of token ids, or folders of them.", show_default=False)],
+    origin: Annotated[Origin, typer.Option("--from", help="Who wrote them.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
+    tokenizer: Annotated[Path | None, typer.Option(help="What made the ids: checked, and noted.")] = None,
+    held_out: HeldOutOption = 0.0,
+    workers: WorkersOption = 0,
+    max_rejects: MaxRejectsOption = 0.0,
+    shard_tokens: ShardTokensOption = 2**30,
+) -> None:
+    """Make a token store of InternEvo's `.bin` files (JSON lines of ids); `.bin.meta` beside them are checked.
+
+    Negative ids stay, and are not trained on. What Megatron-LM, NeMo, datatrove, nanotron and OLMo write needs no
+    import. Stopped at any moment, the same command goes on.
+
+    Example: `internevo data import internevo/train/ --from internevo --out tokens/web --tokenizer tokenizer.model`
+    """
+    from internevo.data.import_internevo import import_internevo
+
+    with _preparing() as progress:
+        manifest = import_internevo(
+            inputs,
+            output,
+            tokenizer_path=tokenizer,
+            held_out=held_out,
+            workers=workers or len(os.sched_getaffinity(0)),
+            max_rejects=max_rejects,
+            shard_tokens=shard_tokens,
+            progress=progress,
+        )
+    _say_made(output, manifest)
+    then(f"internevo data inspect {output}, then name {output} in a config and train")
+
+
+@contextmanager
+def _preparing() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar; Ctrl-C is no mistake."""
     try:
         with working("preparing") as show:
-
-            def progress(done: Progress) -> None:
-                show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
-
-            manifest = prepare(
-                inputs,
-                output,
-                tokenizer,
-                text_key=text_key,
-                held_out=held_out,
-                workers=workers or len(os.sched_getaffinity(0)),
-                max_rejects=max_rejects,
-                shard_tokens=shard_tokens,
-                progress=progress,
-            )
+            yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
     except KeyboardInterrupt:
         out.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
+
+
+def _say_made(output: Path, manifest: Manifest) -> None:
+    from internevo.data.join import REJECTS
+
     out.print(
         f"wrote {output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
         f"held out: {manifest.heldout_documents:,} documents, {manifest.heldout_tokens:,} tokens; "
         f"empty: {manifest.empty:,}; rejected: {manifest.rejected:,}"
         + (f", kept aside in {output / REJECTS}" if manifest.rejected else "")
+        + (f"; masked: {manifest.masked_tokens:,} tokens" if manifest.masked else "")
     )
-    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
+    if manifest.left_out:
+        most = sorted(manifest.left_out.items(), key=lambda one: -one[1])
+        found = ", ".join(f"{count:,} {ending}" for ending, count in most[:8])
+        found += f", and more of {len(most) - 8:,} other kinds" if len(most) > 8 else ""
+        out.print(f"left out, as they are of kinds that are not read: {plain(found)}")
 
 
 @data_app.command("index")
@@ -105,27 +202,71 @@ def data_index(
 
 @data_app.command("inspect")
 def data_inspect(
-    path: Annotated[
-        Path, typer.Argument(help="A prepared folder, a .bin/.idx pair without its ending, a .ds or .npy file.")
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Prepared folders, .bin/.idx pairs without their ending, .ds or .npy files, or URLs.",
+            metavar="STORE...",
+            show_default=False,
+        ),
     ],
     tokenizer: Annotated[Path | None, typer.Option(help="Show documents as text with this tokenizer.")] = None,
-    documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
+    documents: Annotated[int, typer.Option(help="How many documents of each to show.")] = 3,
+    page: Annotated[Path | None, typer.Option(help="Write all of it as one HTML page.", show_default=False)] = None,
 ) -> None:
-    """Look into a token store: counts, lengths, and documents with their borders.
+    """Look into token stores: counts, lengths, and documents with their borders.
 
-    Example: `internevo data inspect tokens/web --tokenizer tokenizer.model`
+    Example: `internevo data inspect tokens/web tokens/code --tokenizer tokenizer.model --page tokens.html`
     """
+    from internevo.config.errors import UserError
+    from internevo.config.schema import CACHE
     from internevo.data.inspect import describe, show_document
     from internevo.data.store import TokenStore
     from internevo.data.tokenizer import load_tokenizer
+    from internevo.monitor.store_page import write_store_page
 
-    summary = describe(path)
-    out.print(f"{path}: {summary.documents:,} documents, {summary.tokens:,} tokens, {summary.dtype}")
-    out.print("lengths in tokens: " + ", ".join(f"{name} {value:,}" for name, value in summary.lengths.items()))
-    out.print(f"held out: {summary.heldout_documents:,} documents, {summary.heldout_tokens:,} tokens")
-    if tokenizer is not None:
-        store, loaded = TokenStore.open_source(path), load_tokenizer(tokenizer)
-        for number in range(min(documents, len(store))):
-            out.rule(f"document {number}", align="left")
-            out.print(plain(show_document(store, number, loaded)))
-    then("name it under data.sources in a config, then internevo train CONFIG")
+    if page is not None and page.exists():
+        raise UserError(f"{page} exists already; it is not overwritten. Choose another name or remove it.")
+    loaded = load_tokenizer(tokenizer) if tokenizer is not None else None
+    copy_remote_stores(dict.fromkeys(paths, CACHE))
+    stores = [describe(path) for path in dict.fromkeys(paths)]
+    _show_stores(stores)
+    shown: dict[str, list[str]] = {}
+    if loaded is not None:
+        for one in stores:
+            store = TokenStore.open_source(one.path)
+            shown[one.path] = [show_document(store, i, loaded) for i in range(min(documents, len(store)))]
+        for path, texts in shown.items():
+            for number, text in enumerate(texts):
+                out.rule(f"{plain(path)}: document {number}", align="left")
+                out.print(plain(text))
+    if page is not None:
+        out.print(f"wrote {write_store_page(page, stores, shown)}")
+    then("name them under data.sources in a config, then internevo train CONFIG")
+
+
+def _show_stores(stores: list[StoreSummary]) -> None:
+    """What each holds, and bars of how long its documents are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from internevo.monitor.store_page import HEAD, total_rows
+
+    table = Table(box=None, pad_edge=False)
+    for name in HEAD:
+        table.add_column(name, justify="left" if name == HEAD[0] else "right", no_wrap=True)
+    for row in total_rows(stores):
+        table.add_row(*map(plain, row))
+    # as wide as they are: numbers that are cut would be worse than lines that are
+    wide = Console(highlight=False, width=1000)
+    wide.print(table)
+    for one in stores:
+        bars = Table(box=None, pad_edge=False)
+        for name in ("tokens", "documents", "", "of the tokens", ""):
+            bars.add_column(name, no_wrap=True)
+        for part in one.histogram:
+            share = [f"{part.documents:.1%}", "█" * round(20 * part.documents)]
+            share += [f"{part.tokens:.1%}", "█" * round(20 * part.tokens)]
+            bars.add_row(f"{part.first:,} to {part.last:,}", *share)
+        out.print(f"\n[bold]{plain(one.path)}[/]")
+        wide.print(bars)

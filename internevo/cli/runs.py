@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from internevo.cli.shared import ConfigArgument, OverridesArgument, RunArgument, UntilOption, app, out, plain, then
+from internevo.cli.shared import (
+    ConfigArgument,
+    OverridesArgument,
+    RunArgument,
+    UntilOption,
+    app,
+    copy_remote_stores,
+    out,
+    plain,
+    then,
+)
 
 
 @app.command()
@@ -21,8 +31,11 @@ def config(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """
     from internevo.config.load import load_config
     from internevo.config.render import render
+    from internevo.data.check_stores import check_stores
 
-    sys.stdout.write(render(load_config(config, overrides or ())))
+    resolved = load_config(config, overrides or ())
+    check_stores(resolved.stages, copy=False)
+    sys.stdout.write(render(resolved))
 
 
 @app.command()
@@ -42,6 +55,8 @@ def train(
     from internevo.train.run import train as train_run
 
     resolved = load_config(config, overrides or ())
+    # before ranks meet: they do not wait for each other for hours
+    copy_remote_stores({one.path: stage.data.cache for stage in resolved.stages for one in stage.data.sources})
     run = Path(resolved.runs) / resolved.name
     stopped = train_run(resolved, sys.argv, math.inf if until is None else until)
     if os.environ.get("RANK", "0") != "0":

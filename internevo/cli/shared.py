@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,9 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 
 out = Console(highlight=False, soft_wrap=True)
+
+_LOG_EVERY_S = 30
+"""Between the lines that long work prints where there is no terminal."""
 
 ConfigArgument = Annotated[Path, typer.Argument(help="The YAML file of the run.", show_default=False)]
 OverridesArgument = Annotated[
@@ -75,11 +79,25 @@ def working(job: str) -> Iterator[Callable[[int, int, int, dict[str, int]], None
             if now:
                 rates.append(f"{timedelta(seconds=round((total - done) * seconds / now))} left")
             bar.update(task, completed=done, total=total, description=" · ".join(rates))
-            if not out.is_terminal and time.monotonic() - printed > 30:
+            if not out.is_terminal and time.monotonic() - printed > _LOG_EVERY_S:
                 printed = time.monotonic()
                 out.print(f"{job}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB · {' · '.join(rates)}")
 
         yield show
+
+
+def copy_remote_stores(caches: Mapping[str, str]) -> None:
+    """Copy the token stores that are in object storage, each into its cache, and show how far that is."""
+    from internevo.config.remote import is_remote
+    from internevo.data.remote import fetch
+
+    if not (remote := {path: cache for path, cache in caches.items() if is_remote(path)}):
+        return
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        fetch(remote, lambda done, total: None)  # waits for the first rank of the machine
+        return
+    with working("copying token stores") as show:
+        fetch(remote, lambda done, total: show(done, total, done, {}))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def sweep(
 
     Example: `internevo sweep configs/sweeps/width.yaml --at-once 2`
     """
+    from internevo.launch.run_sweep import held
     from internevo.launch.sweep import read_sweep
 
     planned = read_sweep(file)
@@ -46,7 +47,10 @@ def sweep(
     if slurm:
         _submit(planned, file, at_once or planned.at_once, sbatch or [], gpus, time)
         return
-    stopped = None if show else _run(planned, file, at_once, retry)
+    stopped = None
+    if not show:
+        with held(planned):
+            stopped = _run(planned, file, at_once, retry)
     _compare(planned)
     if stopped is not None:
         then("the same command goes on with what is not complete")

@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
-from internevo.config.derive import rows_per_step, stage_steps
-from internevo.config.schema import DataConfig, ModelConfig, OptimizerConfig, RunConfig, StageConfig
+from internevo.config.derive import places_before, stage_steps, step_from
+from internevo.config.remote import is_remote
+from internevo.config.schema import (
+    MOST_IN_BLOCK,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SourceConfig,
+    StageConfig,
+    TrainConfig,
+)
 from internevo.config.typed import did_you_mean
 
 CHOICES = {
@@ -54,6 +65,7 @@ LEAST = {
     "optimizer.momentum": 0.0,
     "data.eval_tokens": 0,
     "data.eval_every": 0,
+    "data.block": 1,
     "model.hidden": 1,
     "model.layers": 1,
     "model.heads": 1,
@@ -242,17 +254,15 @@ def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
 
 def _lengths(stage: StageConfig) -> Iterator[str]:
     train, schedule = stage.train, stage.schedule
-    rows = rows_per_step(train)
-    if rows < 1:
-        yield f"train.batch_tokens: {train.batch_tokens:,} is less than one row of seq_len {train.seq_len:,}"
-        return
-    if rows % train.micro_batch:
-        row, group = train.seq_len, train.micro_batch
-        near = sorted({max(1, rows // group) * group * row, (rows // group + 1) * group * row})
-        yield (
-            f"train.batch_tokens: {train.batch_tokens:,} // seq_len {row:,} = {rows:,} rows, which micro-batches of "
-            f"{group} cannot divide; near are {' and '.join(f'{size:,}' for size in near)}"
-        )
+    ramp = {f"train.batch_ramp[{i}].batch_tokens": leg.batch_tokens for i, leg in enumerate(train.batch_ramp)}
+    for key, batch_tokens in (ramp | {"train.batch_tokens": train.batch_tokens}).items():
+        if batch_tokens < train.seq_len:
+            yield f"{key}: {batch_tokens:,} is less than one row of seq_len {train.seq_len:,}"
+            return
+        yield from _micro_batches(key, batch_tokens, train)
+    ends = [leg.until for leg in train.batch_ramp]
+    if ends != sorted(set(ends)) or (ends and ends[0] < 1):
+        yield f"train.batch_ramp: each part must end behind the one before; they end at {ends}"
     if (train.tokens is None) == (train.steps is None):
         both = "both are set" if train.tokens is not None else "neither is set"
         yield f"train.tokens, train.steps: give the stage's length as one of them; {both}"
@@ -260,31 +270,82 @@ def _lengths(stage: StageConfig) -> Iterator[str]:
     if (train.tokens or train.steps or 0) < 1:
         yield f"train.{'steps' if train.tokens is None else 'tokens'}: a stage must have at least one step"
         return
+    if stage.data.changes and step_from(train, last := stage.data.changes[-1].at) >= stage_steps(train):
+        end = places_before(train, stage_steps(train))
+        yield f"data.changes: the last is at {last:,} tokens; no step of the stage, which ends at {end:,}, begins there"
     if schedule.over == "stage" and schedule.warmup >= (steps := stage_steps(train)) and schedule.warmup > 0:
         yield f"schedule.warmup: {schedule.warmup:,} steps leave nothing of the stage's {steps:,}"
+
+
+def _micro_batches(key: str, batch_tokens: int, train: TrainConfig) -> Iterator[str]:
+    """A step's rows must be whole micro-batches."""
+    row, group = train.seq_len, train.micro_batch
+    rows = batch_tokens // row
+    if rows % group:
+        near = sorted({max(1, rows // group) * group * row, (rows // group + 1) * group * row})
+        yield (
+            f"{key}: {batch_tokens:,} // seq_len {row:,} = {rows:,} rows, which micro-batches of "
+            f"{group} cannot divide; near are {' and '.join(f'{size:,}' for size in near)}"
+        )
 
 
 def _data(data: DataConfig, check_data: bool) -> Iterator[str]:
     if not data.sources:
         yield "data.sources: the stage has no data; name at least one token store"
+    if data.block > MOST_IN_BLOCK:
+        yield f"data.block: must be at most {MOST_IN_BLOCK:,}, found {data.block:,}"
     names = [source.name or Path(source.path).name for source in data.sources]
     for i, source in enumerate(data.sources):
         at = f"data.sources[{i}]"
-        if not source.weight > 0 or not math.isfinite(source.weight):
-            yield f"{at}.weight: must be more than 0, found {source.weight}"
+        if not source.weight >= 0 or not math.isfinite(source.weight):
+            yield f"{at}.weight: must be at least 0, found {source.weight}"
+        yield from _part_of_source(at, source)
         if names.count(names[i]) > 1 and names.index(names[i]) == i:
             yield f"{at}: two sources are called {names[i]!r}; give them names of their own"
         if check_data:
-            yield from _store(f"{at}.path", Path(source.path))
+            yield from _store(f"{at}.path", source.path)
+
+    yield from _mixtures(data, names)
 
 
-def _store(key: str, path: Path) -> Iterator[str]:
-    prefix = path / "train" if path.is_dir() else path
-    for ending in (".bin", ".idx"):
-        file = prefix.with_name(prefix.name + ending)
-        if not file.is_file():
-            yield f"{key}: there is no token store at {path} ({file} is missing); `internevo data prepare` makes one"
-            return
+def _part_of_source(at: str, source: SourceConfig) -> Iterator[str]:
+    if source.max_epochs is not None and source.max_epochs < 1:
+        yield f"{at}.max_epochs: must be at least 1, found {source.max_epochs}; weight 0 leaves a source out"
+    if source.min_tokens < 0:
+        yield f"{at}.min_tokens: must be at least 0, found {source.min_tokens}"
+    if source.max_tokens is not None and source.max_tokens < max(1, source.min_tokens):
+        yield f"{at}.max_tokens: must be at least min_tokens {source.min_tokens}, found {source.max_tokens}"
+
+
+def _mixtures(data: DataConfig, names: list[str]) -> Iterator[str]:
+    """The weights, and what they change to."""
+    weights = {name: source.weight for name, source in zip(names, data.sources, strict=True)}
+    if weights and not any(weight > 0 for weight in weights.values()):
+        yield "data.sources: all weights are 0; at least one source must have more"
+    before = 0
+    for i, change in enumerate(data.changes):
+        at = f"data.changes[{i}]"
+        if change.at <= before:
+            yield f"{at}.at: must be behind {before:,}, found {change.at:,}"
+        before = change.at
+        for name, weight in change.weights.items():
+            if name not in weights:
+                yield f"{at}.weights: there is no source {name!r}{did_you_mean(name, names)}"
+            elif not weight >= 0 or not math.isfinite(weight):
+                yield f"{at}.weights.{name}: must be at least 0, found {weight}"
+        weights |= change.weights
+        if weights and not any(weight > 0 for weight in weights.values()):
+            yield f"{at}.weights: all weights are 0 from there on; at least one source must have more"
+
+
+def _store(key: str, path: str) -> Iterator[str]:
+    """Whether something is there. What it is shows when it is opened, which is the first thing that a run does."""
+    if is_remote(path):
+        return
+    place = Path(path)
+    pair = [f"{escape(place.name)}{ending}" for ending in (".idx", ".bin", "-?????-of-?????.idx")]
+    if not place.exists() and not any(any(place.parent.glob(name)) for name in pair):
+        yield f"{key}: there is no token store at {path}; `internevo data prepare` makes one"
 
 
 def _unchanging(config: RunConfig) -> Iterator[str]:
@@ -296,18 +357,27 @@ def _unchanging(config: RunConfig) -> Iterator[str]:
                     f"stages.{stage.name}.model.{key}: a stage may change rope_base and rope_scaling only; "
                     f"the run has {key} {getattr(config.model, key)}"
                 )
-        for path in ("tokenizer", "optimizer.name", "train.seed", "train.init_from"):
+        for path in ("tokenizer", "optimizer.name", "train.seed", "train.init_from", "data.block"):
             if _get(stage, path) != _get(config, path):
                 yield f"stages.{stage.name}.{path}: a stage cannot change it; the run has {_get(config, path)!r}"
 
 
 def _source_places(config: RunConfig) -> Iterator[str]:
+    """A source keeps its place from stage to stage, so its name must mean the same documents."""
     places: dict[str, str] = {}
     for stage in config.stages:
         for source in stage.data.sources:
             name = source.name or Path(source.path).name
-            if places.setdefault(name, source.path) != source.path:
+            place = source.path + _lengths_of(source)
+            if places.setdefault(name, place) != place:
                 yield (
-                    f"stages.{stage.name}.data.sources: {name!r} is {source.path} here and {places[name]} in an "
+                    f"stages.{stage.name}.data.sources: {name!r} is {place} here and {places[name]} in an "
                     "earlier stage; give them names of their own"
                 )
+
+
+def _lengths_of(source: SourceConfig) -> str:
+    if not source.min_tokens and source.max_tokens is None:
+        return ""
+    most = "any number of" if source.max_tokens is None else f"{source.max_tokens:,}"
+    return f" (documents of {source.min_tokens:,} to {most} tokens)"

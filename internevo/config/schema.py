@@ -126,6 +126,16 @@ class ScheduleConfig:
 
 
 @dataclass
+class BatchLeg:
+    """A part of a batch-size ramp."""
+
+    until: int = MISSING
+    """Where it ends, in tokens of the stage."""
+    batch_tokens: int = MISSING
+    """Tokens per optimizer step until then."""
+
+
+@dataclass
 class TrainConfig:
     """What one step is, and how long the stage lasts."""
 
@@ -137,6 +147,9 @@ class TrainConfig:
     """Tokens in a row. Documents are packed into rows; attention never crosses a document's border."""
     batch_tokens: int = 4_000_000
     """Tokens per optimizer step, over all ranks: `batch_tokens // seq_len` rows."""
+    batch_ramp: list[BatchLeg] = field(default_factory=list)
+    """Smaller batches at the beginning of the stage, `[{until: 9B, batch_tokens: 1M}, {until: 20B, batch_tokens: 2M}]`,
+    and `train.batch_tokens` from there on. Schedules count steps, whatever their size."""
     micro_batch: int = 1
     """Rows that one rank runs at a time; gradients accumulate over the rest of the step."""
     precision: str = "bf16"
@@ -281,17 +294,44 @@ class MonitorConfig:
     """See `monitor.profile`."""
 
 
+BLOCK = 4096
+"""Documents in a block, unless `data.block` says otherwise."""
+MOST_IN_BLOCK = 2**20
+"""The most that a block may hold."""
+CACHE = "~/.cache/internevo"
+"""Where copies of remote token stores go, unless `data.cache` says otherwise."""
+
+
 @dataclass
 class SourceConfig:
     """One source of a mixture."""
 
     path: str = MISSING
     """A token store: a folder that `internevo data prepare` wrote, the path of a Megatron `.bin`/`.idx` pair without
-    its ending, or a `.ds` or indexed `.npy` file, or a folder of them."""
+    its ending, or a `.ds` or indexed `.npy` file, or a folder of them. Each may be in object storage, named by a URL:
+    `s3://bucket/tokens/web`."""
     weight: float = 1.0
     """This source's share of the tokens, relative to the other weights."""
     name: str | None = None
     """How metrics call it; the last part of `path` when absent."""
+    max_epochs: int | None = None
+    """How often the run may go through this source. Where its share of a stage would take it further, it gets as much
+    less, spread over the stage, and the other sources share the rest by their weights."""
+    min_tokens: int = 0
+    """Only documents of at least so many tokens, with those that frame them. Two sources may be parts of one store: for
+    long rows, half the tokens from documents of up to 4,096 and half from longer ones."""
+    max_tokens: int | None = None
+    """Only documents of at most so many tokens."""
+
+
+@dataclass
+class MixtureChange:
+    """Other weights from a point within the stage on."""
+
+    at: int = MISSING
+    """Where, in tokens of the stage; the first step that begins there or later has the new weights."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """New weights by source name; sources that are not named keep theirs, 0 leaves one out."""
 
 
 @dataclass
@@ -300,9 +340,20 @@ class DataConfig:
 
     sources: list[SourceConfig] = field(default_factory=list)
     """The mixture. Shares are exact in tokens at every step, within one row."""
+    changes: list[MixtureChange] = field(default_factory=list)
+    """Changes of the mixture within the stage: `[{at: 100B, weights: {code: 0.5}}]`. Shares are counted anew from each
+    on."""
+    accept: str | None = None
+    """A run does not go on when its tokenizer, its token stores or the current stage's mixture are not those that it
+    was saved with. It tells what changed, and the word that, here, lets it go on with exactly this change."""
+    cache: str = CACHE
+    """The folder that remote token stores are copied into, once for each machine; on its fastest disk if possible."""
     packing: str = "best_fit"
-    """How documents fill rows: `best_fit` cuts only documents longer than a row; `concat` joins and cuts, and
-    pads nothing."""
+    """How documents fill rows: `best_fit` cuts only documents longer than a row; `concat` joins and cuts.
+    Both leave the last row of every block unfilled."""
+    block: int = BLOCK
+    """Documents that are packed together, a block. Where rows hold many of them, larger blocks pad less; a run starts
+    the faster, the smaller they are. Neither a stage nor a run that has begun can change it."""
     eval_tokens: int = 1_000_000
     """Held-out tokens per source to evaluate at the start and end of a stage; 0 turns evaluation off."""
     eval_every: int = 0

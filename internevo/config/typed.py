@@ -31,6 +31,7 @@ def typed_tree(schema: type, tree: Any, path: str, problems: list[str]) -> dict[
         problems.append(f"{path.rstrip('.') or 'the file'}: expected a mapping of keys to values, found {_show(tree)}")
         return {}
     hints = typing.get_type_hints(schema)
+    hints = {one.name: hints[one.name] for one in fields(schema)}
     result = {}
     for key, value in tree.items():
         if key not in hints:
@@ -61,7 +62,8 @@ def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
         return typed_tree(typing.cast(type, hint), value, f"{path}.", problems)
     if typing.get_origin(hint) is dict:
         if isinstance(value, dict):
-            return value
+            inner = typing.get_args(hint)[1]
+            return {str(key): _value(inner, one, f"{path}.{key}", problems) for key, one in value.items()}
         problems.append(f"{path}: expected a mapping, found {_show(value)}")
         return {}
     if typing.get_origin(hint) is list:

@@ -17,7 +17,8 @@ class Batch:
     """Rows of packed documents, on the host.
 
     What every rank knows of the whole step is planned without reading a token: lengths, real tokens, sources and the
-    number of labels tell of *all* rows. The arrays hold the rows of this process alone: `rows` says which.
+    number of labels tell of *all* rows; only in sources with masked tokens are the labels of all rows looked at. The
+    arrays hold the rows of this process alone: `rows` says which.
     """
 
     tokens: np.ndarray
@@ -36,6 +37,10 @@ class Batch:
     """Real labels of all rows."""
     rows: slice
     """Which of all rows the arrays hold."""
+    documents: int = 0
+    """Documents that end in one of all rows ..."""
+    cut_documents: int = 0
+    """... and of these, the ones that began in another."""
 
     @property
     def local_lengths(self) -> tuple[tuple[int, ...], ...]:

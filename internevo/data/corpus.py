@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from internevo.config.errors import UserError
+from internevo.config.remote import was_url
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+PACKED = (".gz", ".zst")
+JSON_LINES = (".jsonl", ".ndjson", *(kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in PACKED))
 PARQUET = (".parquet",)
 ARROW = (".arrow", ".feather")
 PROSE = (".txt", ".md", ".rst", ".tex", ".html", ".css", ".yaml", ".yml", ".toml", ".json", ".xml")
@@ -16,6 +21,8 @@ CODE = (
     *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".java", ".js", ".ts", ".tsx", ".jsx", ".go", ".rs"),
     *(".rb", ".php", ".cs", ".swift", ".kt", ".scala", ".sh", ".sql", ".lua", ".jl", ".r", ".pl", ".hs", ".ml"),
 )
+_LINE_BYTES = 2**24
+"""Of a line longer than this, nobody looks whether it is one of JSON lines."""
 KNOWN = (*JSON_LINES, *PARQUET, *ARROW, *PROSE, *CODE)
 """Endings of files that can be read; prose and code are one document each."""
 
@@ -48,6 +55,15 @@ class Reject:
         return self if self.line is None else replace(self, line=self.line + lines)
 
 
+Item = tuple[int, Document | Reject | None]
+"""The number of a line or row in its piece, from 1, and what it held; None for a blank line."""
+
+
+def is_packed(file: Path) -> bool:
+    """Whether it is an archive, by its name."""
+    return file.name.lower().endswith(PACKED)
+
+
 def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Reject]:
     """The documents of a file, or of all files below a folder in the order of their names.
 
@@ -57,37 +73,93 @@ def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Re
     """
     from internevo.data.pieces import cut
 
-    file, before = None, 0
-    for piece in cut(input_files(path)):
-        if piece.file != file:
-            file, before = piece.file, 0
-        lines = 0
+    before = 0
+    for piece in cut(input_files(path).files):
+        lines, before = 0, 0 if piece.begins else before
         for lines, one in piece.read(text_key):  # noqa: B007, how many there were is asked behind the loop
             if one is not None:
                 yield one.after(before) if isinstance(one, Reject) else one
         before += lines
 
 
-def input_files(path: Path) -> list[Path]:
-    """The files that `read_documents` reads of `path`, in order.
+@dataclass(frozen=True)
+class InputFiles:
+    """What is read of a path."""
 
-    In folders, hidden files and files of other kinds are left out; a file given by itself must be of a known kind.
-    Raises UserError for a path that is missing or of an unknown kind.
+    files: list[Path]
+    """In order."""
+    left_out: Counter[str]
+    """How many others stand there, by their endings."""
+
+
+def input_files(path: Path) -> InputFiles:
+    """The files that `read_documents` reads of `path`.
+
+    In folders, hidden files and files of other kinds are left out, and a folder to which several links lead is read
+    once; a file given by itself must be of a known kind. Raises UserError for a path that is missing or of an unknown
+    kind, a folder without text, one of mostly JSON lines that are called `.json`, and files that may not be read or are
+    none, such as pipes and links to nowhere.
     """
+    left_out: Counter[str] = Counter()
     if path.is_dir():
-        return list(_below(path))
-    if not path.exists():
+        files = list(_below(path, left_out, set()))
+        if not files:
+            raise UserError(f"{path} holds no text. Known endings are: {' '.join(KNOWN)}")
+    elif was_url(path):
+        raise UserError(f"{path} is in object storage, from which only token stores are read. Copy the text to a disk.")
+    elif not path.exists():
         raise UserError(f"{path} does not exist")
-    if not path.name.lower().endswith(KNOWN):
+    elif not path.name.lower().endswith(KNOWN):
         raise UserError(f"{path} is of no known kind. Known endings are: {' '.join(KNOWN)}")
-    return [path]
+    else:
+        files = [path]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} is no file, or a link to nowhere. Mend it or move it away.")
+        if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise UserError(f"{file} may not be read by this user.")
+    _check_json(files)
+    return InputFiles(files, left_out)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, left_out: Counter[str], seen: set[Path]) -> Iterator[Path]:
+    if (real := folder.resolve()) in seen:  # links may lead in circles
+        left_out["linked folder that is read already"] += 1
+        return
+    seen.add(real)
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _below(path)
+            yield from _below(path, left_out, seen)
         elif path.name.lower().endswith(KNOWN):
             yield path
+        else:
+            left_out[_ending(path)] += 1
+
+
+def _ending(path: Path) -> str:
+    """The last one, and what is packed in an archive."""
+    archive = path.suffix.lower() in (*PACKED, ".bz2", ".xz", ".zstd", ".zip")
+    return "".join(path.suffixes[-2 if archive else -1 :]).lower() or "without an ending"
+
+
+def _check_json(files: Sequence[Path]) -> None:
+    """In repositories a `.json` may well have a JSON object a line; where most of the text does, it is a corpus."""
+    lines = [file for file in files if file.name.lower().endswith(".json") and _holds_lines(file)]
+    if lines and 2 * sum(file.stat().st_size for file in lines) > sum(file.stat().st_size for file in files):
+        more = f" and {len(lines) - 1:,} more" if len(lines) > 1 else ""
+        raise UserError(
+            f"{lines[0]}{more} holds JSON lines, and a .json is read as one document. Rename it to "
+            f"{lines[0].stem}.jsonl, or move it away."
+        )
+
+
+def _holds_lines(file: Path) -> bool:
+    """Whether the first two lines are JSON objects of their own."""
+    with file.open("rb") as opened:
+        lines = [opened.readline(_LINE_BYTES) for _ in range(2)]
+    try:
+        return all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from internevo.data.megatron import StoreError
+from internevo.data.megatron import StoreError, map_index
 
 ENDINGS = (".ds", ".npy")
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
@@ -35,7 +35,7 @@ class FlatFile:
         size = self.index.stat().st_size
         if size % 8:
             raise StoreError(f"{self.index} is torn: {size:,} bytes are no whole number of uint64.")
-        self._ends = np.asarray(np.memmap(self.index, dtype="<u8", mode="r")) if size else np.empty(0, "<u8")
+        self._ends = map_index(self.index).view("<u8") if size else np.empty(0, "<u8")
         self.tokens = int(self._ends[-1]) if len(self._ends) else 0
         """Tokens in all documents."""
         self.data = _tokens(path, self._token_bytes())
@@ -117,7 +117,10 @@ def _tokens(path: Path, token_bytes: int) -> np.ndarray:
     with path.open("rb") as file:
         saved = file.read(len(_NUMPY)) == _NUMPY
     if saved:
-        array = np.load(path, mmap_mode="r")
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:  # cut off, or an array of objects
+            raise StoreError(f"{path} is torn, or no array of numbers: {error}") from None
         if array.ndim != 1 or array.dtype.kind not in "ui":
             raise StoreError(f"{path} is an array {array.dtype} of {array.ndim} dimensions, not a line of token ids.")
         return np.asarray(array)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from internevo.config.errors import UserError
-from internevo.data.corpus import Reject
+from internevo.data.durable import write_durable
 from internevo.data.megatron import pair_file
-from internevo.data.store import HELDOUT, TRAIN
+from internevo.data.names import HELDOUT, TRAIN
 from internevo.data.store_writer import TokenStoreWriter, digest
 from internevo.data.tokenise import Counts
 from internevo.data.workers import Ready, piece_file
@@ -26,31 +27,31 @@ class Joined:
     shards: int = 0
     read: int = 0
     """Bytes of the input."""
-    file: str = ""
-    """Where the last piece was from, and ..."""
     lines: int = 0
-    """... how many of its lines were read: rejects are told by line."""
+    """Lines of the last piece's file that were read: rejects are told by line."""
     rejects: int = 0
     """Bytes of the file of rejects."""
+    last_reject: str = ""
+    """Where the last one is, and why."""
     counts: Counts = field(default_factory=Counts)
     sha256: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of each file of the shards."""
 
     @classmethod
     def load(cls, path: Path) -> Joined:
-        """What is written there, or nothing joined yet."""
+        """What is written there, or nothing joined yet. Raises UserError for a file that is damaged."""
         if not path.exists():
             return cls()
-        found = json.loads(path.read_text())
-        return cls(**{**found, "counts": Counts(**found["counts"])})
+        try:
+            found = json.loads(path.read_bytes())
+            return cls(**{**found, "counts": Counts(**found["counts"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: {error}. Remove {path.parent} to begin anew.") from None
 
     def save(self, path: Path) -> None:
         """Write it at once or not at all."""
-        aside = path.with_suffix(".partial")
-        with aside.open("w") as file:
-            json.dump(asdict(self), file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
+        write_durable(path, json.dumps(asdict(self)).encode())
 
 
 class Joiner:
@@ -61,8 +62,14 @@ class Joiner:
         self.joined = Joined.load(folder / "joined.json")
         self._dtype, self._shard_tokens, self._max_rejects = dtype, shard_tokens, max_rejects
         self._removed = 0
+        if self.joined.shards and not self.store.exists():
+            # it was finished and became the output, which has been taken away since: nothing is left to go on with
+            (folder / "joined.json").unlink()
+            self.joined = Joined()
         self.store.mkdir(exist_ok=True)
         rejects = self.store / REJECTS
+        if self.joined.shards:
+            self._check_whole()
         rejects.touch()
         os.truncate(rejects, self.joined.rejects)
         self._rejects = rejects.open("a")
@@ -80,41 +87,43 @@ class Joiner:
         train, heldout = self._writers
         train.extend(piece.train, piece.train_lengths)
         heldout.extend(piece.heldout, piece.heldout_lengths)
-        if str(ready.file) != joined.file:
-            joined.file, joined.lines = str(ready.file), 0
+        if ready.begins:
+            joined.lines = 0
         rejects = [one.after(joined.lines) for one in piece.record.rejects]
         for one in rejects:
             self._rejects.write(json.dumps({"where": one.where, "reason": one.reason, "raw": one.raw}) + "\n")
+            joined.last_reject = f"{one.where}: {one.reason}"
         joined.counts.add(piece.record.counts)
         joined.lines += piece.record.lines
         joined.read += ready.size
         joined.pieces += 1
-        if rejects:
-            self._check(rejects[-1])
+        self._check_rejects()
         if train.tokens + heldout.tokens >= self._shard_tokens:
             self._end_shard()
             self._writers = self._begin_shard()
 
     def finish(self) -> Joined:
-        """End the last shard and give all their names. Raises UserError when there is nothing to train on."""
+        """End the last shard and give all their names.
+
+        Raises UserError when there is nothing to train on, or too much of the input cannot be used.
+        """
+        self._check_rejects()  # an earlier run, which read the last piece, may have allowed more
         counts = self.joined.counts
         if not counts.documents:
             raise UserError("no document is left to train on: " + (_why(counts) or "the input holds no documents"))
         if any(writer.tokens for writer in self._writers):
             self._end_shard()
+        self._sync_rejects()  # some may have come behind the last shard
         self._rejects.close()
+        self._check_whole()
         sha256 = {REJECTS: digest(self.store / REJECTS)}
-        for kind, kept in ((TRAIN, True), (HELDOUT, counts.heldout_documents > 0)):
-            for number in range(self.joined.shards):
-                for ending in (".bin", ".idx"):
-                    old = pair_file(self._prefix(kind, number), ending)
-                    new = pair_file(self._final(kind, number), ending)
-                    if not kept:
-                        old.unlink(missing_ok=True)
-                        continue
-                    if old.exists():  # not when a run was killed here
-                        old.rename(new)
-                    sha256[new.name] = self.joined.sha256[old.name]
+        for old, new in self._files():
+            if old.exists():  # not when a run was killed here
+                old.rename(new)
+            sha256[new.name] = self.joined.sha256[old.name]
+        if not counts.heldout_documents:
+            for file in self.store.glob(f"{HELDOUT}-*"):
+                file.unlink()
         self.joined.sha256 = dict(sorted(sha256.items()))
         return self.joined
 
@@ -131,6 +140,26 @@ class Joiner:
         shards = self.joined.shards
         return self.store / (kind if shards == 1 else f"{kind}-{number:05}-of-{shards:05}")
 
+    def _files(self) -> Iterator[tuple[Path, Path]]:
+        """Those of whole shards that will be in the store: what each is called at first, and at the end."""
+        for kind in (TRAIN, HELDOUT) if self.joined.counts.heldout_documents else (TRAIN,):
+            for number in range(self.joined.shards):
+                for ending in (".bin", ".idx"):
+                    yield pair_file(self._prefix(kind, number), ending), pair_file(self._final(kind, number), ending)
+
+    def _check_whole(self) -> None:
+        """The pieces of whole shards are gone, so nothing else tells when something of them is."""
+        sizes = {self.store / REJECTS: self.joined.rejects}
+        sizes |= {new if new.exists() else old: self.joined.sizes[old.name] for old, new in self._files()}
+        for file, size in sizes.items():
+            found = file.stat().st_size if file.exists() else None
+            if found is None or found < size or (found > size and file.name != REJECTS):
+                how = "is missing" if found is None else f"has {found:,} bytes and was written with {size:,}"
+                raise UserError(
+                    f"{file} {how}. What it was made of is no longer kept: remove {self.folder} and run the same "
+                    "command again, which begins anew."
+                )
+
     def _begin_shard(self) -> tuple[TokenStoreWriter, TokenStoreWriter]:
         number = self.joined.shards
         for kind in (TRAIN, HELDOUT):  # of a run that was killed
@@ -141,25 +170,31 @@ class Joiner:
 
     def _end_shard(self) -> None:
         for writer in self._writers:
-            self.joined.sha256 |= writer.close()
-        self._rejects.flush()
-        os.fsync(self._rejects.fileno())
+            made = writer.close()
+            self.joined.sha256 |= made
+            self.joined.sizes |= {name: (self.store / name).stat().st_size for name in made}
+        self._sync_rejects()
         self.joined.rejects = os.fstat(self._rejects.fileno()).st_size
         self.joined.shards += 1
         self.joined.save(self.folder / "joined.json")
         self._remove_pieces()
+
+    def _sync_rejects(self) -> None:
+        self._rejects.flush()
+        os.fsync(self._rejects.fileno())
 
     def _remove_pieces(self) -> None:
         for number in range(self._removed, self.joined.pieces):
             piece_file(self.folder / "pieces", number).unlink(missing_ok=True)
         self._removed = self.joined.pieces
 
-    def _check(self, last: Reject) -> None:
+    def _check_rejects(self) -> None:
         counts = self.joined.counts
+        # of the first few documents a share says little
         if counts.rejected > self._max_rejects * max(counts.read, 1000):
             raise UserError(
                 f"{counts.rejected:,} of the first {counts.read:,} documents cannot be used, the last "
-                f"at {last.where}: {last.reason}. "
+                f"at {self.joined.last_reject}. "
                 f"More than {self._max_rejects:.1%} is taken for a mistake in the input; --max-rejects allows more."
             )
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from internevo.config.schema import SourceConfig
+from internevo.data.band import Band
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.megatron import StoreError
 from internevo.data.mixture import Mixture
 from internevo.data.packing import Pieces, pack_best_fit
+from internevo.data.plan import Asked, Plan, source_name
+from internevo.data.shares import capped_shares
 from internevo.data.source import EMPTY, Row, SourceCursor, SourceStream
 from internevo.data.store import TokenStore
+from internevo.data.supply import tokens_drawn
 
 PADDING = 0
 """The token id of padding. Its value never matters: it has no label and no real token attends to it."""
@@ -38,19 +41,25 @@ class Cursor:
     """Where the data of a run stands, by source name. Sources keep their place while a stage does not use them."""
 
     sources: dict[str, SourceCursor] = field(default_factory=dict)
+    asked: Asked = field(default_factory=dict)
+    """The mixture that was asked for when the shares were set; none yet at the beginning of a stage ..."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """... and the shares, by source: those of its weights, unless a source may not be gone through as often."""
 
     def next_stage(self) -> Cursor:
-        """The cursor with which a following stage begins: places kept, shares counted anew."""
-        return Cursor({name: replace(cursor, stage_tokens=0) for name, cursor in self.sources.items()})
+        """The cursor with which a following stage begins: places kept, shares still to be set."""
+        return Cursor(self.sources)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {name: cursor.to_json() for name, cursor in self.sources.items()}
+        sources = {name: cursor.to_json() for name, cursor in self.sources.items()}
+        return {"sources": sources, "asked": self.asked, "shares": self.shares}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Cursor:
         """The inverse of `to_json`."""
-        return cls({name: SourceCursor.from_json(cursor) for name, cursor in value.items()})
+        sources = {name: SourceCursor.from_json(cursor) for name, cursor in value["sources"].items()}
+        return cls(sources, value["asked"], value["shares"])
 
 
 class Loader:
@@ -58,32 +67,29 @@ class Loader:
 
     def __init__(
         self,
-        sources: Sequence[SourceConfig],
+        plan: Plan,
         *,
-        seq_len: int,
-        rows_per_step: int,
-        packing: str,
         seed: int,
         cursor: Cursor | None = None,
+        step: int = 0,
         part: Part = WHOLE,
         prepare: Callable[[Batch], Any] = lambda batch: batch,
     ):
-        """Open the sources and stand at `cursor`; batches hold the rows of `part`, which must divide the rows.
+        """Open the sources and stand at `cursor`, before step `step` of the stage.
 
-        `prepare` turns a batch into what `next` returns, in the loader's thread: it may bring it to a device. Raises
-        StoreError for a store that cannot be used.
+        Batches hold the rows of `part`, which must divide the rows of every step. `prepare` turns a batch into what
+        `next` returns, in the loader's thread: it may bring it to a device. Raises StoreError for a store that cannot
+        be used, and when the sources may not give as many tokens as the stage takes.
         """
         self.cursor = cursor or Cursor()
         """Where the data stands after the last batch that `next` returned."""
-        self._seq_len, self._rows, self._part, self._prepare = seq_len, rows_per_step, part, prepare
-        self._mixture = Mixture([source.weight for source in sources])
-        self._streams = []
-        for source in sources:
-            store, name = TokenStore.open_source(source.path), source_name(source)
-            if not store.tokens:
-                raise StoreError(f"source {name}: {source.path} holds no tokens.")
-            place = self.cursor.sources.get(name, SourceCursor())
-            self._streams.append(SourceStream(name, store, packing, seq_len, seed, place))
+        self._plan, self._step, self._part, self._prepare = plan, step, part, prepare
+        # by name, so that the order in which a configuration lists them decides nothing
+        self._streams = [_open(source, plan, seed, self.cursor) for source in sorted(plan.sources, key=source_name)]
+        tokens_drawn(plan, step, {stream.name: stream.left for stream in self._streams})
+        self._asked, self._shares = self.cursor.asked, self.cursor.shares
+        if any(self._shares.values()) and plan.asked(step) == self._asked:
+            self._mixture = self._mix()
         self._thread = ThreadPoolExecutor(1, "loader")
         self._coming: Future[tuple[Any, Cursor]] = self._thread.submit(self._make)
 
@@ -100,15 +106,56 @@ class Loader:
         self._thread.shutdown(cancel_futures=True)
 
     def _make(self) -> tuple[Any, Cursor]:
-        plan: list[tuple[SourceStream, Row]] = []
-        for _ in range(self._rows):
-            drawn = [stream.cursor.stage_tokens for stream in self._streams]
-            stream = self._streams[self._mixture.choose(drawn, self._seq_len)]
-            plan.append((stream, stream.next_row()))
+        if (asked := self._plan.asked(self._step)) != self._asked:
+            self._asked = asked
+            self._set_shares(self._plan.weights(self._step))
+        plan = [self._draw() for _ in range(self._plan.rows_at(self._step))]
+        if not any(len(row.length) for *_, row in plan):
+            raise StoreError(
+                f"step {self._step + 1:,} of the stage would be nothing but padding: its sources are used up within "
+                "their max_epochs. Make the stage shorter, raise max_epochs, or give other sources a weight."
+            )
+        self._step += 1
         places = {stream.name: stream.cursor for stream in self._streams}
-        rows = [(stream.name, stream.store, row) for stream, row in plan]
-        batch = materialise(rows, self._seq_len, self._part)
-        return self._prepare(batch), Cursor({**self.cursor.sources, **places})
+        batch = materialise(plan, self._plan.seq_len, self._part)
+        return self._prepare(batch), Cursor({**self.cursor.sources, **places}, self._asked, self._shares)
+
+    def _draw(self) -> tuple[str, TokenStore, Row]:
+        """The next row, of the source whose turn it is; one of padding when all sources are used up."""
+        while any(self._shares.values()):
+            drawn = [stream.cursor.share_tokens for stream in self._streams]
+            stream = self._streams[self._mixture.choose(drawn, self._plan.seq_len)]
+            if (row := stream.next_row()) is not None:
+                return stream.name, stream.store, row
+            # used up, perhaps some rows earlier than its tokens let expect: the others take its share over
+            self._set_shares({**self._shares, stream.name: 0.0})
+        return self._streams[0].name, self._streams[0].store, EMPTY
+
+    def _set_shares(self, weights: dict[str, float]) -> None:
+        """From here on, tokens are shared out anew."""
+        left = {stream.name: stream.left for stream in self._streams}
+        self._shares = capped_shares(weights, left, self._plan.places(self._step))
+        for stream in self._streams:
+            stream.cursor = replace(stream.cursor, share_tokens=0)
+        if any(self._shares.values()):
+            self._mixture = self._mix()
+
+    def _mix(self) -> Mixture:
+        return Mixture([self._shares[stream.name] for stream in self._streams])
+
+
+def _open(source: SourceConfig, plan: Plan, seed: int, cursor: Cursor) -> SourceStream:
+    store, name = TokenStore.open_source(source.path, plan.cache), source_name(source)
+    if not store.tokens:
+        raise StoreError(f"source {name}: {source.path} holds no tokens.")
+    place = cursor.sources.get(name, SourceCursor())
+    band = Band(source.min_tokens, source.max_tokens)
+    stream = SourceStream(
+        name, store, plan.packing, plan.seq_len, seed, place, band, source.max_epochs, plan.block_size
+    )
+    if not stream.epoch_tokens:
+        raise StoreError(f"source {name}: {source.path} {band.missing_in(store)}.")
+    return stream
 
 
 def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part: Part = WHOLE) -> Batch:
@@ -121,14 +168,19 @@ def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part:
     for number, (_, store, row) in enumerate(plan[rows]):
         if len(row.length):
             _fill(tokens[number], labels[number], positions[number], store, row)
-    lengths, real_tokens, label_count = [], [], 0
-    for _, _, row in plan:
+    lengths, real_tokens, label_count, documents, cut = [], [], 0, 0, 0
+    for _, store, row in plan:
         real = int(row.length.sum())
         lengths.append((*row.length.tolist(), *([seq_len - real] if real < seq_len else [])))
         real_tokens.append(real)
-        label_count += real - int((~row.goes_on).sum())
+        ends = ~row.goes_on
+        label_count += real - int(ends.sum()) - (_masked(store, row) if store.masked else 0)
+        documents += int(ends.sum())
+        cut += int((ends & row.comes).sum())
     names = tuple(name for name, _, _ in plan)
-    return Batch(tokens, labels, positions, tuple(lengths), tuple(real_tokens), names, label_count, rows)
+    return Batch(
+        tokens, labels, positions, tuple(lengths), tuple(real_tokens), names, label_count, rows, documents, cut
+    )
 
 
 def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: TokenStore, row: Row) -> None:
@@ -142,8 +194,17 @@ def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: 
     cut = np.flatnonzero(row.goes_on)
     for end, following in zip(ends[cut].tolist(), (row.first + row.length)[cut].tolist(), strict=True):
         labels[end - 1] = store.slice(following, following + 1)[0]
+    if store.masked:
+        labels[labels < 0] = IGNORE
+        np.abs(tokens, out=tokens)
     counts = np.append(row.length, len(tokens) - real)
     positions[:] = np.arange(len(tokens)) - np.repeat(np.append(begins, real), counts)
+
+
+def _masked(store: TokenStore, row: Row) -> int:
+    """Labels of a row that are masked: those of the tokens behind each piece's first, and behind a cut."""
+    pieces = zip((row.first + 1).tolist(), (row.first + row.length + row.goes_on).tolist(), strict=True)
+    return sum(int((store.slice(begin, end) < 0).sum()) for begin, end in pieces)
 
 
 def evaluation_batches(
@@ -165,12 +226,8 @@ def evaluation_batches(
         for number in range(start, min(start + rows, len(packed))):
             pieces = packed[number]
             goes_on = pieces.start + pieces.length < lengths[pieces.document]
-            plan.append((name, store, Row(starts[pieces.document] + pieces.start, pieces.length, goes_on)))
+            first = starts[pieces.document] + pieces.start
+            plan.append((name, store, Row(first, pieces.length, goes_on, pieces.start > 0)))
         if padded:
             plan += [(name, store, EMPTY)] * (rows - len(plan))
         yield materialise(plan, seq_len, part)
-
-
-def source_name(source: SourceConfig) -> str:
-    """How metrics call a source."""
-    return source.name or Path(source.path).name

@@ -7,6 +7,7 @@ what a document says stays together (arXiv 2404.10830).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,6 +67,9 @@ class Rows:
         return Rows(self.pieces[which], offsets)
 
 
+NO_ROWS = Rows(Pieces(*(np.empty(0, np.int64) for _ in range(3))), np.zeros(1, np.int64))
+
+
 def pack_concat(pieces: Pieces, seq_len: int) -> Rows:
     """Join the pieces in order and cut every `seq_len` tokens."""
     ends = np.cumsum(pieces.length)
@@ -96,27 +100,22 @@ def pack_best_fit(pieces: Pieces, seq_len: int) -> Rows:
 
 
 def _best_fit(lengths: list[int], capacity: int) -> list[int]:
-    """The row of each length, taken in this order.
-
-    `open_rows[room]` are the rows with so much room left; bit `room` of the integer `rooms` says whether there is
-    any, so the fullest row that fits is one shift and one lowest-set-bit away.
-    """
-    open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]
-    rooms, made, rows = 0, 0, []
+    """The row of each length, taken in this order. Rows with room left are kept sorted by it: a list of some hundreds,
+    in which finding, taking out and putting in cost less than any tree would."""
+    rooms: list[int] = []
+    numbers: list[int] = []
+    rows, made = [], 0
     for length in lengths:
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                rooms ^= 1 << room
+        place = bisect_left(rooms, length)
+        if place < len(rooms):
+            room, row = rooms.pop(place) - length, numbers.pop(place)
         else:
-            room, row, made = capacity, made, made + 1
+            room, row, made = capacity - length, made, made + 1
         rows.append(row)
-        room -= length
         if room:
-            open_rows[room].append(row)
-            rooms |= 1 << room
+            place = bisect_left(rooms, room, 0, place)
+            rooms.insert(place, room)
+            numbers.insert(place, row)
     return rows
 
 

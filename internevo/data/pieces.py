@@ -13,31 +13,32 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from internevo.config.errors import UserError
-from internevo.data.corpus import ARROW, JSON_LINES, PARQUET, Document, Reject
+from internevo.data.columnar import pyarrow_for, record_batches, row_groups
+from internevo.data.corpus import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
 PIECE_BYTES = 16 * 2**20
 """How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
 have work to the end, and few enough pieces of a large corpus."""
 
-Item = tuple[int, Document | Reject | None]
-"""The number of a line or row in its piece, from 1, and what it held; None for a blank line."""
+
+_SKIP_BYTES = 2**20
+"""So much of another piece's line is read at a time."""
 
 
 class Piece(Protocol):
     """A part of a corpus."""
 
     @property
-    def file(self) -> Path:
-        """Where it is from; of several files the first."""
-
-    @property
     def size(self) -> int:
         """Bytes on disk that it stands for."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first of its file: lines are counted from there."""
 
     def read(self, text_key: str) -> Iterator[Item]:
         """All its lines or rows. A reject's line is counted from the beginning of the piece."""
@@ -57,14 +58,12 @@ def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece
         if small:
             yield Texts(tuple(small), size)
             small, size = [], 0
-        if name.endswith(".jsonl"):
-            yield from _line_ranges(file, piece_bytes)
-        elif name.endswith(JSON_LINES):
-            yield from _unpacked(file, piece_bytes)
+        if name.endswith(JSON_LINES):
+            yield from _unpacked(file, piece_bytes) if is_packed(file) else line_ranges(file, piece_bytes)
         elif name.endswith(PARQUET):
-            yield from _row_groups(file, piece_bytes)
+            yield from row_groups(file, piece_bytes)
         elif name.endswith(ARROW):
-            yield from _record_batches(file, piece_bytes)
+            yield from record_batches(file, piece_bytes)
     if small:
         yield Texts(tuple(small), size)
 
@@ -77,9 +76,9 @@ class Texts:
     size: int
 
     @property
-    def file(self) -> Path:
-        """The first."""
-        return self.files[0]
+    def begins(self) -> bool:
+        """Always: files are never cut."""
+        return True
 
     def read(self, text_key: str) -> Iterator[Item]:
         """A file as a line."""
@@ -104,17 +103,27 @@ class LineRange:
         """Bytes."""
         return self.end - self.begin
 
+    @property
+    def begins(self) -> bool:
+        """Whether it has the first line."""
+        return self.begin == 0
+
     def read(self, text_key: str) -> Iterator[Item]:
-        """A line goes to the piece in which it begins, and is read to its end."""
+        """All its documents."""
+        for number, (_, line) in enumerate(self.lines(), 1):
+            yield number, _json_document(self.file, number, line, text_key)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Where each line begins, and the line: it goes to the piece in which it begins, and is read to its end."""
         with self.file.open("rb") as file:
-            file.seek(max(self.begin - 1, 0))
-            if self.begin:
-                file.readline()  # the rest of a line of the piece before, or just its newline
-            place = file.tell()
-            number = 0
+            place = file.seek(max(self.begin - 1, 0))
+            skipped = b"" if self.begin else b"\n"
+            # the rest of a line of the piece before, or just its newline; it may be longer than this piece
+            while not skipped.endswith(b"\n") and place < self.end and (skipped := file.readline(_SKIP_BYTES)):
+                place += len(skipped)
             while place < self.end and (line := file.readline()):
-                number, place = number + 1, place + len(line)
-                yield number, _json_document(self.file, number, line, text_key)
+                yield place, line
+                place += len(line)
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ class Unpacked:
     file: Path
     lines: tuple[bytes, ...]
     size: int
+    begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
         """All of them."""
@@ -131,38 +141,8 @@ class Unpacked:
             yield number, _json_document(self.file, number, line, text_key)
 
 
-@dataclass(frozen=True)
-class RowGroups:
-    """Some row groups of a parquet file."""
-
-    file: Path
-    groups: tuple[int, ...]
-    size: int
-
-    def read(self, text_key: str) -> Iterator[Item]:
-        """All their rows."""
-        file = _parquet(self.file)
-        _check_column(self.file, text_key, file.schema_arrow.names)
-        batches = file.iter_batches(batch_size=256, row_groups=list(self.groups), columns=[text_key])
-        yield from _rows(self.file, batches, text_key)
-
-
-@dataclass(frozen=True)
-class RecordBatches:
-    """Some record batches of an arrow file."""
-
-    file: Path
-    begin: int
-    end: int
-    size: int
-
-    def read(self, text_key: str) -> Iterator[Item]:
-        """All their rows."""
-        batches = islice(_arrow(self.file), self.begin, self.end)
-        yield from _rows(self.file, batches, text_key)
-
-
-def _line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
+def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
+    """A file of lines, cut."""
     size = file.stat().st_size
     for begin in range(0, size, piece_bytes):
         yield LineRange(file, begin, min(begin + piece_bytes, size))
@@ -170,60 +150,37 @@ def _line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
 
 def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
     with path.open("rb") as raw:
-        file, number = _unpacking(path, raw), 0
+        file, number = unpacking(path, raw), 0
         lines: list[bytes] = []
         held = read = 0
+        begins = True
         try:
             for line in file:
                 number += 1
                 lines.append(line)
                 held += len(line)
                 if held >= piece_bytes:
-                    yield Unpacked(path, tuple(lines), raw.tell() - read)
-                    lines, held, read = [], 0, raw.tell()
+                    yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
+                    lines, held, read, begins = [], 0, raw.tell(), False
         except (EOFError, OSError, zlib.error) as error:
             # not a reject: one torn archive may be a large part of the corpus
             raise UserError(f"{path} is damaged after line {number:,}: {error}. Mend it or leave it out.") from None
         if lines:
-            yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read)
+            yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read, begins)
 
 
-def _unpacking(path: Path, raw: IO[bytes]) -> IO[bytes]:
+def unpacking(path: Path, raw: IO[bytes]) -> IO[bytes]:
+    """What is packed in an archive, `.gz` or `.zst`. Reading a damaged one raises OSError, EOFError or zlib.error."""
     if path.name.lower().endswith(".gz"):
         return io.BufferedReader(gzip.GzipFile(fileobj=raw))
     # pyarrow's reader takes a file that ends too early for an error, which the zstandard package does not
-    pyarrow = _pyarrow(path)
+    pyarrow = pyarrow_for(path)
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd"))
-
-
-def _row_groups(path: Path, piece_bytes: int) -> Iterator[RowGroups]:
-    file = _parquet(path)
-    groups: list[int] = []
-    size = 0
-    for number in range(file.num_row_groups):
-        groups.append(number)
-        group = file.metadata.row_group(number)
-        size += sum(group.column(column).total_compressed_size for column in range(group.num_columns))
-        if size >= piece_bytes or number + 1 == file.num_row_groups:
-            yield RowGroups(path, tuple(groups), size)
-            groups, size = [], 0
-
-
-def _record_batches(path: Path, piece_bytes: int) -> Iterator[RecordBatches]:
-    begin = size = end = 0
-    for end, batch in enumerate(_arrow(path), 1):
-        size += batch.nbytes
-        if size >= piece_bytes:
-            yield RecordBatches(path, begin, end, size)
-            begin, size = end, 0
-    if end > begin:
-        yield RecordBatches(path, begin, end, size)
 
 
 def _json_document(file: Path, number: int, line: bytes, text_key: str) -> Document | Reject | None:
     try:
-        value: Any = json.loads(line)
-        if isinstance(value, dict) and isinstance(text := value.get(text_key), str):
+        if isinstance(text := _under(json.loads(line), text_key), str):
             text.encode()
             return Document(text)
         reason = f"no text under {text_key!r}"
@@ -236,53 +193,9 @@ def _json_document(file: Path, number: int, line: bytes, text_key: str) -> Docum
     return Reject(str(file), number, reason, line.decode(errors="surrogateescape"))
 
 
-def _rows(path: Path, batches: Iterable[Any], text_key: str) -> Iterator[Item]:
-    number = 0
-    try:
-        for batch in batches:
-            _check_column(path, text_key, batch.schema.names)
-            for text in batch.column(text_key).to_pylist():
-                number += 1
-                good = isinstance(text, str)
-                yield number, Document(text) if good else Reject(str(path), number, f"no text under {text_key!r}")
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
-        raise UserError(f"{path} is damaged: {error}. Mend it or leave it out.") from None
-
-
-def _check_column(path: Path, text_key: str, names: list[str]) -> None:
-    if text_key not in names:
-        raise UserError(f"{path} has no column {text_key!r}; it has {', '.join(names)}")
-
-
-def _parquet(path: Path) -> Any:
-    pyarrow = _pyarrow(path)
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a parquet file: {error}") from None
-
-
-def _arrow(path: Path) -> Iterator[Any]:
-    """The record batches of either of arrow's two formats, memory mapped: the file (Feather) and the stream, which
-    Hugging Face's datasets writes."""
-    pyarrow = _pyarrow(path)
-    try:
-        with pyarrow.memory_map(str(path)) as mapped:
-            if mapped.read(6) == b"ARROW1":
-                file = pyarrow.ipc.open_file(mapped)
-                yield from (file.get_batch(number) for number in range(file.num_record_batches))
-            else:
-                mapped.seek(0)
-                yield from pyarrow.ipc.open_stream(mapped)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not an arrow file, or damaged: {error}") from None
-
-
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"{path}: reading it needs pyarrow: pip install 'internevo[data]'") from None
-    return pyarrow
+def _under(value: Any, key: str) -> Any:
+    """What a mapping has under `key`; when it has no such key, what mappings within it have under `outer.inner`."""
+    while isinstance(value, dict) and key not in value and "." in key:
+        outer, _, key = key.partition(".")
+        value = value.get(outer)
+    return value.get(key) if isinstance(value, dict) else None

@@ -5,6 +5,9 @@ block `b` is the `b`-th stretch of that order. A packer turns a block into rows,
 fit leaves them sorted by length). Finding a block needs no history, so a stream starts anywhere at once, and its
 cursor is a few integers.
 
+A source may be a part of its store, the documents of some lengths: the others count as empty, and blocks are larger by
+as much as they are rare.
+
 When a stage changes the row length or the packer in the middle of a block, the pieces of that block which have not
 been seen yet are packed anew: no token is lost or repeated at the border of a stage.
 """
@@ -12,18 +15,17 @@ been seen yet are packed anew: no token is lost or repeated at the border of a s
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from internevo.data.packing import PACKERS, Pieces, Rows
+from internevo.config.schema import BLOCK, MOST_IN_BLOCK
+from internevo.data.band import ALL, Band
+from internevo.data.packing import NO_ROWS, PACKERS, Pieces, Rows
 from internevo.data.permutation import Permutation
 from internevo.data.store import TokenStore
-
-BLOCK = 4096
-"""Documents in a block: enough for best fit to waste almost nothing, little enough to pack in a few hundredths of a
-second. Changing it changes the order of the data of every run."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class SourceCursor:
     """What was taken of the current block: one entry for each packing that it saw, in order."""
     tokens: int = 0
     """Real tokens drawn in the run."""
-    stage_tokens: int = 0
-    """Real tokens drawn in the current stage; the mixture balances these."""
+    share_tokens: int = 0
+    """Real tokens drawn since the mixture's shares were last set; the mixture balances these."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         taken = [[part.packing, part.seq_len, part.rows] for part in self.taken]
-        return {"block": self.block, "taken": taken, "tokens": self.tokens, "stage_tokens": self.stage_tokens}
+        return {"block": self.block, "taken": taken, "tokens": self.tokens, "share_tokens": self.share_tokens}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SourceCursor:
@@ -68,9 +70,11 @@ class Row:
     length: np.ndarray
     goes_on: np.ndarray
     """Whether the document goes on after the piece, so that its last token has a label."""
+    comes: np.ndarray
+    """Whether the document began before the piece."""
 
 
-EMPTY = Row(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool))
+EMPTY = Row(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool))
 """A row of nothing but padding."""
 
 
@@ -84,14 +88,32 @@ class SourceStream:
     seq_len: int
     seed: int
     cursor: SourceCursor = field(default_factory=SourceCursor)
+    band: Band = ALL
+    max_epochs: int | None = None
+    block_size: int = BLOCK
+    """Documents in a block; more where the source is a part of its store. It decides the order of the data."""
 
     def __post_init__(self) -> None:
-        self.blocks_per_epoch = -(-len(self.store) // BLOCK)
+        self.epoch_tokens = float(self.store.tokens)
+        if self.band != ALL:
+            found = self.band.survey(self.store)
+            share, self.epoch_tokens = found.documents / len(self.store), found.tokens
+            self.block_size = min(MOST_IN_BLOCK, math.ceil(self.block_size / share)) if share else MOST_IN_BLOCK
+        self.blocks_per_epoch = -(-len(self.store) // self.block_size)
         self._open_block()
 
-    def next_row(self) -> Row:
-        """Plan the next row and move the cursor behind it."""
-        while self._row == len(self._rows):  # more than once where all documents of a block are empty
+    @property
+    def left(self) -> float:
+        """Tokens that it may still give: infinitely many without `max_epochs`; an estimate for a part of a store."""
+        if self.max_epochs is None:
+            return math.inf
+        return max(0.0, self.max_epochs * self.epoch_tokens - self.cursor.tokens)
+
+    def next_row(self) -> Row | None:
+        """Plan the next row and move the cursor behind it; None when `max_epochs` are over."""
+        while self._row >= len(self._rows):  # more than once where all documents of a block are empty
+            if self._over:
+                return None
             self.cursor = replace(self.cursor, block=self.cursor.block + 1, taken=())
             self._open_block()
         pieces = self._rows[self._row]
@@ -101,17 +123,28 @@ class SourceStream:
             self.cursor,
             taken=(*self._earlier, Taken(self.packing, self.seq_len, self._row)),
             tokens=self.cursor.tokens + real,
-            stage_tokens=self.cursor.stage_tokens + real,
+            share_tokens=self.cursor.share_tokens + real,
         )
         end = pieces.start + pieces.length
-        return Row(self._starts[pieces.document] + pieces.start, pieces.length, end < self._lengths[pieces.document])
+        return Row(
+            self._starts[pieces.document] + pieces.start,
+            pieces.length,
+            goes_on=end < self._lengths[pieces.document],
+            comes=pieces.start > 0,
+        )
 
     def _open_block(self) -> None:
         """Pack the current block as the cursor's history says it was packed, and stand where it says."""
         epoch, block = divmod(self.cursor.block, self.blocks_per_epoch)
-        order = Permutation(len(self.store), self._key("documents", epoch))
-        documents = order(np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.store))))
-        self._starts, self._lengths = self.store.starts(documents), self.store.lengths(documents)
+        self._earlier: tuple[Taken, ...] = ()
+        self._over = self.max_epochs is not None and epoch >= self.max_epochs
+        if self._over:
+            self._rows, self._row = NO_ROWS, 0
+            return
+        documents = self._documents(epoch, block)
+        self._starts, self._lengths = self.store.spans(documents)
+        if self.band != ALL:
+            self._lengths[~self.band.holds(self._lengths)] = 0
         earlier, self._row = list(self.cursor.taken), 0
         if earlier and (earlier[-1].packing, earlier[-1].seq_len) == (self.packing, self.seq_len):
             self._row = earlier.pop().rows
@@ -121,6 +154,11 @@ class SourceStream:
             pieces = rows.take(np.arange(part.rows, len(rows))).pieces.joined()
         self._earlier = tuple(earlier)
         self._rows = self._pack(pieces, self.packing, self.seq_len, len(earlier))
+
+    def _documents(self, epoch: int, block: int) -> np.ndarray:
+        order = Permutation(len(self.store), self._key("documents", epoch))
+        size = self.block_size
+        return order(np.arange(block * size, min((block + 1) * size, len(self.store))))
 
     def _pack(self, pieces: Pieces, packing: str, seq_len: int, number: int) -> Rows:
         rows = PACKERS[packing](pieces, seq_len)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from internevo.config.schema import CACHE
 from internevo.data.flat import ENDINGS, FlatFile
 from internevo.data.megatron import MegatronPair, StoreError, pair_file
+from internevo.data.names import HELDOUT, MANIFEST, TRAIN
+from internevo.data.remote import local_copy
 
-TRAIN, HELDOUT = "train", "heldout"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.idx$")
 
 
@@ -35,16 +38,23 @@ class TokenStore:
             raise StoreError(f"{self.path}: its files are of several dtypes.")
         self.tokens = int(self._first_token[-1])
         """Tokens in all documents."""
+        self.manifest = _manifest(self.path if self.path.is_dir() else self.path.parent)
+        """`manifest.json` beside it; empty where there is none."""
+        self.masked = bool(self.manifest.get("masked"))
+        """Whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict."""
 
     @classmethod
-    def open_source(cls, path: str | Path) -> TokenStore:
-        """The training documents of a prepared folder, or what `path` names itself."""
-        return cls(source_prefix(path))
+    def open_source(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore:
+        """The training documents of a prepared folder, or what `path` names itself.
+
+        What a URL names is first copied into the folder `cache`.
+        """
+        return cls(source_prefix(local_copy(path, TRAIN, cache)))
 
     @classmethod
-    def open_heldout(cls, path: str | Path) -> TokenStore | None:
-        """The held-out documents of a prepared folder; None when nothing was held out."""
-        prefix = Path(path) / HELDOUT
+    def open_heldout(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore | None:
+        """The held-out documents of a prepared folder, or of a URL; None when nothing was held out."""
+        prefix = local_copy(path, HELDOUT, cache) / HELDOUT
         there = pair_file(prefix, ".idx").is_file() or _shards_beside(prefix)
         return cls(prefix) if there else None
 
@@ -54,12 +64,20 @@ class TokenStore:
 
     def lengths(self, documents: np.ndarray) -> np.ndarray:
         """Lengths of these documents in tokens, int64. Raises StoreError for an index that cannot be right."""
-        lengths = self.starts(documents + 1) - self.starts(documents)
+        return self.spans(documents)[1]
+
+    def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where these documents begin in the line of all tokens, and their lengths, both int64.
+
+        Raises StoreError for an index that cannot be right.
+        """
+        starts = self.starts(documents)
+        lengths = self.starts(documents + 1) - starts
         if (lengths < 0).any():
             document = int(documents[lengths < 0][0])
             shard = self._shards[int(np.searchsorted(self._first_document, document, side="right")) - 1]
             raise StoreError(f"{shard.index} is damaged: document {document:,} ends before it begins.")
-        return lengths
+        return starts, lengths
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
         """Where these documents begin in the line of all tokens, int64; the one past the last, where the line ends.
@@ -118,6 +136,17 @@ def _open(path: Path) -> Sequence[_Shard]:
     if path.is_dir() and (files := _flat_files(path)):
         return [FlatFile(file) for file in files]
     return [MegatronPair(prefix) for prefix in shard_prefixes(path)]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise StoreError(f"{file} is torn: {error}") from None
+    return found if isinstance(found, dict) else {}  # another tool's file of this name
 
 
 def _flat_files(folder: Path) -> list[Path]:

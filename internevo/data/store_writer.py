@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from internevo.data.durable import ASIDE, write_durable
 from internevo.data.megatron import DTYPES, HEADER, MAGIC, StoreError, pair_file
 
 
@@ -28,7 +29,7 @@ class TokenStoreWriter:
         for path in (pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")):
             if path.exists():
                 raise StoreError(f"{path} exists already; it is not overwritten. Choose another name or remove it.")
-        self._aside = pair_file(self.prefix, ".bin.partial")
+        self._aside = pair_file(self.prefix, ".bin" + ASIDE)
         self._file = self._aside.open("wb")
         self._lengths = array("i")
         self._hash = hashlib.sha256()
@@ -70,7 +71,10 @@ class TokenStoreWriter:
         self._aside.unlink(missing_ok=True)
 
     def close(self) -> dict[str, str]:
-        """Write the index and give both files their names, the index last; the SHA-256 of each, by its name."""
+        """Write the index and give both files their names, the index last; the SHA-256 of each, by its name.
+
+        Both are on the disk then, also after a power cut.
+        """
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -78,13 +82,11 @@ class TokenStoreWriter:
         ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
         pointers = np.concatenate(([0], ends))[: len(lengths)].astype("<i8")
         borders = np.arange(len(lengths) + 1, dtype="<i8")
-        aside = pair_file(self.prefix, ".idx.partial")
         header = HEADER.pack(MAGIC, 1, self._code, len(lengths), len(borders))
         index = header + lengths.tobytes() + pointers.tobytes() + borders.tobytes()
-        aside.write_bytes(index)
         data_file, index_file = pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")
         self._aside.rename(data_file)
-        aside.rename(index_file)
+        write_durable(index_file, index)
         return {data_file.name: self._hash.hexdigest(), index_file.name: hashlib.sha256(index).hexdigest()}
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from internevo.config.errors import UserError
 from internevo.data.corpus import Document, Reject
+from internevo.data.durable import write_durable
 from internevo.data.pieces import Piece
 from internevo.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -39,6 +36,8 @@ class Counts:
     """Documents without any text, left out."""
     rejected: int = 0
     """Places in the input that held no usable text, kept aside in `rejects.jsonl`."""
+    masked_tokens: int = 0
+    """Tokens that are never predicted; negative in the store."""
 
     @property
     def read(self) -> int:
@@ -70,24 +69,29 @@ class TokenisedPiece:
     heldout: np.ndarray
     heldout_lengths: np.ndarray
 
+    @classmethod
+    def of(cls, record: Record, train: Line, heldout: Line) -> TokenisedPiece:
+        """Settled documents, which are counted."""
+        counts = record.counts
+        counts.documents, counts.tokens = len(train.lengths), sum(train.lengths)
+        counts.heldout_documents, counts.heldout_tokens = len(heldout.lengths), sum(heldout.lengths)
+        return cls(record, *train.arrays(), *heldout.arrays())
+
     def save(self, path: Path) -> None:
         """Write it under this name at once or not at all."""
-        aside = path.with_suffix(".partial")
         record = np.frombuffer(json.dumps(asdict(self.record)).encode(), np.uint8)
         arrays = {name: value for name, value in vars(self).items() if name != "record"}
-        with aside.open("wb") as file:
-            np.savez(file, record=record, **arrays)
-        aside.rename(path)
+        write_durable(path, lambda file: np.savez(file, record=record, **arrays))
 
     @classmethod
-    def load(cls, path: Path) -> TokenisedPiece:
-        """The inverse of `save`. Raises UserError for a file that is damaged."""
+    def find(cls, path: Path) -> TokenisedPiece | None:
+        """What `save` wrote there; None where there is nothing, or something damaged."""
         try:
             with np.load(path) as file:  # the archive has a checksum of every array
                 arrays: dict[str, np.ndarray] = dict(file)
             found: dict[str, Any] = json.loads(arrays.pop("record").tobytes())
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged: {error}. Remove it and run the same command again.") from None
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
         rejects = [Reject(**one) for one in found["rejects"]]
         return cls(Record(Counts(**found["counts"]), found["lines"], rejects), **arrays)
 
@@ -101,7 +105,12 @@ class Options:
     dtype: str
 
 
-def tokenise(piece: Piece, tokenizer: Tokenizer, options: Options, all_held_out: bool = False) -> TokenisedPiece:
+def text_encoder(tokenizer: Path, options: Options) -> Callable[[Piece, bool], TokenisedPiece]:
+    """`tokenise`, with the tokenizer loaded."""
+    return partial(tokenise, load_tokenizer(tokenizer), options)
+
+
+def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out: bool = False) -> TokenisedPiece:
     """Each document of a piece becomes BOS, its tokens, EOS.
 
     A document is held out when a hash of its text falls below `options.held_out`, so that neither order nor files
@@ -109,20 +118,17 @@ def tokenise(piece: Piece, tokenizer: Tokenizer, options: Options, all_held_out:
     """
     record = Record()
     limit = 2.0 if all_held_out else options.held_out
-    train, heldout = _Line(options.dtype), _Line(options.dtype)
+    train, heldout = Line(options.dtype), Line(options.dtype)
     for texts in _groups(piece, options.text_key, record):
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            held = limit > 0 and _share(text) < limit
-            (heldout if held else train).add(tokenizer.bos_id, ids, tokenizer.eos_id)
+            held = limit > 0 and share(text.encode()) < limit
+            (heldout if held else train).add((tokenizer.bos_id,), ids, (tokenizer.eos_id,))
         train.settle()
         heldout.settle()
-    counts = record.counts
-    counts.documents, counts.tokens = len(train.lengths), sum(train.lengths)
-    counts.heldout_documents, counts.heldout_tokens = len(heldout.lengths), sum(heldout.lengths)
-    return TokenisedPiece(record, *train.arrays(), *heldout.arrays())
+    return TokenisedPiece.of(record, train, heldout)
 
 
-class _Line:
+class Line:
     """Documents one behind the other."""
 
     def __init__(self, dtype: str):
@@ -131,9 +137,15 @@ class _Line:
         self._parts: list[Sequence[int]] = []
         self._settled: list[np.ndarray] = [np.empty(0, self.dtype)]
 
-    def add(self, bos: int, ids: list[int], eos: int) -> None:
-        self.lengths.append(len(ids) + 2)
-        self._parts += ((bos,), ids, (eos,))
+    def add(self, *parts: Sequence[int]) -> None:
+        """One document of these parts."""
+        self.lengths.append(sum(map(len, parts)))
+        self._parts += parts
+
+    def add_array(self, tokens: np.ndarray) -> None:
+        """One document in the line's dtype. Those that `add` took must be settled."""
+        self.lengths.append(len(tokens))
+        self._settled.append(tokens)
 
     def settle(self) -> None:
         """Python's numbers to numpy's, which take a tenth of the memory."""
@@ -141,6 +153,7 @@ class _Line:
         self._parts.clear()
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths of all that is settled."""
         return np.concatenate(self._settled), np.array(self.lengths, np.int32)
 
 
@@ -166,32 +179,7 @@ def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
         yield texts
 
 
-def _share(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+def share(content: bytes) -> float:
+    """A number in [0, 1) that depends on a document's content alone."""
+    digest = hashlib.blake2b(content, digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
-
-
-_worker: tuple[Tokenizer, Options] | None = None  # one for each worker process, loaded when it starts
-
-
-def start_worker(tokenizer: Path, options: Options) -> None:
-    """In a new process: get ready for `work`."""
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the process that waits for this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = load_tokenizer(tokenizer), options
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent is killed must not go on writing into a folder that another run may take over."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def work(piece: Piece, all_held_out: bool, path: Path) -> None:
-    """Tokenise a piece into a file."""
-    assert _worker is not None
-    tokenise(piece, *_worker, all_held_out).save(path)

@@ -28,7 +28,7 @@ class Tokenizer(ABC):
     """Text to token ids and back."""
 
     path: Path
-    """The file or folder it was loaded from."""
+    """The file that defines it."""
     vocab_size: int
     """Ids are below it."""
     bos_id: int
@@ -52,11 +52,8 @@ class Tokenizer(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokenizer's defining file, 16 hex digits."""
-        return hashlib.sha256(self._file().read_bytes()).hexdigest()[:16]
-
-    @abstractmethod
-    def _file(self) -> Path: ...
+        """A hash of all that decides the ids of documents, 16 hex digits."""
+        return fingerprint(self.path)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -64,15 +61,31 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises TokenizerError when there is none, or when it has no end-of-document token.
     """
-    path = Path(path)
+    file = _defining_file(Path(path))
+    return HuggingFaceTokenizer(file) if file.suffix == ".json" else SentencePieceTokenizer(file)
+
+
+def fingerprint(path: str | Path) -> str:
+    """A hash of the file that defines a tokenizer, and of what other files name as BOS and EOS, 16 hex digits.
+
+    Raises TokenizerError when there is none.
+    """
+    file = _defining_file(Path(path))
+    found = hashlib.sha256(file.read_bytes())
+    if file.suffix == ".json":  # a SentencePiece model says itself how documents are framed
+        found.update(json.dumps(_special_tokens(file), sort_keys=True).encode())
+    return found.hexdigest()[:16]
+
+
+def _defining_file(path: Path) -> Path:
     if path.is_dir():
         for name in ("tokenizer.json", "tokenizer.model"):
             if (path / name).is_file():
-                return load_tokenizer(path / name)
+                return path / name
         raise TokenizerError(f"{path} holds neither tokenizer.json nor tokenizer.model")
     if not path.is_file():
         raise TokenizerError(f"the tokenizer {path} does not exist. `internevo tokenizer train` makes one.")
-    return HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
+    return path
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -101,9 +114,6 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self._model.decode([int(i) for i in ids])
 
-    def _file(self) -> Path:
-        return self.path
-
 
 class HuggingFaceTokenizer(Tokenizer):
     """A `tokenizer.json` of the tokenizers library; BOS and EOS come from the files beside it."""
@@ -120,7 +130,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._fast.no_truncation()
         self._fast.no_padding()
         self.vocab_size = max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
-        named = self._special_tokens()
+        named = _special_tokens(path)
         eos = named.get("eos_token")
         if eos is None or self._fast.token_to_id(eos) is None:
             raise TokenizerError(
@@ -149,15 +159,17 @@ class HuggingFaceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return self._fast.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def _special_tokens(self) -> dict[str, str]:
-        named: dict[str, str] = {}
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            file = self.path.with_name(name)
-            content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-            for key in ("bos_token", "eos_token"):
-                if token := content.get(key):
-                    named[key] = token["content"] if isinstance(token, dict) else token
-        return named
 
-    def _file(self) -> Path:
-        return self.path
+def _special_tokens(path: Path) -> dict[str, str]:
+    """Of a `tokenizer.json`: BOS and EOS, as far as the files beside it name them."""
+    named: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = path.with_name(name)
+        try:
+            content: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+        except ValueError as error:
+            raise TokenizerError(f"{file} is not JSON: {error}. Mend it, or fetch it again.") from None
+        for key in ("bos_token", "eos_token"):
+            if token := content.get(key):
+                named[key] = token["content"] if isinstance(token, dict) else token
+    return named

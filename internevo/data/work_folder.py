@@ -4,63 +4,113 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from internevo.config.errors import UserError
+from internevo.data.durable import ASIDE, sync_folder
 from internevo.data.join import Joined
 from internevo.data.tokenise import TokenisedPiece
+from internevo.data.work_plan import PLAN, begin_or_go_on
 
-_FORMAT = 1
-"""Goes up when pieces or plans of an older version can no longer be gone on with."""
-
-
-def plan_of(files: Sequence[Path], held_files: Sequence[Path], **options: Any) -> dict[str, Any]:
-    """What the pieces and shards depend on, in plain values."""
-    stats = {name: {str(file): _identity(file) for file in group} for name, group in _named(files, held_files)}
-    return {"format": _FORMAT, **options, **stats}
+LOCK = "lock"
 
 
-def _named(files: Sequence[Path], held_files: Sequence[Path]) -> list[tuple[str, Sequence[Path]]]:
-    return [("inputs", files), ("inputs that are held out", held_files)]
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone, and make it when it is missing.
+
+    A full disk, or a file that cannot be used, becomes a UserError.
+    """
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a") as lock:
+            _lock(lock, folder)
+            yield
 
 
-def _identity(file: Path) -> list[int]:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"no space is left for {folder}. Make some"
+        elif error.filename is not None:
+            what = f"{error.filename}: {error.strerror}. Mend it"
+        else:
+            raise
+        raise UserError(f"{what} and run the same command again: it goes on.") from None
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {folder}.") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        raise UserError(
+            f"{folder} is on a file system without locks ({error.strerror}), so that two processes could work there at "
+            "once. Choose an output on another disk."
+        ) from None
 
 
 @contextmanager
 def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Hold the folder of work for this process alone; begin it, or go on in it when it was begun with the same plan."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in {partial}.") from None
-        file = partial / "plan.json"
-        if file.exists():
-            _check_plan(json.loads(file.read_text()), plan, partial)
-        else:
-            file.with_suffix(".partial").write_text(json.dumps(plan))
-            file.with_suffix(".partial").rename(file)
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    """Hold the folder of work for this process alone; begin it, or go on in it when it was begun with the same plan.
+
+    When the work is done it is removed. Raises UserError for a folder that is not of this command's making.
+    """
+    with _told(partial):
+        _check_ours(partial)
+    try:
+        with alone_in(partial):
+            begin_or_go_on(partial, plan)
+            try:
+                yield
+            except UserError:
+                if not _worth_keeping(partial):  # a mistake in the command is mended by another command
+                    _empty(partial)
                 raise
-            raise UserError(
-                f"no space is left for {partial}. Make some and run the same command again: it goes on."
-            ) from None
-        except UserError:
-            if not _worth_keeping(partial):  # a mistake in the command is mended by another command
-                shutil.rmtree(partial)
-            raise
+            _empty(partial)
+    finally:
+        # when the lock is let go: until then NFS keeps its file
+        with suppress(OSError):  # it is not empty where there is work to go on with
+            partial.rmdir()
+
+
+def _check_ours(partial: Path) -> None:
+    """Without a plan nobody can tell what was made of what, nor whether it is somebody's own."""
+    names = {path.name for path in partial.iterdir()} if partial.is_dir() else set()
+    if PLAN not in names and (others := sorted(names - {LOCK, PLAN + ASIDE})):
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{partial} is needed to work in and has no {PLAN}, so it was not begun by this command; it holds "
+            f"{others[0]}{more}. Move it away, or choose another name for the output."
+        )
+
+
+def _empty(partial: Path) -> None:
+    """Remove what is in a folder of work. The plan goes last: as long as anything else is there, it says of what."""
+    try:
+        for path in partial.iterdir():
+            if path.name in (PLAN, LOCK):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        sync_folder(partial)
+        (partial / PLAN).unlink()
+        (partial / LOCK).unlink()
+    except OSError as error:  # no reason for work that is done to end with an error
+        warnings.warn(f"{partial} is not needed any more, but could not be removed: {error}", stacklevel=2)
 
 
 def _worth_keeping(partial: Path) -> bool:
@@ -68,31 +118,5 @@ def _worth_keeping(partial: Path) -> bool:
     joined = Joined.load(partial / "joined.json").counts
     if joined.documents + joined.heldout_documents:
         return True
-    pieces = (TokenisedPiece.load(path) for path in (partial / "pieces").glob("*/*.npz"))
-    return any(len(piece.train_lengths) + len(piece.heldout_lengths) for piece in pieces)
-
-
-def _check_plan(begun: dict[str, Any], plan: dict[str, Any], partial: Path) -> None:
-    options = [key for key, value in plan.items() if not isinstance(value, dict)]
-    changed = [f"{key}: was {begun.get(key)}, is {plan[key]}" for key in options if begun.get(key) != plan[key]]
-    for name in ("inputs", "inputs that are held out"):
-        before, now = begun.get(name, {}), plan[name]
-        differing = [file for file in {**before, **now} if before.get(file) != now.get(file)]
-        if differing:
-            more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
-            changed.append(f"{name}: {differing[0]}{more} came, went or changed")
-        elif list(before) != list(now):
-            changed.append(f"{name}: their order")
-    if changed:
-        raise UserError(
-            f"{partial} was begun with other input or options, and cannot be gone on with:\n  "
-            + "\n  ".join(changed)
-            + f"\nGive what it was begun with, or remove {partial} to begin anew."
-        )
-
-
-def check_unchanged(plan: dict[str, Any], files: Sequence[Path], held_files: Sequence[Path], partial: Path) -> None:
-    for name, group in _named(files, held_files):
-        for file in group:
-            if _identity(file) != plan[name][str(file)]:
-                raise UserError(f"{file} was changed while it was read. Remove {partial} and begin anew.")
+    pieces = (TokenisedPiece.find(path) for path in (partial / "pieces").glob("*/*.npz"))
+    return any(len(piece.train_lengths) + len(piece.heldout_lengths) for piece in pieces if piece is not None)

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from internevo.config.errors import UserError
-from internevo.data.pieces import Piece, cut
-from internevo.data.tokenise import Options, TokenisedPiece, start_worker, tokenise, work
-from internevo.data.tokenizer import Tokenizer
+from internevo.data.tokenise import TokenisedPiece
+
+Encode = Callable[[Any, bool], TokenisedPiece]
+"""What makes tokens of a piece; the flag says that all of it is held out."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How files become tokens."""
+
+    cut: Callable[[Iterable[Path], int], Iterable[Any]]
+    """Files and a number of bytes to pieces in order, each of about so many bytes; they have `size` and `begins`."""
+    encoder: Callable[[], Encode]
+    """Called once in every process, of which it may be sent to others."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,8 @@ class Ready:
     """A piece that is tokenised."""
 
     number: int
-    file: Path
+    begins: bool
+    """Whether it is the first of its file."""
     size: int
     """Bytes of input."""
     new: bool
@@ -29,8 +45,10 @@ class Ready:
     path: Path
 
     def load(self) -> TokenisedPiece:
-        """Its tokens."""
-        return TokenisedPiece.load(self.path)
+        """Its tokens. Raises UserError when they are not there any more."""
+        if (piece := TokenisedPiece.find(self.path)) is None:
+            raise UserError(f"{self.path} was damaged or removed meanwhile. The same command makes it again.")
+        return piece
 
 
 def piece_file(folder: Path, number: int) -> Path:
@@ -41,8 +59,7 @@ def piece_file(folder: Path, number: int) -> Path:
 def tokenised(
     files: Sequence[Path],
     held_files: Sequence[Path],
-    tokenizer: Tokenizer,
-    options: Options,
+    conversion: Conversion,
     workers: int,
     folder: Path,
     *,
@@ -51,14 +68,14 @@ def tokenised(
 ) -> Iterator[Ready]:
     """The pieces of `files`, then of `held_files`, all held out, behind the first `skip`; in order.
 
-    A piece that is in `folder` already is not tokenised again. Raises UserError for input that is damaged, and when a
-    worker is killed.
+    A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
+    damaged, and when a worker is killed.
     """
 
-    def todo() -> Iterator[tuple[int, Piece, bool, Path]]:
+    def todo() -> Iterator[tuple[int, Any, bool, Path]]:
         number = 0
         for group, held in ((files, False), (held_files, True)):
-            for piece in cut(group, piece_bytes):
+            for piece in conversion.cut(group, piece_bytes):
                 if number >= skip:
                     path = piece_file(folder, number)
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,19 +83,20 @@ def tokenised(
                 number += 1
 
     if workers <= 1:
+        encode = conversion.encoder()
         for number, piece, held, path in todo():
-            if new := not path.exists():
-                tokenise(piece, tokenizer, options, held).save(path)
-            yield Ready(number, piece.file, piece.size, new, path)
+            if new := TokenisedPiece.find(path) is None:
+                encode(piece, held).save(path)
+            yield Ready(number, piece.begins, piece.size, new, path)
         return
     context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[Future[None] | None, Ready]] = deque()
-    with ProcessPoolExecutor(workers, context, start_worker, (tokenizer.path, options)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (conversion.encoder,)) as pool:
         try:
             for number, piece, held, path in todo():
-                new = not path.exists()
-                future = pool.submit(work, piece, held, path) if new else None
-                waiting.append((future, Ready(number, piece.file, piece.size, new, path)))
+                new = TokenisedPiece.find(path) is None
+                future = pool.submit(_work, piece, held, path) if new else None
+                waiting.append((future, Ready(number, piece.begins, piece.size, new, path)))
                 # a few more than there are workers: a slow piece must not leave the others without work
                 if len(waiting) > 3 * workers:
                     yield _when_done(*waiting.popleft())
@@ -97,3 +115,28 @@ def _when_done(future: Future[None] | None, ready: Ready) -> Ready:
     if future is not None:
         future.result()
     return ready
+
+
+_encode: Encode | None = None  # one for each worker process, made when it starts
+
+
+def _start_worker(encoder: Callable[[], Encode]) -> None:
+    """In a new process: get ready for `_work`."""
+    global _encode
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the process that waits for this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _encode = encoder()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed must not go on writing into a folder that another run may take over."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(piece: Any, all_held_out: bool, path: Path) -> None:
+    """Tokenise a piece into a file."""
+    assert _encode is not None
+    _encode(piece, all_held_out).save(path)

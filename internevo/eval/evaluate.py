@@ -8,7 +8,10 @@ from pathlib import Path
 
 from internevo.config.errors import UserError
 from internevo.config.load import load_config
-from internevo.data.loader import source_name
+from internevo.data.names import HELDOUT
+from internevo.data.plan import source_name
+from internevo.data.remote import local_copy
+from internevo.data.store import TokenStore
 from internevo.eval.choices import answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import evaluate_sources, open_for_evaluation
@@ -145,5 +148,9 @@ def sources_of(path: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     config = load_config(file, check_data=False)
-    every = {source_name(one): one.path for stage in config.stages for one in stage.data.sources}
-    return {name: store for name, store in every.items() if (Path(store) / "heldout.idx").is_file()}
+    every = {
+        source_name(one): str(local_copy(one.path, HELDOUT, stage.data.cache))
+        for stage in config.stages
+        for one in stage.data.sources
+    }
+    return {name: store for name, store in every.items() if TokenStore.open_heldout(store) is not None}

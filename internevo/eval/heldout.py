@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from internevo.config.errors import UserError
-from internevo.data.store import TokenStore, source_prefix
+from internevo.data.store import TokenStore
 from internevo.eval.scorer import Scored, Scorer
 from internevo.train.evaluate import position_edges
 
@@ -37,7 +37,7 @@ def first_tokens(store: TokenStore, seq_len: int, max_tokens: int) -> list[np.nd
     chosen: list[np.ndarray] = []
     total = 0
     for number in range(len(store)):
-        tokens = np.asarray(store.read(number)[:seq_len], np.int64)
+        tokens = np.abs(np.asarray(store.read(number)[:seq_len], np.int64))  # masked ones are scored too
         if len(tokens) > 1:
             chosen.append(tokens)
             total += len(tokens)
@@ -51,7 +51,7 @@ def open_for_evaluation(path: str) -> TokenStore:
 
     Raises UserError when there is no store.
     """
-    return TokenStore.open_heldout(path) or TokenStore(source_prefix(path))
+    return TokenStore.open_heldout(path) or TokenStore.open_source(path)
 
 
 def evaluate_sources(

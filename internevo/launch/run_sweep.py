@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 
 from internevo.config.derive import stage_steps
+from internevo.config.errors import UserError
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
 
@@ -69,6 +72,21 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
 def log_of(sweep: Sweep, run: PlannedRun) -> Path:
     """Where the run's output goes."""
     return sweep.folder / "logs" / f"{run.name}.log"
+
+
+@contextmanager
+def held(sweep: Sweep) -> Iterator[None]:
+    """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    with (sweep.folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{sweep.folder} is being run by another process. `--show` compares what is there; when the other is "
+                "over or was stopped, the same command goes on with what is not complete."
+            ) from error
+        yield
 
 
 def run_sweep(

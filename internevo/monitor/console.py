@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from internevo.config.derive import rows_per_step, stage_steps
+from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig
 from internevo.monitor.metrics import EvalMetrics, StepMetrics
 
@@ -29,7 +29,7 @@ class ConsoleSink:
         self._stamped = log is not None
         self._steps = [stage_steps(stage.train) for stage in config.stages]
         self._names = [stage.name for stage in config.stages]
-        self._weights = [rows_per_step(stage.train) * stage.train.seq_len for stage in config.stages]
+        self._trains = [stage.train for stage in config.stages]
         self._printed = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
@@ -41,7 +41,8 @@ class ConsoleSink:
         inside = metrics.step - sum(self._steps[:place])
         step = f"{inside:,}/{self._steps[place]:,}"
         wait = metrics.data_s / metrics.step_s if metrics.step_s else 0.0
-        self._recent.append((metrics.step_s, self._weights[place]))
+        train = self._trains[place]
+        self._recent.append((metrics.step_s, places_before(train, inside) - places_before(train, inside - 1)))
         line = (
             f"{metrics.stage:<10}{step:>15}{metrics.loss:>9.4f}{metrics.grad_norm:>8.3f}{metrics.lr:>10.2e}"
             f"{metrics.tokens_per_s:>12,.0f}{metrics.mfu:>8.1%}{metrics.memory_gib:>8.2f}G{wait:>7.1%}"
@@ -75,8 +76,8 @@ class ConsoleSink:
         """Time that the rest of the run needs at the recent speed, tokens a second."""
         seconds, tokens = (sum(values) for values in zip(*self._recent, strict=True))
         left = 0
-        for steps, weight in zip(self._steps, self._weights, strict=True):
-            left += max(0, steps - done) * weight
+        for steps, train in zip(self._steps, self._trains, strict=True):
+            left += places_before(train, steps) - places_before(train, min(done, steps))
             done = max(0, done - steps)
         minutes, rest = divmod(int(left * seconds / tokens), 60)
         hours, minutes = divmod(minutes, 60)

@@ -40,6 +40,7 @@ _PACKAGES = (
     ("sentencepiece", "tokenizers", "", True),
     ("safetensors", "export, import", "", True),
     ("pyarrow", "parquet and .zst corpora", "pip install 'internevo[data]'", False),
+    ("s3fs", "token stores at s3://", "pip install 'internevo[s3]'", False),
     ("wandb", "monitor.wandb", "pip install 'internevo[wandb]'", False),
     ("tensorboard", "monitor.tensorboard", "pip install 'internevo[tensorboard]'", False),
     ("flash-attn", "train.attention=flash; varlen needs none", "pip install flash-attn, with a CUDA compiler", False),

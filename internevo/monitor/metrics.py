@@ -50,6 +50,12 @@ class StepMetrics:
     """Hash of the step's global token ids in order."""
     sources: dict[str, int]
     """Real tokens of this step by source."""
+    padding: int
+    """Places of this step without a real token."""
+    documents: int
+    """Documents that ended in this step ..."""
+    cut_documents: int
+    """... and of these, the ones that no single row held whole."""
 
 
 @dataclass(frozen=True)

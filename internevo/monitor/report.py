@@ -16,6 +16,7 @@ from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.charts import Record, build_charts
+from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
 from internevo.monitor.page import asset, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
@@ -39,7 +40,8 @@ def write_report(run: Path) -> Path:
         learning=_learning(config, evals),
         positions=_positions(evals),
         speed_note=_speed_note(environment),
-        mixture=_mixture(config, steps),
+        mixture=mixture_table(config, steps),
+        packing=packing_table(config, steps),
         time=_time(run),
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
@@ -174,23 +176,6 @@ def _speed_note(environment: Record) -> str:
         "attention once, inside documents; <em>full attention</em> is the older convention that counts whole squares "
         "of the row. Padding counts in neither."
     )
-
-
-def _mixture(config: RunConfig, steps: Sequence[Record]) -> str:
-    """Tokens drawn by stage and source beside the shares that the configuration asks for."""
-    rows = []
-    for stage in config.stages:
-        weights = {one.name or Path(one.path).name: one.weight for one in stage.data.sources}
-        drawn = dict.fromkeys(weights, 0)
-        for step in steps:
-            if step["stage"] == stage.name:
-                for name, tokens in step["sources"].items():
-                    drawn[name] = drawn.get(name, 0) + tokens
-        total = sum(drawn.values())
-        for name, tokens in drawn.items():
-            wanted = weights.get(name, 0.0) / sum(weights.values())
-            rows.append([stage.name, name, f"{tokens:,}", f"{tokens / total:.2%}" if total else "–", f"{wanted:.2%}"])
-    return table(["stage", "source", "real tokens", "share", "configured"], rows)
 
 
 def _time(run: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from internevo.config.derive import rows_per_step
+from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.transformer import Transformer, initial_values
 from internevo.parallel.context import share_attention
@@ -70,7 +70,7 @@ def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:
     tokens //= mesh.tensor.size if stage.parallel.sequence else 1
     if mesh.pipeline.size == 1:
         return tokens
-    count = rows_per_step(train) // (mesh.data.size * train.micro_batch)
+    count = max(step_sizes(train)) // (mesh.data.size * train.micro_batch)
     return tokens * in_flight(pipeline.schedule, pipeline.size, count)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
-from internevo.config.derive import rows_per_step
+from internevo.config.derive import step_sizes
 from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
 
@@ -70,13 +70,51 @@ def make_layout(stage: StageConfig, world: int) -> Layout:
             f"stage {stage.name}: parallel.zero.shard {shard} does not divide the {data * context} ranks with the same "
             f"weights (data {data} x context {context}; {world} processes, {arithmetic})."
         )
-    rows, micro = rows_per_step(stage.train), stage.train.micro_batch
-    if rows % (data * micro):
-        near = sorted({max(1, rows // (data * micro)) * data * micro, (rows // (data * micro) + 1) * data * micro})
-        raise LayoutError(
-            f"stage {stage.name}: batch_tokens {stage.train.batch_tokens:,} // seq_len {stage.train.seq_len:,} = "
-            f"{rows:,} rows, which {data} data ranks with micro-batches of {micro} cannot share ({world} processes, "
-            f"{arithmetic}); near are batch_tokens "
-            + " and ".join(f"{count * stage.train.seq_len:,}" for count in near)
-        )
+    _check_rows(stage, data, f"{world} processes, {arithmetic}")
+    _check_micro_batches(stage, data)
     return Layout(pipeline, data, context // ulysses, ulysses, tensor, shard)
+
+
+def _check_rows(stage: StageConfig, data: int, arithmetic: str) -> None:
+    """The rows of each step must be whole micro-batches on every data rank."""
+    train, together = stage.train, data * stage.train.micro_batch
+    sizes = [*(leg.batch_tokens for leg in train.batch_ramp), train.batch_tokens]
+    for batch_tokens, rows in zip(sizes, step_sizes(train), strict=True):
+        if rows % together:
+            near = sorted({max(1, rows // together) * together, (rows // together + 1) * together})
+            raise LayoutError(
+                f"stage {stage.name}: batch_tokens {batch_tokens:,} // seq_len {train.seq_len:,} = {rows:,} rows, "
+                f"which {data} data ranks with micro-batches of {train.micro_batch} cannot share ({arithmetic}); near "
+                "are batch_tokens " + " and ".join(f"{count * train.seq_len:,}" for count in near)
+            )
+
+
+def _check_micro_batches(stage: StageConfig, data: int) -> None:
+    """A pipeline's schedule must be able to run the micro-batches of each step."""
+    train, schedule, size = stage.train, stage.parallel.pipeline.schedule, stage.parallel.pipeline.size
+    together = data * train.micro_batch
+    for rows in step_sizes(train):
+        if _runs(schedule, size, count := rows // together):
+            continue
+        good = [other for other in range(1, count + 2 * size) if _runs(schedule, size, other)]
+        near = [*(other for other in good if other < count)][-1:] + [other for other in good if other > count][:1]
+        raise LayoutError(
+            f"stage {stage.name}: steps of batch_tokens {rows * train.seq_len:,} are {count} micro-batches on each "
+            f"data rank, which parallel.pipeline.schedule {schedule} cannot run on {size} ranks: {_RULES[schedule]}. "
+            "Near are batch_tokens " + " and ".join(f"{other * together * train.seq_len:,}" for other in near)
+        )
+
+
+_RULES = {
+    "1f1b": "it needs at least one micro-batch for each rank",
+    "interleaved": "they must divide into as many equal rounds as they are times the ranks",
+}
+
+
+def _runs(schedule: str, size: int, micro_batches: int) -> bool:
+    """As torch.distributed.pipelining has it."""
+    if size == 1 or schedule == "zbv":
+        return True
+    if schedule == "1f1b":
+        return micro_batches >= size
+    return micro_batches % max(1, micro_batches // size) == 0

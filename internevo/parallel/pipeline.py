@@ -83,16 +83,15 @@ class Pipeline:
         schedule: str,
         place: Place,
         hidden: Tensor,
-        micro_batches: int,
         device: torch.device,
     ):
-        self.place, self.schedule_name, self.count, self.device = place, schedule, micro_batches, device
+        self.place, self.schedule_name, self.device = place, schedule, device
         self.modules, self.hidden = modules, hidden
         self.total = place.size * STAGES_PER_RANK[schedule]
         # torch sends gradients back for examples that ask for them
         hidden = hidden.requires_grad_()
         loss = torch.empty(1, dtype=torch.float32, device="meta", requires_grad=True)
-        stages = [
+        self._stages = [
             PipelineStage(
                 module,
                 number,
@@ -104,16 +103,19 @@ class Pipeline:
             )
             for number, module in sorted(modules.items())
         ]
-        self._schedule = _schedule(schedule, stages, micro_batches)
+        self._schedule: Any = None
+        self._count = 0
 
     @property
     def has_last(self) -> bool:
         """Whether this rank has the stage that gives the loss."""
         return self.total - 1 in self.modules
 
-    def forward_backward(self) -> Tensor:
-        """Run all micro-batches; the sum of their losses where the last stage is, 0 elsewhere."""
-        numbers = torch.arange(self.count)
+    def forward_backward(self, count: int) -> Tensor:
+        """Run `count` micro-batches; the sum of their losses where the last stage is, 0 elsewhere."""
+        if count != self._count:  # a schedule is made for one number
+            self._schedule, self._count = _schedule(self.schedule_name, self._stages, count), count
+        numbers = torch.arange(count)
         losses: list[Tensor] = []
         self._schedule.step(number=numbers, target=numbers, losses=losses if self.has_last else None)
         return torch.stack([loss.detach() for loss in losses]).sum() if losses else torch.zeros((), device=self.device)

@@ -14,7 +14,7 @@ from internevo.data.batch import IGNORE
 from internevo.parallel.collectives import largest_over, sum_over
 from internevo.parallel.mesh import Place
 
-LOGITS = {"cpu": 2**23, "cuda": 2**28}
+LOGITS = {"cpu": 2**21, "cuda": 2**28}
 """Logits that exist at one time, by device. Each chunk adds to the whole weight's gradient, so that on a GPU few large
 ones are faster; on a CPU small ones stay in its caches."""
 

@@ -14,7 +14,7 @@ from internevo.config.schema import RunConfig
 from internevo.monitor.environment import code_version
 
 # What a run cannot change once it has begun: the weights, the tokens or their order would no longer fit.
-FIXED = ("model.", "tokenizer", "train.seed", "optimizer.name")
+FIXED = ("model.", "train.seed", "optimizer.name", "data.block")
 FREE = ("model.rope_base", "model.rope_scaling")
 
 

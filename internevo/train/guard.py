@@ -21,7 +21,12 @@ def check_skipped(in_a_row: int, limit: int, step: int) -> None:
 
 
 def check_ids(batch: Batch, vocab: int) -> None:
-    """Raise UserError for a token id past the vocabulary, which would be an opaque crash on a GPU."""
+    """Raise UserError for a token id outside the vocabulary, which would be an opaque crash on a GPU."""
+    if (least := int(batch.tokens.min())) < 0:
+        raise UserError(
+            f"the data holds token id {least:,} (sources of this batch: {', '.join(sorted(set(batch.sources)))}). "
+            'Negative ids are masked tokens only where the manifest.json beside them says "masked": true.'
+        )
     if (largest := int(batch.tokens.max())) >= vocab:
         raise UserError(
             f"the data holds token id {largest:,}, but model.vocab is {vocab:,} (sources of this batch: "

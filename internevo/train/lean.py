@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from internevo.config.derive import rows_per_step
+from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import prepare_model
@@ -45,7 +45,7 @@ class LeanEngine(OneProcess):
         self.model = loss_model(transformer, stage, device)
         # gradients of several micro-batches add up in fp32
         self.gradients: dict[str, Tensor] = {}
-        if rows_per_step(stage.train) > stage.train.micro_batch:
+        if max(step_sizes(stage.train)) > stage.train.micro_batch:
             for name, parameter in self.parameters.items():
                 parameter.register_post_accumulate_grad_hook(self._adder(name))
 

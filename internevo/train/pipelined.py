@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from internevo.config.derive import rows_per_step
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.model.rope import rotary_tables
@@ -64,9 +63,8 @@ class PipelinedEngine(ShardedEngine):
         tokens = train.seq_len // mesh.layout.context
         tokens //= mesh.tensor.size if stage.parallel.sequence else 1
         hidden = torch.empty((train.micro_batch, tokens, stage.model.hidden), dtype=compute_dtype(stage), device="meta")
-        count = rows_per_step(train) // (mesh.data.size * train.micro_batch)
         modules: dict[int, nn.Module] = dict(self.models)
-        self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, count, mesh.device)
+        self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device)
         self._build_optimizers()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -78,7 +76,7 @@ class PipelinedEngine(ShardedEngine):
         micros = list(staged)
         for model in self.models.values():
             model.micros, model.scale = micros, scale
-        total = self.pipeline.forward_backward() / replicas.size
+        total = self.pipeline.forward_backward(len(micros)) / replicas.size
         complete_gradients(self.named_parameters(), self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)
 

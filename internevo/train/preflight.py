@@ -21,7 +21,7 @@ from rich.table import Table
 import internevo
 from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig
-from internevo.data.store import TokenStore
+from internevo.data.check_stores import check_stores, store_problems
 from internevo.monitor.environment import code_version
 from internevo.parallel.world import World
 
@@ -42,8 +42,8 @@ class Facts:
     gpu: str
     versions: dict[str, str]
     free_gib: float
-    unreadable: tuple[str, ...]
-    """Paths of the config that cannot be read here."""
+    unusable: tuple[str, ...]
+    """What is wrong with the token stores here."""
     clock: float
     """Seconds since 1970, read when all ranks had just met."""
     gb_per_s: float
@@ -51,12 +51,13 @@ class Facts:
 
 
 def preflight(world: World, config: RunConfig) -> str | None:
-    """Look at every node; the table as text. None in a world of one process.
+    """Look at every node; the table as text. None in a world of one process, where only token stores are looked at.
 
     All ranks call it together. Raises UserError when the run could not work: versions differ, a rank has no GPU of its
-    own, or a path cannot be read.
+    own, or a token store cannot be trained on.
     """
     if world.size == 1:
+        check_stores(config.stages)
         return None
     mine = _look(world, config)
     everyone: list[Facts | None] = [None] * world.size
@@ -78,7 +79,7 @@ def _look(world: World, config: RunConfig) -> Facts:
         gpu=torch.cuda.get_device_name(world.device) if cuda else "",
         versions=_versions(cuda),
         free_gib=shutil.disk_usage(run).free / 2**30,
-        unreadable=tuple(_unreadable(config)),
+        unusable=tuple(store_problems(config.stages)),
         clock=clock,
         gb_per_s=speed,
     )
@@ -94,16 +95,6 @@ def _versions(cuda: bool) -> dict[str, str]:
     if cuda:
         versions["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
     return versions
-
-
-def _unreadable(config: RunConfig) -> list[str]:
-    found = []
-    for path in dict.fromkeys(source.path for stage in config.stages for source in stage.data.sources):
-        try:
-            TokenStore.open_source(Path(path))
-        except (UserError, OSError) as error:
-            found.append(f"{path}: {error}")
-    return found
 
 
 def _speed(world: World) -> float:
@@ -146,7 +137,7 @@ def judge(ranks: list[Facts], device: torch.device) -> Table:
             told.append(f"the clock of {name} is {skew:+.1f} s off that of {first.node}")
         if here[0].free_gib < FREE_GIB:
             told.append(f"{name}: {here[0].free_gib:.1f} GiB are free where runs are written")
-        wrong += [f"{name} cannot read {path}" for path in here[0].unreadable]
+        wrong += [f"on {name}: {problem}" for problem in here[0].unusable]
         for what, version in here[0].versions.items():
             if version != first.versions.get(what):
                 wrong.append(f"{what} on {name} is {version}, on {first.node} {first.versions.get(what)}")

@@ -11,10 +11,12 @@ from functools import partial
 from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
-from internevo.config.derive import stage_steps
+from internevo.config.derive import places_before, stage_steps
 from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig, StageConfig
-from internevo.data.loader import Cursor, evaluation_batches, source_name
+from internevo.data.fingerprint import Facts, check_same, data_facts
+from internevo.data.loader import Cursor, evaluation_batches
+from internevo.data.plan import source_name
 from internevo.data.store import TokenStore
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
@@ -66,19 +68,23 @@ class Run:
 
     def __init__(self, config: RunConfig, folder: RunFolder, world: World, command: Sequence[str]):
         self.config, self.folder, self.world = config, folder, world
-        changes, found = world.on_main(lambda: (folder.adopt(config), find_latest(folder.checkpoints)))
+        found = world.on_main(lambda: find_latest(folder.checkpoints))
         self.progress = Progress(Cursor())
+        data_changes: list[str] = []
         if found.path is not None:
             state = read_state(found.path)
             self.progress = Progress.from_json(state["progress"])
-            self._check_stage(state["stage"])
+            self._check_stage(state["stage"], state["places"])
+            data_changes = self._check_data(state["data"])
+        changes = world.on_main(lambda: folder.adopt(config))
         dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
         self.peaks = {precision: Peak(*peak_flops(world.device, dtype)) for precision, dtype in dtypes.items()}
         stage = config.stages[self.progress.stage]
         self.kernel = describe_kernel(stage_kernel(stage, world.device), world.device)
         world.on_main(lambda: self._record(command))
         self.sinks: Sinks = open_sinks(config, folder.path, self.progress.step, world.rank)
-        for line in (*found.refused, *(f"configuration changed: {change}" for change in changes)):
+        told = (f"configuration changed: {change}" for change in changes)
+        for line in (*found.refused, *told, *(f"data changed: {change}" for change in data_changes)):
             self.sinks.message(line)
         if found.path is not None:
             done = self.progress.step == sum(stage_steps(stage.train) for stage in config.stages)
@@ -97,7 +103,12 @@ class Run:
             if progress.stage_step == 0:
                 self._evaluate(trainer, "start", interrupt)
             trainer.run(
-                interrupt, until, self.writer, self.sinks.step, partial(self._evaluate, trainer, "middle", interrupt)
+                interrupt,
+                until,
+                self.writer,
+                self.sinks.step,
+                self.sinks.message,
+                partial(self._evaluate, trainer, "middle", interrupt),
             )
             if progress.stage_step < trainer.steps:
                 return
@@ -131,7 +142,7 @@ class Run:
         peak = self.peaks[stage.train.precision]
         return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler)
 
-    def _check_stage(self, name: str) -> None:
+    def _check_stage(self, name: str, places: int) -> None:
         stages, progress = self.config.stages, self.progress
         before = sum(stage_steps(stage.train) for stage in stages[: progress.stage])
         same = progress.stage < len(stages) and stages[progress.stage].name == name
@@ -147,6 +158,21 @@ class Run:
                 f"{self.folder.path} has done {progress.stage_step:,} steps of stage {name!r}, more than this "
                 "configuration gives it."
             )
+        current = stages[progress.stage].train
+        if places_before(current, progress.stage_step) != places:
+            raise UserError(
+                f"{self.folder.path} had places for {places:,} tokens in {progress.stage_step:,} steps of {name!r}; "
+                "by this train.seq_len, batch_tokens and batch_ramp there would have been "
+                f"{places_before(current, progress.stage_step):,}. To go on with another batch, keep the old one for "
+                f"what is over: train.batch_ramp=[{{until: {places}, batch_tokens: THE OLD ONE}}] beside the new "
+                "train.batch_tokens."
+            )
+
+    def _check_data(self, saved: Facts) -> list[str]:
+        """What changed of the data, all of it accepted. The mixture of a stage that is over does not matter."""
+        stages = self.config.stages[: self.progress.stage + 1]
+        going_on = self.progress.stage_step < stage_steps(stages[-1].train)
+        return check_same(saved, data_facts(stages), mixture=going_on, accept=stages[-1].data.accept)
 
     def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
         """Held-out loss of every source of the run, as the current stage sees it; each only once."""
@@ -155,7 +181,7 @@ class Run:
         done = {(one["stage"], one["when"], one["source"], one["step"]) for one in records}
         sources = {source_name(one): one.path for each in self.config.stages for one in each.data.sources}
         for name, path in sources.items():
-            store = TokenStore.open_heldout(path)
+            store = TokenStore.open_heldout(path, stage.data.cache)
             if not stage.data.eval_tokens or store is None or (stage.name, when, name, self.progress.step) in done:
                 continue
             part, train = trainer.engine.part, stage.train

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from torch.profiler import record_function
 
 from internevo.checkpoint.writer import CheckpointWriter
-from internevo.config.derive import rows_per_step, stage_steps
+from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
+from internevo.data.fingerprint import data_facts
 from internevo.data.loader import Loader
+from internevo.data.plan import Plan
 from internevo.model.flops import causal_pairs, training_flops
 from internevo.monitor.metrics import StepMetrics, memory_gib
 from internevo.monitor.profile import DATA, StepProfiler
@@ -50,6 +52,7 @@ class StageTrainer:
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
         self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
+        self._data = data_facts(stages[: progress.stage + 1])
         self._saved = progress.step
 
     def run(
@@ -58,6 +61,7 @@ class StageTrainer:
         until: float,
         writer: CheckpointWriter,
         report: Callable[[StepMetrics], None],
+        tell: Callable[[str], None],
         evaluate: Callable[[], None],
     ) -> None:
         """Train to the stage's end, to step `until` of the run, or until a signal asks to stop.
@@ -69,8 +73,11 @@ class StageTrainer:
             return
         with self._loader() as loader:
             while progress.stage_step < self.steps and progress.step < until and not interrupt.agreed(self.world):
+                shares = progress.cursor.shares
                 with self.profiler.step(progress.step + 1):
                     metrics = self._step(loader)
+                if progress.cursor.shares != shares:
+                    tell(self._mixture())
                 report(metrics)
                 check_skipped(progress.skipped_in_a_row, self.stage.train.max_skipped, progress.step)
                 done = progress.stage_step == self.steps
@@ -87,17 +94,16 @@ class StageTrainer:
             return
         self._saved = self.progress.step
         state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
+        state["places"] = places_before(self.stage.train, self.progress.stage_step)
+        state["data"] = self._data
         writer.save(self.progress.step, self.engine.state(), state, permanent)
 
     def _loader(self) -> Loader:
-        train, data = self.stage.train, self.stage.data
         return Loader(
-            data.sources,
-            seq_len=train.seq_len,
-            rows_per_step=rows_per_step(train),
-            packing=data.packing,
-            seed=train.seed,
+            Plan.of(self.stage),
+            seed=self.stage.train.seed,
             cursor=self.progress.cursor,
+            step=self.progress.stage_step,
             part=self.engine.part,
             prepare=self.engine.stage_batch,
         )
@@ -121,6 +127,18 @@ class StageTrainer:
         progress.stage_step += 1
         progress.tokens += sum(batch.real_tokens)
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if result.skipped else 0
+
+    def _mixture(self) -> str:
+        """What the mixture is from this step on."""
+        cursor = self.progress.cursor
+        total = sum(weight or 0.0 for weight, *_ in cursor.asked.values())
+        told = []
+        for name, share in cursor.shares.items():
+            weight, epochs, _ = cursor.asked[name]
+            wanted = (weight or 0.0) / total
+            capped = epochs is not None and share < wanted * (1 - 1e-9)  # not by rounding
+            told.append(f"{name} {share:.2%}" + (f" (max_epochs {epochs} allows no {wanted:.2%})" if capped else ""))
+        return f"mixture from step {self.progress.step:,} on: {', '.join(told)}"
 
     def _metrics(self, batch: Batch, result: StepResult, lr: float, seconds: float, waited: float) -> StepMetrics:
         model, seq_len = self.stage.model, self.stage.train.seq_len
@@ -147,6 +165,9 @@ class StageTrainer:
             skipped=result.skipped,
             digest=self.engine.digest(batch),
             sources=sources,
+            padding=len(batch.real_tokens) * seq_len - tokens,
+            documents=batch.documents,
+            cut_documents=batch.cut_documents,
         )
 
 

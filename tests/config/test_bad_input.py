@@ -36,6 +36,8 @@ OVERRIDES = {
     "an optimizer that is not there": ("optimizer.name=lion", "optimizer.name: unknown value 'lion'; known are adamw"),
     "a kernel that is not there": ("train.attention=xformers", "train.attention: unknown value 'xformers'"),
     "an unknown precision": ("train.precision=fp16", "train.precision: unknown value 'fp16'"),
+    "a block of nothing": ("data.block=0", "data.block: must be at least 1, found 0"),
+    "a block of everything": ("data.block=2000000", "data.block: must be at most 1,048,576, found 2,000,000"),
     "an unknown packer": ("data.packing=best-fit", "data.packing: unknown value 'best-fit'; did you mean best_fit?"),
     "a name that is no folder": ("name=a/b", "name: 'a/b' cannot name a folder"),
     "a name that is hidden": ("name=.run", "name: '.run' cannot name a folder"),
@@ -148,7 +150,60 @@ OVERRIDES = {
     # data
     "no data": ("data.sources=[]", "data.sources: the stage has no data; name at least one token store"),
     "no path": ("data.sources=[{weight: 1}]", "data.sources[0].path: missing"),
-    "no weight": ("data.sources=[{path: tokens/web, weight: 0}]", "data.sources[0].weight: must be more than 0"),
+    "no weight": ("data.sources=[{path: tokens/web, weight: 0}]", "data.sources: all weights are 0"),
+    "a weight below nothing": (
+        "data.sources=[{path: tokens/web, weight: -1}]",
+        "data.sources[0].weight: must be at least 0, found -1",
+    ),
+    "no epochs": (
+        "data.sources=[{path: tokens/web, max_epochs: 0}]",
+        "data.sources[0].max_epochs: must be at least 1, found 0; weight 0 leaves a source out",
+    ),
+    "half an epoch": (
+        "data.sources=[{path: tokens/web, max_epochs: 0.5}]",
+        "data.sources[0].max_epochs: expected a whole number",
+    ),
+    "lengths that exclude each other": (
+        "data.sources=[{path: tokens/web, min_tokens: 9, max_tokens: 8}]",
+        "data.sources[0].max_tokens: must be at least min_tokens 9, found 8",
+    ),
+    "a change of no source": (
+        "data.changes=[{at: 1K, weights: {webb: 1}}]",
+        "data.changes[0].weights: there is no source 'webb'; did you mean web?",
+    ),
+    "a change to nothing": (
+        "data.changes=[{at: 1K, weights: {web: 0}}]",
+        "data.changes[0].weights: all weights are 0 from there on",
+    ),
+    "a change to a word": (
+        "data.changes=[{at: 1K, weights: {web: more}}]",
+        "data.changes[0].weights.web: expected a number",
+    ),
+    "changes out of order": (
+        "data.changes=[{at: 1K, weights: {web: 2}}, {at: 900, weights: {web: 1}}]",
+        "data.changes[1].at: must be behind 1,000, found 900",
+    ),
+    "a change behind the end": (
+        "data.changes=[{at: 1M, weights: {web: 2}}]",
+        "data.changes: the last is at 1,000,000 tokens; no step of the stage, which ends at 5,120, begins there",
+    ),
+    "a change in the last step": (
+        "data.changes=[{at: 4700, weights: {web: 2}}]",
+        "data.changes: the last is at 4,700 tokens; no step of the stage, which ends at 5,120, begins there",
+    ),
+    "a change without a place": ("data.changes=[{weights: {web: 2}}]", "data.changes[0].at: missing"),
+    "a ramp of less than a row": (
+        "train.batch_ramp=[{until: 1K, batch_tokens: 63}]",
+        "train.batch_ramp[0].batch_tokens: 63 is less than one row of seq_len 64",
+    ),
+    "a ramp of broken micro-batches": (
+        "train.batch_ramp=[{until: 1K, batch_tokens: 128}]",
+        "train.batch_ramp[0].batch_tokens: 128 // seq_len 64 = 2 rows, which micro-batches of 4 cannot divide",
+    ),
+    "a ramp that goes back": (
+        "train.batch_ramp=[{until: 2K, batch_tokens: 256}, {until: 1K, batch_tokens: 512}]",
+        "train.batch_ramp: each part must end behind the one before; they end at [2000, 1000]",
+    ),
     "a missing store": ("data.sources=[{path: tokens/cod}]", "data.sources[0].path: there is no token store at"),
     "two of one name": ("data.sources=[{path: a/web}, {path: b/web}]", "two sources are called 'web'; give them"),
     "a missing tokenizer": ("tokenizer=no.model", "tokenizer: no.model does not exist"),
@@ -183,6 +238,7 @@ FILES = {
     "runs in a stage": (STAGED.replace("128}", "128}, runs: x"), "stages.long.runs: unknown key"),
     "a stage of another shape": (STAGED.replace("128}", "128}, model: {ffn: 9}"), "stages.long.model.ffn: a stage may"),
     "a stage of another seed": (STAGED.replace("128}", "128, seed: 7}"), "stages.long.train.seed: a stage cannot"),
+    "a stage of other blocks": (STAGED.replace("128}", "128}, data: {block: 8}"), "stages.long.data.block: a stage"),
     "a stage of other rows": (STAGED.replace("128}", "1024}"), "stages.long.train.batch_tokens: 512 is less than"),
     "a source that moves": (
         STAGED.replace("128}", "128}, data: {sources: [{path: other/web}]}"),

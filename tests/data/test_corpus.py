@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from internevo.config.errors import UserError
 from internevo.data.corpus import Document, Reject, input_files, read_documents
@@ -39,7 +39,20 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.json.gz", "a.json.zst", "A.JSONL"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.jsonl",
+        "a.jsonl.gz",
+        "a.jsonl.zst",
+        "a.json.gz",
+        "a.json.zst",
+        "A.JSONL",
+        "a.ndjson",
+        "a.ndjson.gz",
+        "a.ndjson.zst",
+    ],
+)
 def test_json_lines(tmp_path: Path, name: str) -> None:
     assert texts(write(tmp_path / name, LINES)) == TEXTS
 
@@ -96,9 +109,70 @@ def test_parquet(tmp_path: Path) -> None:
         list(read_documents(path, "body"))
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_row_that_is_not_utf8(tmp_path: Path, kind: str, nested: bool) -> None:
+    """Arrow and parquet files may hold it: not all that write them look."""
+    values = ["before", b"caf\xe9 \xff", None, "after 书生"]
+    raw = pyarrow.array([one.encode() if isinstance(one, str) else one for one in values], pyarrow.large_binary())
+    column = pyarrow.Array.from_buffers(pyarrow.large_string(), len(raw), raw.buffers())
+    column = column.dictionary_encode() if kind == "dictionary" else column.cast(getattr(pyarrow, kind)())
+    table = pyarrow.table({"text": column, "other": range(4)})
+    key = "content.text" if nested else "text"
+    if nested:
+        table = pyarrow.table({"content": table.to_struct_array()})
+    path = tmp_path / "a.arrow"
+    with pyarrow.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    files = [path]
+    if kind != "string_view":  # which parquet does not have
+        files.append(tmp_path / "a.parquet")
+        parquet.write_table(table, files[-1])
+    for file in files:
+        assert list(read_documents(file, key)) == [
+            Document("before"),
+            Reject(str(file), 2, "not UTF-8 (byte 3)", "caf\udce9 \udcff"),
+            Reject(str(file), 3, f"no text under {key!r}"),
+            Document("after 书生"),
+        ]
+
+
+def test_a_column_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"n": [1, None], "bytes": [b"x", b"\xff"], "at": [{"x": "\n"}, None]}), path)
+    for key, said in (("n", ": the column is int64"), ("bytes", ": the column is binary"), ("at.y", "")):
+        assert [one.reason for one in rejects(path, key)] == [f"no text under {key!r}{said}"] * 2
+    assert rejects(path, "at")[0].reason == "no text under 'at': the column is struct<x: string>"
+
+
 def test_parquet_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.parquet is not a parquet file"):
         list(read_documents(write(tmp_path / "a.parquet", b"no")))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "feather"])
+def test_a_key_within_another(tmp_path: Path, kind: str) -> None:
+    """As web archives are often extracted; a key that is spelled with the dot comes first."""
+    rows = [{"content": {"text": one, "n": 5}} for one in TEXTS] + [
+        {"content": {"text": None, "n": 1}},
+        {"content": None},
+    ]
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        write(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    elif kind == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        feather.write_feather(pyarrow.Table.from_pylist(rows), path)
+    found = list(read_documents(path, "content.text"))
+    assert [one.text for one in found if isinstance(one, Document)] == TEXTS
+    reasons = {one.reason for one in found if isinstance(one, Reject)}
+    assert (len(found), reasons) == (len(rows), {"no text under 'content.text'"})
+    plain = write(tmp_path / "b.jsonl", b'{"content.text": "x", "content": {"text": "y"}}')
+    assert texts(plain, "content.text") == ["x"]
+    if kind != "jsonl":
+        with pytest.raises(UserError, match=r"has no column 'body\.text'; it has content"):
+            list(read_documents(path, "body.text"))
 
 
 def test_text_and_code(tmp_path: Path) -> None:
@@ -115,7 +189,37 @@ def test_folders_are_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name in (".git/x.py", ".hidden.txt", "image.png", "b/core.o"):
         write(tmp_path / name, b"\x00\xff")
     assert texts(tmp_path) == ["B.txt", "a.txt", "b/a.py", "b/z.py", "c.jsonl"]
-    assert [path.relative_to(tmp_path).as_posix() for path in input_files(tmp_path)] == texts(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in input_files(tmp_path).files] == texts(tmp_path)
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    names = ["a.csv", "b/c.CSV", "d.jsonl.xz", "e.txt.gz", "v1.2.bin", "Makefile", ".hidden", ".git/x.csv"]
+    for name in (*names, "z.txt"):
+        write(tmp_path / name, b"x")
+    found = input_files(tmp_path)
+    assert found.files == [tmp_path / "z.txt"]
+    assert found.left_out == {".csv": 2, ".jsonl.xz": 1, ".txt.gz": 1, ".bin": 1, "without an ending": 1}
+    assert not input_files(tmp_path / "z.txt").left_out
+
+
+def test_links_in_circles_multiply_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.txt", b"x")
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    found = input_files(tmp_path)
+    assert found.files == [tmp_path / "a" / "x.txt"]
+    assert found.left_out == {"linked folder that is read already": 2}
+
+
+def test_json_lines_that_are_called_json(tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / "a.json", LINES)
+    for given in (path, tmp_path / "in"):
+        with pytest.raises(UserError, match=r"a\.json holds JSON lines, .* Rename it to a\.jsonl, or move it away"):
+            input_files(given)
+    code = write(tmp_path / "in" / "a.py", LINES + b"\n")
+    assert input_files(tmp_path / "in").files == [path, code]  # a repository with some data
+    for one in (b'{"a": 1}\n', b'{\n "a": {}\n}\n', b"[1]\n[2]\n", b"{}\nno", b"", LINES.splitlines()[0]):
+        assert texts(write(path, one)) == [one.decode()]
 
 
 def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internevo.config.schema import SourceConfig
-from internevo.data import source as source_module
 from internevo.data.batch import IGNORE, Batch, combine_digests, digest, row_digest
 from internevo.data.loader import Cursor, Loader, evaluation_batches
 from internevo.data.megatron import StoreError
+from internevo.data.plan import Plan
 from internevo.data.source import SourceCursor, SourceStream
 from tests.data.stores import HEADER, numbered, write_store
 
@@ -42,12 +42,12 @@ def test_each_token_once_an_epoch_whatever_stages_do(
     lengths: list[int], stages: list[tuple[str, int, int]], block: int
 ) -> None:
     """Row length and packer change in the middle of blocks; the cursor goes through JSON at every change."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_module, "BLOCK", block)
+    with tempfile.TemporaryDirectory() as folder:
         store = write_store(Path(folder) / "train", numbered(lengths))
         cursor, seen = SourceCursor(), []
         for packing, seq_len, rows in [*stages, ("concat", 16, 10**9)]:
-            stream = SourceStream("web", store, packing, seq_len, 7, SourceCursor.from_json(cursor.to_json()))
+            place = SourceCursor.from_json(cursor.to_json())
+            stream = SourceStream("web", store, packing, seq_len, 7, place, block_size=block)
             for _ in range(rows):
                 if stream.cursor.tokens >= 2 * store.tokens:
                     break
@@ -62,12 +62,11 @@ def test_each_token_once_an_epoch_whatever_stages_do(
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 40))
 def test_a_stream_goes_on_from_its_cursor(before: int, after: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_module, "BLOCK", 8)
+    with tempfile.TemporaryDirectory() as folder:
         store = write_store(Path(folder) / "train", numbered([3, 30, 1, 9, 12, 2, 7] * 3))
-        unbroken = SourceStream("web", store, "best_fit", 16, 7)
+        unbroken = SourceStream("web", store, "best_fit", 16, 7, block_size=8)
         tokens_of(unbroken, before)
-        again = SourceStream("web", store, "best_fit", 16, 7, unbroken.cursor)
+        again = SourceStream("web", store, "best_fit", 16, 7, unbroken.cursor, block_size=8)
         assert tokens_of(again, after) == tokens_of(unbroken, after)
 
 
@@ -90,7 +89,7 @@ def two_sources(folder: Path) -> list[SourceConfig]:
 
 
 def loader(folder: Path, cursor: Cursor | None = None, seq_len: int = 32, packing: str = "best_fit") -> Loader:
-    return Loader(two_sources(folder), seq_len=seq_len, rows_per_step=5, packing=packing, seed=1, cursor=cursor)
+    return Loader(Plan.constant(two_sources(folder), seq_len=seq_len, rows=5, packing=packing), seed=1, cursor=cursor)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -115,13 +114,13 @@ def test_sources_keep_their_place_while_a_stage_does_not_use_them(tmp_path: Path
             first.next()
         cursor = first.cursor.next_stage()
     only_web = two_sources(tmp_path)[:1]
-    with Loader(only_web, seq_len=32, rows_per_step=2, packing="concat", seed=1, cursor=cursor) as second:
+    with Loader(Plan.constant(only_web, seq_len=32, rows=2, packing="concat"), seed=1, cursor=cursor) as second:
         for _ in range(3):
             batch = second.next()
             assert set(batch.sources) == {"web"}
         assert second.cursor.sources["code"] == cursor.sources["code"]
         assert second.cursor.sources["web"].tokens > cursor.sources["web"].tokens
-        assert second.cursor.sources["web"].stage_tokens < second.cursor.sources["web"].tokens
+        assert second.cursor.sources["web"].share_tokens < second.cursor.sources["web"].tokens
 
 
 def test_shares_of_a_stage(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_the_order_of_a_run_never_changes(tmp_path: Path) -> None:
             assert [digest(batches.next().tokens) for _ in range(2)] == frozen
 
 
-FROZEN = {"best_fit": ["d00e668ac4ee9c5e", "506cce0cb10ca1ab"], "concat": ["a37a48c009e9c38a", "bb81d003f35adbfe"]}
+FROZEN = {"best_fit": ["44957f161bbb7c09", "7de3ec4b874f8786"], "concat": ["7517dec12f8afa1d", "8b40b299222d61a4"]}
 
 
 def test_digests_can_be_made_together_and_depend_on_order_and_ids() -> None:
@@ -168,18 +167,17 @@ def test_evaluation_takes_the_first_documents_whole(tmp_path: Path) -> None:
 def test_an_empty_store_is_named(tmp_path: Path) -> None:
     write_store(tmp_path / "web" / "train", [])
     with pytest.raises(StoreError, match=r"source web: .*web holds no tokens"):
-        Loader([SourceConfig(str(tmp_path / "web"))], seq_len=8, rows_per_step=1, packing="concat", seed=1)
+        Loader(Plan.constant([SourceConfig(str(tmp_path / "web"))], seq_len=8, rows=1, packing="concat"), seed=1)
 
 
-def test_damage_that_shows_only_later_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_that_shows_only_later_reaches_the_caller(tmp_path: Path) -> None:
     """The thread that makes batches meets it, and the training loop hears of it."""
-    monkeypatch.setattr(source_module, "BLOCK", 4)
     sources = two_sources(tmp_path)
     path = tmp_path / "web" / "train.idx"
     index = bytearray(path.read_bytes())
     struct.pack_into("<q", index, HEADER + 40 * 4 + 8 * 20, -8)
     path.write_bytes(index)
-    with Loader(sources, seq_len=32, rows_per_step=1, packing="concat", seed=1) as batches:
+    with Loader(Plan.constant(sources, seq_len=32, rows=1, packing="concat", block_size=4), seed=1) as batches:
         batches.next()  # the first block has nothing of document 20
         with pytest.raises(StoreError, match="is damaged"):
             _ = [batches.next() for _ in range(40)]

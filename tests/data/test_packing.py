@@ -32,7 +32,7 @@ def packed(lengths: list[int], seq_len: int, packing: str, folder: Path) -> Batc
     for number in range(len(rows)):
         row = rows[number]
         goes_on = row.start + row.length < full[row.document]
-        plan.append(("web", store, Row(starts[row.document] + row.start, row.length, goes_on)))
+        plan.append(("web", store, Row(starts[row.document] + row.start, row.length, goes_on, row.start > 0)))
     return materialise(plan, seq_len)
 
 

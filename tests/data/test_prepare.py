@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from internevo.config.errors import UserError
+from internevo.data.build import Manifest
 from internevo.data.inspect import describe, show_document
 from internevo.data.megatron import StoreError
-from internevo.data.prepare import Manifest, prepare
+from internevo.data.prepare import prepare
 from internevo.data.store import TokenStore
 from internevo.data.tokenizer import load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
@@ -101,6 +102,16 @@ def test_empty_documents_and_rejects_are_counted_and_kept_aside(tmp_path: Path, 
     assert ["not JSON" in one["reason"] for one in rejects] == [True] * 3
 
 
+def test_what_is_left_out_is_in_the_manifest_and_said(tmp_path: Path, tokenizer: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.txt", *(f"{number}.csv" for number in range(3)), "x.jsonl.xz"):
+        (tmp_path / "in" / name).write_text("text")
+    command = [sys.executable, "-m", "internevo", "data", "prepare", tmp_path / "in", "--tokenizer", tokenizer]
+    done = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True, timeout=60, check=True)
+    assert "left out, as they are of kinds that are not read: 3 .csv, 1 .jsonl.xz" in done.stdout
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["left_out"] == {".csv": 3, ".jsonl.xz": 1}
+
+
 def test_too_many_rejects_stop_it_and_more_may_be_allowed(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\n' * 1500 + '{"body": "bad"}\n' * 100)
@@ -146,7 +157,7 @@ def test_inspect(tmp_path: Path, tokenizer: Path) -> None:
     assert (summary.lengths["least"], summary.lengths["most"]) == (min(lengths), max(lengths))
     assert summary.heldout_documents == len(documents(tmp_path / "out", "heldout"))
     bare = describe(tmp_path / "out" / "train")
-    assert (bare.documents, bare.heldout_documents, bare.manifest) == (len(lengths), 0, {})
+    assert (bare.documents, bare.heldout_documents, bare.manifest) == (len(lengths), 0, summary.manifest)
     with pytest.raises(StoreError, match="does not exist"):
         describe(tmp_path / "none")
     shown = subprocess.run(
@@ -156,5 +167,5 @@ def test_inspect(tmp_path: Path, tokenizer: Path) -> None:
         timeout=60,
         check=True,
     ).stdout
-    assert f"{sum(lengths):,} tokens, uint16" in shown
+    assert f"{sum(lengths):,}" in shown
     assert "<BOS>" in shown

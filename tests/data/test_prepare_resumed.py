@@ -6,10 +6,12 @@ import gzip
 import json
 import multiprocessing
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from internevo.config.errors import UserError
 from internevo.data.corpus import Document, Reject
@@ -89,6 +91,38 @@ def test_arrow_in_pieces(tmp_path: Path, kind: str) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match=r"a\.arrow .*damaged"):
         found(list(cut([path], 3000)))
+
+
+def test_a_piece_of_an_arrow_file_is_read_without_those_before(tmp_path: Path) -> None:
+    """A packed batch must be unpacked to be passed over: in pieces, that would be the square of the file."""
+    path, texts = tmp_path / "a.feather", [text(number) for number in range(100)]
+    feather.write_feather(pyarrow.table({"text": texts}), path, compression="lz4", chunksize=10)
+    first, *others = list(cut([path], 1000))
+    assert found([first, *others]) == texts
+    content = bytearray(path.read_bytes())
+    frame = content.index(b"\x04\x22\x4d\x18")  # where the first of LZ4's frames begins
+    content[frame : frame + 4] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        found([first])
+    read = found(others)
+    assert len(read) > 50
+    assert read == texts[-len(read) :]
+
+
+def test_a_line_longer_than_a_piece_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with path.open("w") as file:
+        file.write('{"text": "one"}\n{"text": "' + "x" * 2**25 + '"}\n{"text": "two"}\n')
+    first, *others = cut([path], 2**20)
+    tracemalloc.start()
+    try:
+        assert found(others) == ["two"]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**23
+    assert [len(one or "") for one in found([first])] == [3, 2**25]
 
 
 def test_parquet_in_pieces(tmp_path: Path) -> None:
@@ -271,9 +305,26 @@ def test_other_options_or_inputs_are_refused(tmp_path: Path, tokenizer: Path) ->
     other = lines(tmp_path / "b.jsonl", "more")
     with pytest.raises(UserError, match=r"inputs: .*b\.jsonl came, went or changed\nGive what it was"):
         again([path, other])
+    with pytest.raises(UserError, match=r"inputs: .*a\.jsonl came, went or changed"):
+        again([path, path])
     path.touch()
     with pytest.raises(UserError, match=r"inputs: .*a\.jsonl came, went or changed"):
         again([path])
+
+
+def test_another_order_of_inputs_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    path, other = begun(tmp_path, tokenizer), lines(tmp_path / "b.jsonl", "more")
+    shutil.rmtree(tmp_path / "out.partial")
+    go = partial(prepare, output=tmp_path / "out", tokenizer_path=tokenizer, max_rejects=1, piece_bytes=1500)
+
+    def stop(progress: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        go([path, other, path], progress=stop)
+    with pytest.raises(UserError, match="inputs: their order"):
+        go([path, path, other])
+    assert go([path, other, path]).documents == 2 * 196 + 1
 
 
 def test_an_input_that_changes_meanwhile(tmp_path: Path, tokenizer: Path) -> None:
@@ -289,17 +340,19 @@ def test_two_at_once(tmp_path: Path, tokenizer: Path) -> None:
         go(progress=lambda progress: (go(), None)[1])
 
 
-def test_a_damaged_piece_is_named(tmp_path: Path, tokenizer: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"\0" * 2000, None])
+def test_a_damaged_piece_is_made_again(tmp_path: Path, tokenizer: Path, content: bytes | None) -> None:
     path = begun(tmp_path, tokenizer)
     piece = next((tmp_path / "out.partial").glob("pieces/*/*.npz"))
-    content = bytearray(piece.read_bytes())
-    content[200:240] = bytes(40)
+    if content is None:
+        whole = bytearray(piece.read_bytes())
+        whole[200:240] = bytes(40)
+        content = bytes(whole)
     piece.write_bytes(content)
-    again = partial(prepare, [path], tmp_path / "out", tokenizer, max_rejects=1, piece_bytes=1500)
-    with pytest.raises(UserError, match=r"npz is damaged: .*Remove it and run the same command again"):
-        again()
-    piece.unlink()
-    assert again().documents == 196
+    again = partial(prepare, [path], tokenizer_path=tokenizer, max_rejects=1, piece_bytes=1500)
+    assert again(output=tmp_path / "out").documents == 196
+    again(output=tmp_path / "unbroken")
+    assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
 def test_rejects_know_their_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from internevo.config.errors import UserError
-from internevo.data.tokenizer import TokenizerError, load_tokenizer
+from internevo.data.tokenizer import TokenizerError, fingerprint, load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
 from tests.assets import INTERNLM2, needs_internlm2
 
@@ -135,6 +136,27 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer.json").fingerprint == tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("key", ["bos_token", "eos_token"])
+def test_the_fingerprint_knows_how_documents_are_framed(tmp_path: Path, file: str, key: str) -> None:
+    """It is in other files than the tokenizer, which may be the same."""
+    named = {"bos_token": "<begin>", "eos_token": "<end>"}
+    folder = byte_level(tmp_path, {**named, "other": "<other>"}, None)
+    (folder / file).write_text(json.dumps(named))
+    before = load_tokenizer(folder).fingerprint
+    (folder / file).write_text(json.dumps({**named, key: {"content": named[key]}, "padding_side": "left"}))
+    assert load_tokenizer(folder).fingerprint == before == fingerprint(folder)
+    (folder / file).write_text(json.dumps({**named, key: "<other>"}))
+    assert load_tokenizer(folder).fingerprint != before
+
+
+def test_the_fingerprint_of_a_sentencepiece_model_is_its_file(trained: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "tokenizer.model"
+    shutil.copy(trained, copied)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<other>"}')  # which is not read
+    assert fingerprint(tmp_path) == fingerprint(trained) == load_tokenizer(copied).fingerprint
+
+
 def test_a_tokenizer_without_a_beginning_frames_with_its_end(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(byte_level(tmp_path, {"eos_token": "<end>"}, {"eos_token": "<end>", "bos_token": None}))
     assert tokenizer.bos_id == tokenizer.eos_id == 256
@@ -155,3 +177,10 @@ def test_what_is_no_tokenizer(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"{]")
         with pytest.raises(TokenizerError, match=message):
             load_tokenizer(tmp_path / name)
+
+
+def test_a_torn_file_beside_a_tokenizer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<')
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json is not JSON: Unterminated string"):
+        fingerprint(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from internevo.config.errors import UserError
-from internevo.launch.run_sweep import Status, state
+from internevo.launch.run_sweep import Status, held, state
 from internevo.launch.sweep import read_sweep
 from internevo.monitor.metrics import read_metrics
 from internevo.monitor.sweep_page import results
@@ -160,6 +160,17 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path) -> None:
     assert "2 to do" in finish(start("sweep", path))
     for run in sweep.runs:
         assert [line["step"] for line in steps(sweep.folder / run.name)] == list(range(1, 61))
+
+
+def test_a_sweep_is_run_by_one_process(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path)
+    sweep = read_sweep(path)
+    with held(sweep):
+        process = start("sweep", path)
+        out = finish(process)
+    assert process.returncode == 2, out
+    assert "rates is being run by another process. `--show` compares what is there" in out
+    assert {state(sweep, run).status for run in sweep.runs} == {Status.waiting}
 
 
 @pytest.mark.slow

@@ -42,6 +42,9 @@ def step(number: int, stage: str = "base", **changes) -> StepMetrics:
         "skipped": False,
         "digest": f"{number:016x}",
         "sources": {"web": 70, "code": 30},
+        "padding": 4,
+        "documents": 8,
+        "cut_documents": 2,
     }
     return StepMetrics(**{**values, **changes})
 
@@ -67,7 +70,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3]
     names = (
         "step stage tokens loss grad_norm lr seq_len step_s data_s tokens_per_s tokens_per_s_per_gpu mfu mfu_full "
-        "memory_gib skipped digest sources"
+        "memory_gib skipped digest sources padding documents cut_documents"
     )
     assert list(lines[0]) == names.split()
 

@@ -109,8 +109,10 @@ def wandb_records(run: Path) -> list[dict]:
     """The history records of the offline run directories under a run folder."""
     from wandb.proto import wandb_internal_pb2
 
-    records = []
-    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+    records: list[dict] = []
+    files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
+    assert files, sorted(run.rglob("*"))
+    for file in files:
         for entry in wandb_log(file):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(entry)
@@ -121,9 +123,12 @@ def wandb_records(run: Path) -> list[dict]:
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     play(open_sinks(config(tmp_path, wandb=True), tmp_path, 0))
     first_id = (tmp_path / "wandb-id").read_text()
+    wandb.teardown()  # as at a process's end: wandb's own process writes what is left
     records = wandb_records(tmp_path)
     steps = [record for record in records if "train/loss" in record]
     assert [record["step"] for record in steps] == list(range(1, 11))

@@ -28,6 +28,7 @@ from internevo.config.schema import (
 )
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
+from internevo.data.plan import Plan
 from internevo.data.store_writer import TokenStoreWriter
 from internevo.parallel.asynchronous import FoldReshapes
 from internevo.parallel.world import World
@@ -281,7 +282,7 @@ def next_batches(store: Path, engine: Engine, count: int) -> Iterator[Batch]:
 
 def _loader(store: Path, packing: str, engine: Engine) -> Loader:
     source = SourceConfig(str(store), name="web")
-    return Loader([source], seq_len=SEQ_LEN, rows_per_step=ROWS, packing=packing, seed=1, part=engine.part)
+    return Loader(Plan.constant([source], seq_len=SEQ_LEN, rows=ROWS, packing=packing), seed=1, part=engine.part)
 
 
 def one_step(engine: TorchEngine, batch: Batch, result: Trained) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internevo.config.presets import model_preset
+from internevo.config.schema import BatchLeg
 from internevo.parallel.layout import LayoutError, make_layout
 from internevo.parallel.pipeline import split_layers, stages_of
-from tests.parallel.jobs import stage_of
+from tests.parallel.jobs import SEQ_LEN, stage_of
 
 
 def test_data_takes_what_is_left() -> None:
@@ -50,6 +51,12 @@ def test_ulysses_takes_as_many_ranks_as_heads_can_be_shared_by(
             3,
             r"8 rows, which 3 data ranks with micro-batches of 1 cannot share .* near are batch_tokens 384 and 576",
         ),
+        (
+            {"pipeline": 2},
+            16,
+            r"batch_tokens 512 are 1 micro-batches on each data rank, which .*1f1b cannot run on 2 ranks: it needs at "
+            r"least one .* Near are batch_tokens 1,024$",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_its_arithmetic(changes: dict[str, Any], world: int, message: str) -> None:
@@ -81,3 +88,15 @@ def test_every_stage_is_on_one_rank(schedule: str, size: int) -> None:
     assert sorted(stages) == list(range(len(stages)))
     if schedule == "zbv":
         assert stages_of(0, size, schedule) == [0, 2 * size - 1]
+
+
+@pytest.mark.parametrize(("rows", "near"), [(5, (4, 6)), (7, (6, 8)), (1, ()), (3, ()), (8, ())])
+def test_interleaved_rounds_are_equal(rows: int, near: tuple[int, ...]) -> None:
+    """Of 5 micro-batches on 2 ranks, torch makes 2 rounds, which they cannot share."""
+    stage = stage_of({"pipeline": 2, "schedule": "interleaved"})
+    stage.train.batch_ramp = [BatchLeg(until=10**4, batch_tokens=rows * SEQ_LEN)]
+    if not near:
+        make_layout(stage, 2)
+        return
+    with pytest.raises(LayoutError, match=" and ".join(f"{count * SEQ_LEN:,}" for count in near)):
+        make_layout(stage, 2)

@@ -124,6 +124,37 @@ def test_a_stage_may_have_a_layout_of_its_own(tmp_path: Path, one_rank: Path) ->
     close_to(steps(tmp_path / "runs" / "run"), steps(one_rank))
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "parallel.pipeline.size=2",
+        "parallel.pipeline={size: 2, schedule: interleaved}",
+        "parallel.pipeline={size: 2, schedule: zbv}",
+        "parallel.zero.stage=2",
+    ],
+)
+def test_batches_grow_under_any_layout(tmp_path: Path, layout: str) -> None:
+    """The number of micro-batches of a pipeline changes with the batch."""
+    changes: dict[str, Any] = {
+        "model": {"preset": "tiny", "layers": 4},
+        "stages": [{"name": "base", "train": {"steps": 6}}],
+        "checkpoint": CHECKPOINTS,
+    }
+    ramp = ["train.batch_ramp=[{until: 512, batch_tokens: 256}, {until: 1536, batch_tokens: 512}]"]
+    ramp += ["train.batch_tokens=1024", "train.micro_batch=1"]
+    one, two = (write_config(tmp_path / name, **changes) for name in ("one", "two"))
+    train(load_config(one, ramp), ["test"])
+    process = launch(two, 2, *ramp, layout)
+    out = finish(process)
+    assert process.returncode == 0, out
+    lines, reference = (steps(tmp_path / name / "runs" / "run") for name in ("two", "one"))
+    assert [line["padding"] + sum(line["sources"].values()) for line in lines] == [256, 256, 512, 512, 1024, 1024]
+    close_to(lines, reference)
+    norms = [line["grad_norm"] for line in lines]
+    assert norms == pytest.approx([line["grad_norm"] for line in reference], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("processes", "override", "message"),
     [

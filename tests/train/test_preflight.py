@@ -21,7 +21,7 @@ GOOD = Facts(
     gpu="NVIDIA H200",
     versions={"internevo": "0.1.0, commit 1", "torch": "2.13.0", "nccl": "2.29.3"},
     free_gib=900.0,
-    unreadable=(),
+    unusable=(),
     clock=1000.0,
     gb_per_s=180.0,
 )
@@ -49,7 +49,7 @@ def test_one_table() -> None:
         ({"gpus": 1}, "b has 1 GPUs for 2 ranks"),
         ({"versions": {**GOOD.versions, "torch": "2.12.0"}}, "torch on b is 2.12.0, on a 2.13.0"),
         ({"versions": {**GOOD.versions, "internevo": "0.1.0, commit 2"}}, "internevo on b is 0.1.0, commit 2"),
-        ({"unreadable": ("tokens/web: there is no store",)}, "b cannot read tokens/web"),
+        ({"unusable": ("tokens/web: there is no store",)}, "on b: tokens/web: there is no store"),
     ],
 )
 def test_what_cannot_work(changes: dict[str, Any], message: str) -> None:

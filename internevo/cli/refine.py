@@ -1,0 +1,117 @@
+"""Verbs that refine text: the chain of steps, and the classifier that one of them may use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internevo.cli.shared import OverridesArgument, TextKeyOption, data_app, out, plain, then
+
+if TYPE_CHECKING:
+    from internevo.data.refine.refine import Progress as Refined
+
+classifier_app = typer.Typer(no_args_is_help=True, help="Train classifiers of text.")
+data_app.add_typer(classifier_app, name="classifier")
+
+
+@data_app.command("refine")
+def data_refine(
+    config: Annotated[Path, typer.Argument(help="The YAML file of the refinery.", show_default=False)],
+    overrides: OverridesArgument = None,
+    only_report: Annotated[bool, typer.Option("--report", help="Do nothing but write the page.")] = False,
+) -> None:
+    """Refine a corpus: from web archives, JSON lines or parquet, step by step, to shards worth training on.
+
+    Each step keeps what it kept and what it dropped, with the reason; a page shows counts and examples. Stopped at any
+    moment, the same command goes on. `docs/refinery.md` describes the file.
+
+    Example: `internevo data refine configs/refine/web.yaml executor.workers=8`
+    """
+    from internevo.data.refine.config import load_refinery
+    from internevo.data.refine.counts import share, step_counts
+    from internevo.data.refine.refine import refine
+    from internevo.monitor.refine_page import write_refine_page
+
+    refinery = load_refinery(config, overrides or [])
+    page = refinery.output / "report.html"
+    if only_report:
+        if not any(step.done for step in step_counts(refinery.output)):
+            out.print(f"nothing is in {refinery.output} yet")
+            raise typer.Exit(1)
+        out.print(f"wrote {write_refine_page(refinery.output)}")
+        return
+    if passed := refinery.steps[0].step.passed_over(refinery.inputs):
+        kinds = ", ".join(f"{ending or 'no ending'} {count:,}" for ending, count in passed.most_common(5))
+        out.print(plain(f"files passed over for their kind: {passed.total():,} ({kinds})"))
+    try:
+        with _tasks(refinery.name) as show:
+            jobs = refine(refinery, write_refine_page, show)
+    except KeyboardInterrupt:
+        out.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    if jobs:
+        out.print(f"submitted jobs {', '.join(jobs)}; logs in {refinery.output}/NN-STEP/logs")
+        then(f"squeue --me, then open {page} in a browser; the same command submits again what has failed")
+        return
+    for step in step_counts(refinery.output):
+        kept = step.tally.kept.documents
+        out.print(plain(f"{step.name}: given {step.given:,} documents, kept {kept:,} ({share(kept, step.given)})"))
+    out.print(f"wrote {page}")
+    then(f"open {page} in a browser, then internevo data prepare {refinery.output / 'kept'} --tokenizer T --out tokens")
+
+
+@contextmanager
+def _tasks(job: str) -> Iterator[Callable[[Refined], None]]:
+    """A progress bar over tasks. Without a terminal, a line for each stage, and twice a minute."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(job),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        printed = time.monotonic()
+
+        def show(now: Refined) -> None:
+            nonlocal printed
+            bar.update(task, completed=now.all_done, total=now.all_of, description=f"{now.job}: {now.done} of {now.of}")
+            if not out.is_terminal and (now.done == now.of or time.monotonic() - printed > 30):
+                printed = time.monotonic()
+                out.print(plain(f"{now.job}: {now.done:,} of {now.of:,} tasks"))
+
+        yield show
+
+
+@classifier_app.command("train")
+def classifier_train(
+    good: Annotated[Path, typer.Argument(help="A file or folder of good text.", show_default=False)],
+    bad: Annotated[Path, typer.Argument(help="A file or folder of bad text.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The file to write.", show_default=False)],
+    text_key: TextKeyOption = "text",
+    held_out: Annotated[float, typer.Option(help="Share of the documents to test it on.", min=0.001, max=0.9)] = 0.1,
+    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.")] = 500_000,
+) -> None:
+    """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.
+
+    Example: `internevo data classifier train good.jsonl bad.jsonl --out quality.model`
+    """
+    from internevo.data.refine.classifier import train_classifier
+
+    with out.status("training the classifier"):
+        fitted = train_classifier(
+            [good], [bad], output, text_key=text_key, held_out=held_out, max_documents=max_documents
+        )
+    out.print(
+        f"wrote {output}: learned from {fitted.learned:,} documents; on {fitted.held_out:,} others, "
+        f"accuracy {fitted.accuracy:.1%}, AUC {fitted.auc:.4f}"
+    )
+    then(f"name it in a refinery's steps, `- quality: {{classifier: {output}}}`, and internevo data refine CONFIG")

@@ -1,0 +1,112 @@
+"""Whether the token stores of a run can be trained on: asked before anything expensive begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from internevo.config.errors import UserError
+from internevo.config.remote import is_remote
+from internevo.config.schema import StageConfig
+from internevo.data.band import ALL, Band
+from internevo.data.megatron import StoreError
+from internevo.data.plan import Plan, source_name
+from internevo.data.remote import look
+from internevo.data.store import TokenStore
+from internevo.data.supply import tokens_drawn
+from internevo.data.tokenizer import fingerprint
+
+
+def store_problems(stages: Iterable[StageConfig], copy: bool = True) -> list[str]:
+    """A sentence for each store of these stages that cannot be trained on, beginning with its path.
+
+    Each is opened, with its held-out documents, and remote ones are copied for that; with `copy` false these are only
+    looked at where they are. Told too are stores of several tokenizers, ids that the model does not have, and stages
+    that ask for more than their sources have.
+    """
+    found: list[str] = []
+    stages, stores = list(stages), dict[str, TokenStore]()
+    manifests: dict[str, Mapping[str, object]] = {}
+    vocab = {}
+    for stage in stages:
+        for path in (source.path for source in stage.data.sources):
+            vocab[path] = stage.model.vocab
+            if path in manifests:
+                continue
+            manifests[path] = {}
+            try:
+                if is_remote(path) and not copy:
+                    look(path)
+                    continue
+                store = TokenStore.open_source(path, stage.data.cache)
+                TokenStore.open_heldout(path, stage.data.cache)
+                manifests[path] = store.manifest
+            except (UserError, OSError) as error:
+                found.append(f"{path}: {error}")
+                continue
+            if store.tokens:
+                stores[path] = store
+            else:
+                found.append(f"{path}: holds no tokens")
+    own = {
+        f"stage {stage.name}": {"tokenizer": stage.tokenizer, "tokenizer_fingerprint": fingerprint(stage.tokenizer)}
+        for stage in stages
+        if stage.tokenizer is not None
+    }
+    found += [*tokenizer_problems({**manifests, **own}), *_too_many_pieces(manifests, vocab)]
+    return [*found, *_supply_problems(stages, stores)]
+
+
+def tokenizer_problems(manifests: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """What is wrong with stores, or a stage, that name several tokenizers; stores without one may be mixed."""
+    first: dict[object, str] = {}
+    for path, manifest in manifests.items():
+        if one := manifest.get("tokenizer_fingerprint"):
+            first.setdefault(one, path)
+    if len(first) < 2:
+        return []
+    named = ", ".join(f"{path} with {manifests[path].get('tokenizer')} ({one})" for one, path in first.items())
+    return [f"there are different tokenizers, so that one id means several things: {named}"]
+
+
+def _too_many_pieces(manifests: Mapping[str, Mapping[str, object]], vocab: Mapping[str, int]) -> list[str]:
+    return [
+        f"{path}: was made with {Path(str(manifest.get('tokenizer'))).name} of {size:,} pieces, but model.vocab is "
+        f"{vocab[path]:,}"
+        for path, manifest in manifests.items()
+        if isinstance(size := manifest.get("vocab_size"), int) and size > vocab[path]
+    ]
+
+
+def _supply_problems(stages: Iterable[StageConfig], stores: Mapping[str, TokenStore]) -> Iterator[str]:
+    """Bands of lengths that hold nothing, and stages whose sources are used up too early. Stages behind one that cannot
+    be judged, for want of a store, are not judged either: what it leaves is not known."""
+    found: dict[tuple[str, Band], float] = {}
+    drawn: dict[str, float] = {}
+    for stage in stages:
+        left: dict[str, float] = {}
+        for source in stage.data.sources:
+            if source.path not in stores:
+                return
+            store, band = stores[source.path], Band(source.min_tokens, source.max_tokens)
+            if (key := (source.path, band)) not in found:
+                found[key] = store.tokens if band == ALL else band.survey(store).tokens
+                if not found[key]:
+                    yield f"{source.path}: {band.missing_in(store)}"
+            name, epochs = source_name(source), source.max_epochs
+            left[name] = math.inf if epochs is None else max(0.0, epochs * found[key] - drawn.get(name, 0))
+        if not all(found.values()):
+            return
+        try:
+            taken = tokens_drawn(Plan.of(stage), 0, left)
+        except StoreError as error:
+            yield f"stage {stage.name}: {error}"
+            return
+        drawn |= {name: drawn.get(name, 0) + tokens for name, tokens in taken.items()}
+
+
+def check_stores(stages: Iterable[StageConfig], copy: bool = True) -> None:
+    """Raise UserError with everything that `store_problems` finds."""
+    if problems := store_problems(stages, copy):
+        raise UserError("the token stores cannot be trained on:\n  " + "\n  ".join(problems))

@@ -1,0 +1,1 @@
+"""The refinery: from what was collected to what is worth training on, step by step."""

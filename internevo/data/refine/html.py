@@ -1,0 +1,89 @@
+"""From the bytes of a page to its text, within a limit of CPU time."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+_META = re.compile(rb"""<(?:meta|\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.I)
+_HEAD_BYTES = 4096
+# what browsers take these names for (WHATWG's Encoding standard): pages say the smaller set and use the larger one
+_TAKEN_FOR = {"gb2312": "gb18030", "gbk": "gb18030", "ascii": "cp1252", "iso8859-1": "cp1252", "big5": "big5hkscs"}
+
+
+class TooLong(BaseException):
+    """The limit of CPU time is reached. It is no Exception, so that no library takes it for an error of its own."""
+
+
+def decode(body: bytes, charset: str | None) -> str:
+    """A page's characters: UTF-8 when it is valid, else by what its answer's head, then its own says, else by a guess.
+
+    Bytes that are no characters become U+FFFD, which the rules count.
+    """
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    said = _META.search(body[:_HEAD_BYTES])
+    for name in (charset, said and said[1].decode("ascii")):
+        try:
+            codec = codecs.lookup(name or "utf-8").name
+            if codec != "utf-8":
+                return body.decode(_TAKEN_FOR.get(codec, codec), errors="replace")
+        except (LookupError, ValueError):  # no codec at all, or one of something else than text
+            continue
+    return _guess(body)
+
+
+def _guess(body: bytes) -> str:
+    from charset_normalizer import from_bytes
+
+    # the head of a page is ASCII, of which nothing can be told
+    best = from_bytes(re.sub(rb"[\x00-\x7f]{20,}", b" ", body)[:20_000]).best()
+    return body.decode(best.encoding if best else "utf-8", errors="replace")
+
+
+@lru_cache(maxsize=1)
+def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[[str, str | None], str | None]:
+    """A page's HTML and its address to its main text; None when there is none. Trafilatura (ACL 2021, demo 15)."""
+    import trafilatura
+
+    options: dict[str, Any] = {
+        "fast": fast,
+        "favor_precision": favor == "precision",
+        "favor_recall": favor == "recall",
+        "include_tables": tables,
+        "include_comments": comments,
+    }
+    return lambda html, url: trafilatura.extract(html, url=url, **options)
+
+
+@contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """Raise TooLong in here once this process has used so much CPU time, user's and system's.
+
+    Only in a process's main thread, where Python's signals arrive; and not inside of a call into C, but behind it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a limit of CPU time works in the main thread only")
+
+    def stop(number: int, frame: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGPROF, stop)
+    # again and again: one that arrives in a destructor is lost
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.05)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    finally:  # twice: it may arrive while the first is on its way
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

@@ -1,0 +1,1 @@
+"""Near-duplicates: found by MinHash, and of each cluster one kept."""
