@@ -21,7 +21,7 @@ from internevo.parallel.world import World
 from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.offloaded import import_deepspeed
 from internevo.train.run import train as train_run
-from tests.parallel.jobs import ALONE, LR, Trained, next_batches, stage_of, whole, write_documents
+from tests.parallel.jobs import ALONE, Trained, next_batches, stage_of, whole, write_documents
 from tests.parallel.ranks import RankPool
 from tests.train.runs import evals, finish, start, steps, write_config
 
@@ -32,6 +32,8 @@ with_disk = pytest.mark.skipif(
     not Path("/usr/include/libaio.h").exists(), reason="DeepSpeed's disk access needs libaio: apt install libaio-dev"
 )
 STEPS = 6
+# At three times this rate the fourth step overshoots: its norm in bf16 is 1.02 to 1.11 as a processor rounds
+LR = 1e-3
 
 
 def stage_with(changes: dict[str, Any]) -> StageConfig:
