@@ -35,7 +35,7 @@ from tools.bench_loader import documents_of
 from tools.sparse_store import LENGTH, SparseStore
 
 DOCUMENTS, SEQ_LEN = 10**9, 4096
-BLOCKS = (1024, 4096, 16_384, 65_536)
+BLOCKS = (512, 1024, 4096, 16_384, 65_536)
 SEQ_LENS = (4096, 32_768, 131_072, 1_048_576)
 MEANS = (300, 800)
 PADDED_TOKENS = 30_000_000

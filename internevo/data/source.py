@@ -165,7 +165,7 @@ class SourceStream:
         if not len(rows):
             return rows
         key = self._key("rows", self.cursor.block, number)
-        return rows.take(Permutation(len(rows), key)(np.arange(len(rows))))
+        return rows.take(Permutation(len(rows), key).all())
 
     def _key(self, *parts: object) -> int:
         text = ":".join(map(str, (self.seed, self.name, *parts)))

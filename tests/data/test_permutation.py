@@ -15,8 +15,10 @@ keys = st.integers(0, 2**64 - 1)
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 5000), keys)
 def test_every_index_comes_once(size: int, key: int) -> None:
-    order = Permutation(size, key)(np.arange(size))
+    permutation = Permutation(size, key)
+    order = permutation(np.arange(size))
     assert order.dtype == np.int64
+    assert np.array_equal(permutation.all(), order)
     assert sorted(order.tolist()) == list(range(size))
 
 
