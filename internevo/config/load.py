@@ -11,13 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from internevo.config.check import check
 from internevo.config.presets import PRESETS
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
 from internevo.config.schema import ModelConfig, RunConfig, StageConfig
-from internevo.config.typed import did_you_mean, typed_tree
+from internevo.config.typed import build, did_you_mean, typed_tree
 
 RUN_ONLY = ("name", "runs", "stages")
 """Keys that a stage does not inherit."""
@@ -91,10 +89,7 @@ def _resolve(tree: dict[str, Any], problems: list[str]) -> RunConfig:
     if problems:
         return RunConfig()
     base["stages"] = resolved
-    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(base))
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, RunConfig)
-    return config
+    return build(RunConfig, base)
 
 
 def _label(number: int, stage: Any) -> str:

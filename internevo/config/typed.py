@@ -1,4 +1,5 @@
-"""A plain tree against the schema: unknown keys, wrong types, units. Collects every mistake it finds."""
+"""A plain tree against the schema: unknown keys, wrong types, units. Collects every mistake it finds; and from such a
+tree to the schema's objects."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import math
 import types
 import typing
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import Any, TypeVar
 
 from omegaconf import MISSING
 
 from internevo.config.read import number
 
+T = TypeVar("T")
 _EXPECTED = {
     int: "a whole number (4096, 4M)",
     float: "a number (0.1, 3e-4)",
@@ -30,8 +33,7 @@ def typed_tree(schema: type, tree: Any, path: str, problems: list[str]) -> dict[
     if not isinstance(tree, dict):
         problems.append(f"{path.rstrip('.') or 'the file'}: expected a mapping of keys to values, found {_show(tree)}")
         return {}
-    hints = typing.get_type_hints(schema)
-    hints = {one.name: hints[one.name] for one in fields(schema)}
+    hints = _hints(schema)
     result = {}
     for key, value in tree.items():
         if key not in hints:
@@ -44,11 +46,45 @@ def typed_tree(schema: type, tree: Any, path: str, problems: list[str]) -> dict[
     return result
 
 
+def build(schema: type[T], values: dict[str, Any], default: T | None = None) -> T:
+    """The dataclass of values in which `typed_tree` found nothing wrong.
+
+    What they leave out, in it and in dataclasses inside it, is as in `default`, or as the schema says.
+    """
+    hints, made = _hints(typing.cast(Any, schema)), {}
+    for one in fields(typing.cast(Any, schema)):
+        if one.name in values:
+            inner = one.default_factory() if callable(one.default_factory) else None
+            made[one.name] = _built(hints[one.name], values[one.name], inner)
+    return schema(**made) if default is None else replace(typing.cast(Any, default), **made)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` or the list of what is known."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
+
+
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    """The types of its fields, by name."""
+    hints = typing.get_type_hints(schema)
+    return {one.name: hints[one.name] for one in fields(typing.cast(Any, schema))}
+
+
+def _built(hint: Any, value: Any, default: Any = None) -> Any:
+    if isinstance(hint, types.UnionType) and value is not None:
+        (hint,) = (option for option in hint.__args__ if option is not type(None))
+    if is_dataclass(hint) and value is not None:
+        return build(typing.cast(type, hint), value, default)
+    if isinstance(value, list):  # new lists and mappings: no two stages share one
+        (inner,) = typing.get_args(hint) or (Any,)
+        return [_built(inner, item) for item in value]
+    if isinstance(value, dict):
+        _, inner = typing.get_args(hint) or (str, Any)
+        return {key: _built(inner, item) for key, item in value.items()}
+    return value
 
 
 def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:

@@ -34,7 +34,7 @@ from internevo.config.expression import evaluate
 from internevo.config.load import load_config
 from internevo.config.read import ConfigError, number, read_tree
 from internevo.config.schema import RunConfig
-from internevo.config.typed import did_you_mean, typed_tree
+from internevo.config.typed import build, did_you_mean, typed_tree
 
 
 @dataclass
@@ -106,7 +106,7 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     values = typed_tree(SweepConfig, tree, "", problems)
     if problems:
         raise ConfigError(f"{path}:\n  " + "\n  ".join(problems))
-    file = SweepConfig(**{**values, "random": RandomConfig(**values["random"]) if values.get("random") else None})
+    file = build(SweepConfig, values)
     if not file.config:
         raise ConfigError(f"{path}: config: missing; name the run's configuration, relative to this file")
     name = file.name or path.stem

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
-from internevo.config.typed import did_you_mean, typed_tree
+from internevo.config.typed import build, did_you_mean, typed_tree
 from internevo.data.refine.step import Step
 from internevo.data.refine.steps import STEPS
 
@@ -105,22 +104,6 @@ def load_refinery(path: Path, overrides: Sequence[str] = (), check_files: bool =
         raise ConfigError(f"{path}:\n  " + "\n  ".join(problems))
     output = Path(config.output or f"refined/{config.name}")
     return Refinery(config.name, tuple(map(Path, config.input)), output, config.executor, chain)
-
-
-def build(kind: Any, values: dict[str, Any], default: Any = None) -> Any:
-    """The dataclass of these values; what they leave out, in it and in dataclasses inside it, keeps its default."""
-    hints = typing.get_type_hints(kind)
-    made = {}
-    for one in fields(kind):
-        if one.name in values:
-            value = values[one.name]
-            if is_dataclass(hints[one.name]):
-                assert callable(one.default_factory)
-                value = build(hints[one.name], value, one.default_factory())
-            elif typing.get_origin(hints[one.name]) is dict and is_dataclass(typing.get_args(hints[one.name])[1]):
-                value = {name: build(typing.get_args(hints[one.name])[1], inside) for name, inside in value.items()}
-            made[one.name] = value
-    return kind(**made) if default is None else replace(default, **made)
 
 
 def _step(place: int, tree: Any, problems: list[str]) -> NamedStep | None:
