@@ -100,9 +100,10 @@ def run_here(jobs: Sequence[Job], workers: int, progress: Callable[[Job, int], N
                 "fewer executor.workers take less memory."
             ) from None
         except BaseException:  # what is in progress is done again by the next run
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
+            # waits: a pool that closes while the interpreter ends can fail in concurrent.futures' own exit handler
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
