@@ -13,7 +13,7 @@ DEEPSPEED := $(VENV)/.deepspeed
 help:
 	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
 	@echo "make test         lint, types, import floors, generated docs and all tests but the heavy ones"
-	@echo "make test-heavy   the tests with many ranks, and those of the DeepSpeed engine"
+	@echo "make test-heavy   the tests with many ranks, and those of the DeepSpeed engine; PART=2/3 for the second third"
 	@echo "make test-fast    the tests that take a moment each"
 	@echo "make test-wheel   the package as a wheel in an empty environment, and the quickstart from there"
 	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
@@ -50,8 +50,11 @@ WORKERS ?= 2
 test: lint
 	@$(BIN)/python -m pytest -m "not heavy" -n $(WORKERS) --dist loadfile
 
+# K/N is the K-th of N parts
+PART ?= 1/1
+
 test-heavy: $(DEEPSPEED)
-	@$(BIN)/python -m pytest -m heavy
+	@$(BIN)/python -m pytest -m heavy --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow and not heavy"
