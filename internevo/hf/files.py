@@ -27,7 +27,7 @@ NAMES = {
 }
 """What safetensors calls dtypes."""
 _DTYPES = {name: dtype for dtype, name in NAMES.items()}
-_SLICE_BYTES = 64 << 20
+_SLICE_BYTES = 128 << 20
 """Bytes of a tensor that are read at a time."""
 
 
@@ -84,19 +84,16 @@ class TensorFiles:
         if file.suffix == ".bin":
             tensor = _load(file)[name]
             return (tensor[part] if part else tensor).clone()
-        if part or not self.shape(name):
-            return _copy_of(file, name, part)
         tensor = torch.empty(self.shape(name), dtype=self.dtype(name))
-        rows = max(1, _SLICE_BYTES * len(tensor) // max(1, tensor.nbytes))
+        if part or tensor.nbytes <= _SLICE_BYTES:
+            with _open(file) as opened:
+                # what safetensors gives is a view of the file, which this must not keep
+                return (opened.get_slice(name)[part] if part else opened.get_tensor(name)).clone()
+        rows = max(1, _SLICE_BYTES * len(tensor) // tensor.nbytes)
         for first in range(0, len(tensor), rows):
-            tensor[first : first + rows] = _copy_of(file, name, (slice(first, first + rows),))
+            with _open(file) as opened:  # while it is open, the pages of it that were read count as memory
+                tensor[first : first + rows] = opened.get_slice(name)[first : first + rows]
         return tensor
-
-
-def _copy_of(file: Path, name: str, part: tuple[slice, ...]) -> Tensor:
-    """What safetensors gives is a view of the file: while it is kept, the pages that were read count as memory."""
-    with _open(file) as opened:
-        return (opened.get_slice(name)[part] if part else opened.get_tensor(name)).clone()
 
 
 def _open(file: Path) -> safe_open:
