@@ -73,10 +73,19 @@ def _hints(schema: type) -> dict[str, Any]:
     return {one.name: hints[one.name] for one in fields(typing.cast(Any, schema))}
 
 
+def _without_none(hint: Any) -> Any:
+    """`int` for `int | None`; any other as it is."""
+    if not isinstance(hint, types.UnionType):
+        return hint
+    (kind,) = (option for option in hint.__args__ if option is not type(None))
+    return kind
+
+
 def _built(hint: Any, value: Any, default: Any = None) -> Any:
-    if isinstance(hint, types.UnionType) and value is not None:
-        (hint,) = (option for option in hint.__args__ if option is not type(None))
-    if is_dataclass(hint) and value is not None:
+    if value is None:
+        return None
+    hint = _without_none(hint)
+    if is_dataclass(hint):
         return build(typing.cast(type, hint), value, default)
     if isinstance(value, list):  # new lists and mappings: no two stages share one
         (inner,) = typing.get_args(hint) or (Any,)
@@ -88,10 +97,9 @@ def _built(hint: Any, value: Any, default: Any = None) -> Any:
 
 
 def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        (hint,) = (option for option in hint.__args__ if option is not type(None))
+    if isinstance(hint, types.UnionType) and value is None:
+        return None
+    hint = _without_none(hint)
     if hint is Any:
         return value
     if is_dataclass(hint):

@@ -84,11 +84,15 @@ class TensorFiles:
         if file.suffix == ".bin":
             tensor = _load(file)[name]
             return (tensor[part] if part else tensor).clone()
-        tensor = torch.empty(self.shape(name), dtype=self.dtype(name))
-        if part or tensor.nbytes <= _SLICE_BYTES:
-            with _open(file) as opened:
-                # what safetensors gives is a view of the file, which this must not keep
-                return (opened.get_slice(name)[part] if part else opened.get_tensor(name)).clone()
+        with _open(file) as opened:
+            # what safetensors gives is a view of the file, which this must not keep
+            if part:
+                return opened.get_slice(name)[part].clone()
+            view = opened.get_tensor(name)
+            if view.nbytes <= _SLICE_BYTES:
+                return view.clone()
+            tensor = torch.empty_like(view)
+            del view
         rows = max(1, _SLICE_BYTES * len(tensor) // tensor.nbytes)
         for first in range(0, len(tensor), rows):
             with _open(file) as opened:  # while it is open, the pages of it that were read count as memory
