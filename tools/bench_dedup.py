@@ -37,6 +37,7 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 
 from internevo.data.refine.near_duplicates.dedup import DUPLICATE_OF
 from internevo.data.refine.shards import DROPPED, KEPT, Document, ShardWriter, read_shard, shard_name
+from internevo.monitor.environment import code_version
 from tools.bench_dedup_stage import NGRAMS, STAGES, datatrove_signatures
 from tools.near_duplicates import altered, exact_pairs, library, shingle_set, words
 
@@ -221,6 +222,7 @@ def main() -> None:
     result = {
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "code": code_version(),
         "python": sys.version.split()[0],
         **{library: version(library) for library in ("datatrove", "datasketch", "rensa", "numpy", "spacy")},
         "documents": len(texts),

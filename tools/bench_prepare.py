@@ -25,6 +25,7 @@ from pathlib import Path
 
 from internevo.data.prepare import prepare
 from internevo.data.tokenizer import load_tokenizer
+from internevo.monitor.environment import code_version
 
 
 def write_corpus(path: Path, megabytes: float) -> list[str]:
@@ -114,6 +115,7 @@ def main() -> None:
             rounds.append({"encoder": encoder, **ours, "ratio": ours["steady"] / encoder})
             print(json.dumps(rounds[-1]), flush=True)
     result = {
+        "code": code_version(),
         "python": sys.version.split()[0],
         "tokenizer": options.tokenizer.name,
         "workers": options.workers,
