@@ -29,6 +29,8 @@ from pathlib import Path
 import numpy as np
 from bench_prepare import write_corpus
 
+from internevo.monitor.environment import code_version
+
 GPT4 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     + r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -165,8 +167,6 @@ def main() -> None:
     ratios = {
         what: statistics.median(one[THEIRS][what] / one[OURS][what] for one in rounds) for what in ("wall_s", "cpu_s")
     }
-    from internevo.monitor.environment import code_version  # brings torch; workers read this file too, and need none
-
     result = {
         "code": code_version(),
         "python": sys.version.split()[0],

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from internevo.data.prepare import prepare
 from internevo.data.tokenizer import load_tokenizer
+from internevo.monitor.environment import code_version
 
 
 def write_corpus(path: Path, megabytes: float) -> list[str]:
@@ -113,8 +114,6 @@ def main() -> None:
             ours = whole(options.tokenizer, corpus, Path(folder) / "store", options.workers)
             rounds.append({"encoder": encoder, **ours, "ratio": ours["steady"] / encoder})
             print(json.dumps(rounds[-1]), flush=True)
-    from internevo.monitor.environment import code_version  # brings torch; workers read this file too, and need none
-
     result = {
         "code": code_version(),
         "python": sys.version.split()[0],

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import internevo
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "numpy",
@@ -33,6 +34,8 @@ PACKAGES = (
 
 def capture(device: torch.device, command: Sequence[str], processes: int = 1) -> dict[str, Any]:
     """The facts about this process, as plain values. What cannot be found out is null."""
+    import torch  # here, so that who asks for the version alone does not load it
+
     cuda = device.type == "cuda"
     return {
         "internevo": internevo.__version__,

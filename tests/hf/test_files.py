@@ -12,7 +12,7 @@ from internevo.hf import files
 from internevo.hf.files import TensorFiles
 
 
-@pytest.mark.parametrize("slice_bytes", [1, 100, 512, 1 << 20])
+@pytest.mark.parametrize("slice_bytes", [4, 100, 512, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_large_tensor_is_read_in_slices(
     slice_bytes: int, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -21,6 +21,7 @@ def test_a_large_tensor_is_read_in_slices(
     tensors = {
         "matrix": torch.randn(37, 24).to(dtype),
         "vector": torch.randn(300).to(dtype),
+        "scalar": torch.tensor(0.5, dtype=dtype),
         "none": torch.empty(0, 24, dtype=dtype),
     }
     save_file(tensors, tmp_path / "model.safetensors")
