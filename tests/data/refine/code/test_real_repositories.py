@@ -21,7 +21,7 @@ from tests.data.refine.running import refined, step_documents
 
 pytestmark = pytest.mark.slow
 
-NO_PACKAGES = {"test", "site-packages", "lib-dynload", "__pycache__"}
+NO_PACKAGES = {"test", "site-packages", "lib-dynload", "__pycache__", "venv"}  # a folder called venv is left out
 MODULES = "modules"
 COPIES = 60
 LOW = {
