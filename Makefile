@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEEPSPEED := $(VENV)/.deepspeed
 
-.PHONY: help quickstart test test-heavy test-fast test-wheel test-gpu lint docs bench bench-gpu clean
+.PHONY: help quickstart test test-heavy test-fast test-wheel test-gpu test-nogpu lint docs bench bench-gpu clean
 
 help:
 	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-fast    the tests that take a moment each"
 	@echo "make test-wheel   the package as a wheel in an empty environment, and the quickstart from there"
 	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
+	@echo "make test-nogpu   the same tests, and the shipped configs at their real size, on a driver that does nothing"
 	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
 	@echo "make docs         write docs/config.md and docs/refinery-keys.md anew from the schema"
 	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
@@ -68,6 +69,10 @@ test-wheel: $(READY)
 
 test-gpu:
 	@$(GPU_PYTHON) -m pytest -rs tests/gpu
+
+# torch's CUDA build on a driver that does nothing; installed once (5 GB) into a cache: tools/nogpu/run
+test-nogpu:
+	@PYTHON=$(PYTHON) tools/nogpu/run python -m pytest tests/gpu tests/nogpu -n $(WORKERS) --dist loadfile
 
 bench-gpu:
 	@PYTHONPATH=. $(GPU_PYTHON) tools/bench_gpu.py --minutes $(MINUTES) --out docs/benchmarks/gpu.json

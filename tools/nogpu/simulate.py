@@ -100,7 +100,7 @@ def read_stage(case: dict[str, Any]) -> Any:
 
     config = load_config(case["config"], case["overrides"], check_data=False)
     stages = {stage.name: stage for stage in config.stages}
-    stage = stages[case["stage"]] if case["stage"] else config.stages[0]
+    stage = stages[case["stage"] or config.stages[0].name]
     parallel, train = stage.parallel, stage.train
     data = case["world"] // (parallel.tensor * parallel.pipeline.size * parallel.context.size)
     train.batch_tokens = train.seq_len * train.micro_batch * data * case["micro_batches"]
@@ -112,16 +112,11 @@ def skip_values() -> None:
     """Let weights keep what lies in memory: drawing the numbers of 70 billion takes many minutes."""
     import torch
 
-    from internevo.model import transformer
     from internevo.parallel import apply
-    from internevo.train import build
+    from internevo.train import build, make_engine
 
-    def whatever(name: str, shape: Any, *_: Any) -> torch.Tensor:
-        return torch.empty(shape)
-
-    for module in (transformer, apply, build):
-        if hasattr(module, "initial_values"):
-            module.initial_values = whatever  # type: ignore[attr-defined]
+    apply.initial_values = lambda name, shape, *_: torch.empty(shape)
+    make_engine.initial_model = lambda config, device, seed: build.empty_model(config, device)  # type: ignore[attr-defined]
 
 
 def answer_the_neighbours() -> None:
@@ -237,7 +232,7 @@ def main() -> None:
     parser.add_argument("--documents", choices=("one", "many"), default="one", help="in each row")
     parser.add_argument("--until", choices=MODES, default="step")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.case:
         result = run(json.loads(args.case))
         sys.stdout.write(json.dumps(result) + "\n")
