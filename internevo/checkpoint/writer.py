@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -26,7 +28,9 @@ class CheckpointWriter:
         if self._first:
             folder.mkdir(parents=True, exist_ok=True)
             clean(folder)
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        # a thread begins on GPU 0; on a stream of that, torch's writer would make a context there
+        stay = partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_initialized() else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", stay)
         self._pending: Future[None] | None = None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], permanent: bool) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
+from internevo.model.documents import to_device
 from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import prepare_model
 from internevo.train.build import empty_model
@@ -61,12 +62,16 @@ class LeanEngine(OneProcess):
         corrections = [1 - beta ** self.steps.double() for beta in config.betas]
         numbers = torch.stack([scale.double(), finite.double(), *corrections])
         move: Callable[..., None] = _compiled() if self.stage.train.compile else adamw_piece
+        # of matrices that decay, and of the rest; on the device: a compiled kernel cannot read the host's memory
+        decaying, free = (
+            to_device(torch.tensor([lr, decay, *config.betas, config.eps], dtype=torch.float64), self.device)
+            for decay in (config.weight_decay, 0.0)
+        )
         stream = 0
         for name, parameter in self.parameters.items():
             gradient = gradients[name]
             assert gradient is not None
-            decay = config.weight_decay if decays(name, parameter.ndim > 1, config) else 0.0
-            rates = torch.tensor([lr, decay, *config.betas, config.eps], dtype=torch.float64)
+            rates = decaying if decays(name, parameter.ndim > 1, config) else free
             flat = (parameter, self.rest[name], gradient, self.first[name], self.second[name])
             for piece in zip(*(x.detach().view(-1).split(PIECE) for x in flat), strict=True):
                 move(*piece, numbers, rates, self.steps, stream)
@@ -126,8 +131,8 @@ def adamw_piece(
     """AdamW on a flat piece of a parameter, in place, in fp32 whatever is kept; the formula is that of torch's.
 
     numbers: what gradients are divided by, 1 for a finite step (0 changes nothing), and one minus each beta to the
-    power of the step, on the device; rates: learning rate, decay, both betas and eps, on the host. Chance in rounding
-    comes from `step`, `stream` and the number after it.
+    power of the step; rates: learning rate, decay, both betas and eps. Both are on the device. Chance in rounding comes
+    from `step`, `stream` and the number after it.
     """
     scale, finite, correction1, correction2 = numbers.unbind()
     lr, decay, beta1, beta2, eps = rates.unbind()
