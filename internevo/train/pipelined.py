@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +11,13 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
-from internevo.parallel.apply import build_sharded
+from internevo.parallel.apply import build_sharded, give_first_weights
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import STAGES_PER_RANK, Pipeline, split_layers, stages_of
 from internevo.parallel.prepare import compute_dtype
 from internevo.parallel.tensor import complete_gradients, local
-from internevo.parallel.zero import reshard, shard_module
+from internevo.parallel.zero import reshard
 from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
 from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.sharded import ShardedEngine
@@ -55,10 +57,11 @@ class PipelinedEngine(ShardedEngine):
         layers = split_layers(stage.model, mesh.pipeline.size * STAGES_PER_RANK[schedule])
         self.models: dict[int, StageModel] = {}
         for number in stages_of(mesh.pipeline.rank, mesh.pipeline.size, schedule):
-            last = number == len(layers) - 1
-            model = StageModel(build_sharded(stage, mesh, layers[number]), last, mesh.tensor, stage.train.compile)
-            shard_module(model, mesh, self.zero_stage, compute_dtype(stage), root=True)
-            self.models[number] = model
+            run = partial(
+                StageModel, last=number == len(layers) - 1, vocabulary=mesh.tensor, compiled=stage.train.compile
+            )
+            self.models[number] = build_sharded(stage, mesh, run, layers[number])
+            give_first_weights(self.models[number].part, stage, mesh)
         train = stage.train
         tokens = train.seq_len // mesh.layout.context
         tokens //= mesh.tensor.size if stage.parallel.sequence else 1
