@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -29,12 +30,13 @@ class StageModel(nn.Module):
     def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
         super().__init__()
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
-        self.micros: list[MicroBatch] = []
+        self.micros: Iterator[MicroBatch] = iter(())
+        """What is still to come, in the order in which every schedule lets a stage run micro-batches forward."""
         self.scale: float | None = 1.0
         """What the summed loss is multiplied by; None for the loss at every position."""
 
-    def forward(self, x: Tensor | None = None, *, number: Tensor) -> Tensor:
-        micro, part = self.micros[int(number)], self.part
+    def forward(self, x: Tensor | None = None) -> Tensor:
+        micro, part = next(self.micros), self.part
         if x is None:
             x = part.embed(micro.tokens)
         rotary = rotary_tables(micro.positions, part.config)
@@ -78,7 +80,7 @@ class PipelinedEngine(ShardedEngine):
         scale = replicas.size / max(1, staged.batch.label_count)  # ZeRO averages over them
         micros = list(staged)
         for model in self.models.values():
-            model.micros, model.scale = micros, scale
+            model.micros, model.scale = iter(micros), scale
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
         complete_gradients(self.named_parameters(), self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)
@@ -87,8 +89,8 @@ class PipelinedEngine(ShardedEngine):
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         micros = list(self.stage_batch(batch))
         for model in self.models.values():
-            model.micros, model.scale = micros, None
-        given = [self.pipeline.forward(number) for number in range(len(micros))]
+            model.micros, model.scale = iter(micros), None
+        given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)
         return [(loss, m.labels, m.positions) for loss, m in zip(given, micros, strict=True) if loss is not None]
