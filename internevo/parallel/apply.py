@@ -1,8 +1,8 @@
 """A model on the meta device to this rank's part of it, with weights.
 
-The model is laid out on the meta device, where it takes no memory; then the device gives memory to this rank's part, and
-nothing else is ever there. Whatever the layout, a seed gives the same weights: every parameter's whole values come from
-the seed and its name, and are cut on the host. One parameter's whole values are in memory at a time.
+The model is laid out on the meta device, where it takes no memory. Then this rank's part is given memory on its own
+device, which never holds more. Whatever the layout, a seed gives the same weights: every parameter's whole values come
+from the seed and its name, and are cut on the host. One parameter's whole values are in memory at a time.
 """
 
 from __future__ import annotations
@@ -98,4 +98,3 @@ def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:
         return tokens
     count = max(step_sizes(train)) // (mesh.data.size * train.micro_batch)
     return tokens * in_flight(pipeline.schedule, pipeline.size, count)
-

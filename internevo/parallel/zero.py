@@ -70,7 +70,7 @@ def reshard(root: nn.Module) -> None:
 
 
 def rows_by_rank(values: Tensor, place: Place) -> Tensor:
-    """A rank's rows of something that ZeRO shards over the group: equal parts, rounded up, until there are none left."""
+    """This rank's rows of what ZeRO shards over the group: equal parts, rounded up, until there are none left."""
     part = -(-len(values) // place.size)
     return values[place.rank * part :][:part]
 
