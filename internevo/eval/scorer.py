@@ -24,7 +24,6 @@ from internevo.parallel.context import ContextCut
 from internevo.parallel.layout import make_layout
 from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.world import World
-from internevo.parallel.zero import shard_module
 from internevo.train.loss_model import LossModel
 from internevo.train.micro_batch import MicroBatch
 from internevo.train.stored_model import StoredModel
@@ -77,15 +76,13 @@ class Scorer:
         stage = StageConfig(model=stored.config, train=train, parallel=parallel)
         self.cut: ContextCut | None = None
         if world.size == 1:
-            transformer = load_model(stored.weights, stored.config, world.device).to(compute_dtype(stage))
+            transformer = load_model(stored.weights, stored.config, world.device, compute_dtype(stage))
             prepare_model(transformer, stage, world.device)
             self.model = ScoreModel(transformer)
         else:
             mesh = world.mesh(make_layout(stage, world.size))
-            transformer = build_sharded(stage, mesh)
-            self.model = ScoreModel(transformer)
-            shard_module(self.model, mesh, 3, compute_dtype(stage), root=True)
-            weights = {name: p.detach() for name, p in transformer.named_parameters()}
+            self.model = build_sharded(stage, mesh, ScoreModel)
+            weights = {name: p.detach() for name, p in self.model.transformer.named_parameters()}
             stored.weights.fill(weights, world.control)
             self.cut = ContextCut(mesh)
         self.model.eval()

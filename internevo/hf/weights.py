@@ -134,11 +134,13 @@ class FolderWeights:
         return shapes
 
 
-def load_model(weights: Weights, config: ModelConfig, device: torch.device | str = "cpu") -> Transformer:
-    """The whole model with fp32 weights."""
+def load_model(
+    weights: Weights, config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Transformer:
+    """The whole model, its weights rounded to `dtype`."""
     with torch.device("meta"):
         model = Transformer(config)
-    model = model.to_empty(device=device)
+    model = model.to(dtype).to_empty(device=device)
     if config.tied:
         model.head.weight = model.embed.weight
     with torch.no_grad():

@@ -1,10 +1,14 @@
 """A model on the meta device to this rank's part of it, with weights.
 
-Whatever the layout, a seed gives the same weights: every parameter's whole values come from the seed and its name, and
-each rank keeps its part. One block's whole values are in memory at a time.
+The model is laid out on the meta device, where it takes no memory. Then this rank's part is given memory on its own
+device, which never holds more. Whatever the layout, a seed gives the same weights: every parameter's whole values come
+from the seed and its name, and are cut on the host. One parameter's whole values are in memory at a time.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,16 +20,28 @@ from internevo.parallel.context import share_attention
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.pipeline import in_flight
 from internevo.parallel.prepare import compute_dtype, prepare_model
-from internevo.parallel.tensor import NormToAll, TensorParallel, VocabularyEmbedding, cut, parallelize_block, replace
-from internevo.parallel.zero import gather_ahead, shard_module
+from internevo.parallel.tensor import (
+    NormToAll,
+    TensorParallel,
+    VocabularyEmbedding,
+    cut_by_rank,
+    cut_parameters,
+    local,
+    parallelize_block,
+    replace,
+)
+from internevo.parallel.zero import gather_ahead, rows_by_rank, shard_module
+
+Root = TypeVar("Root", bound=nn.Module)
 
 
-def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -> Transformer:
-    """This rank's part of the stage's model, its blocks sharded.
+def build_sharded(
+    stage: StageConfig, mesh: Mesh, run: Callable[[Transformer], Root], layers: range | None = None
+) -> Root:
+    """This rank's part of the stage's model, in the module that `run` puts around it, with memory but no values yet.
 
-    Embedding, last norm and head have their weights, but it is the caller who shards them, together with the module
-    that runs the whole. With `layers`, only these blocks are there, under their own numbers, and embedding and head
-    only with the first and the last of them.
+    That module runs the whole: weights that no block has are sharded with it. With `layers`, only these blocks are
+    there, under their own numbers, and embedding and head only with the first and the last of them.
     """
     with torch.device("meta"):
         model = Transformer(stage.model)
@@ -35,17 +51,13 @@ def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -
         names = ["embed"] * (layers[0] == 0) + ["norm", "head"] * (layers[-1] == stage.model.layers - 1)
         for name in {"embed", "norm", "head"} - set(names):
             delattr(model, name)
-    parallel = TensorParallel(mesh.tensor, stage.parallel.sequence)
-    dtype = compute_dtype(stage)
-    for number, block in model.blocks.named_children():
-        _give_weights(block, f"blocks.{number}.", stage, mesh)
-        if mesh.tensor.size > 1:
-            parallelize_block(block, parallel)
-    for name in names:
-        _give_weights(getattr(model, name), f"{name}.", stage, mesh)
-    if stage.model.tied:
-        model.head.weight = model.embed.weight
     if mesh.tensor.size > 1:
+        cut_parameters(model, mesh)
+        if stage.model.tied:
+            model.head.weight = model.embed.weight
+        parallel = TensorParallel(mesh.tensor, stage.parallel.sequence)
+        for block in model.blocks.children():
+            parallelize_block(block, parallel)
         for name, kind in (("embed", VocabularyEmbedding), ("norm", NormToAll)):
             if name in names:
                 replace(model, name, kind, parallel)
@@ -56,11 +68,25 @@ def build_sharded(stage: StageConfig, mesh: Mesh, layers: range | None = None) -
 
         enable_async_tensor_parallel(mesh.tensor, mesh.device)
     prepare_model(model, stage, mesh.device, _kept_tokens(stage, mesh))
+    zero, dtype = stage.parallel.zero.stage, compute_dtype(stage)
     for block in model.blocks.children():
-        shard_module(block, mesh, stage.parallel.zero.stage, dtype)
-    if stage.parallel.zero.stage == 3:
+        shard_module(block, mesh, zero, dtype)
+    if zero == 3:
         gather_ahead(model.blocks.children())
-    return model
+    root = run(model)
+    shard_module(root, mesh, zero, dtype, root=True)
+    root.to_empty(device=mesh.device)
+    if stage.model.tied:
+        model.head.weight = model.embed.weight  # to_empty made two tensors of it
+    return root
+
+
+@torch.no_grad()
+def give_first_weights(model: Transformer, stage: StageConfig, mesh: Mesh) -> None:
+    """Fill this rank's part of every parameter with what the stage's seed gives."""
+    for name, parameter in model.named_parameters():
+        whole = initial_values(name, parameter.shape, stage.model, stage.train.seed)
+        local(parameter).copy_(rows_by_rank(cut_by_rank(name, whole, mesh.tensor), mesh.shard))
 
 
 def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:
@@ -72,10 +98,3 @@ def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:
         return tokens
     count = max(step_sizes(train)) // (mesh.data.size * train.micro_batch)
     return tokens * in_flight(pipeline.schedule, pipeline.size, count)
-
-
-def _give_weights(module: nn.Module, prefix: str, stage: StageConfig, mesh: Mesh) -> None:
-    for name, parameter in list(module.named_parameters()):
-        values = initial_values(prefix + name, parameter.shape, stage.model, stage.train.seed).to(mesh.device)
-        owner, _, last = name.rpartition(".")
-        setattr(module.get_submodule(owner), last, nn.Parameter(cut(prefix + name, values, mesh)))

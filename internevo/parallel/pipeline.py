@@ -2,7 +2,9 @@
 
 A rank has one stage (`1f1b`) or two (`interleaved`, `zbv`), so a model has `size` or `2 * size` stages. The schedules
 are those of torch.distributed.pipelining. Only hidden states travel: every rank of a pipeline reads the same rows, so
-tokens, labels and the documents' borders are at hand everywhere, under the micro-batch's number.
+tokens, labels and the documents' borders are at hand everywhere. Each stage runs micro-batches forward in order, under
+every schedule: torch relies on that for its losses and messages. So a stage counts them itself. A number given to the
+schedule would have to be a tensor, which FSDP moves to the GPU, and the stage would wait to read it.
 """
 
 from __future__ import annotations
@@ -72,9 +74,9 @@ def _head_in_blocks(model: ModelConfig) -> float:
 class Pipeline:
     """This rank's stages and their schedule.
 
-    `modules` are its stages by number: called with the hidden states of the stage before (none for the first) and
-    `number`, the micro-batch's number as a tensor; the last gives the loss, `[1]`. `hidden` is an example of hidden
-    states, on the meta device.
+    `modules` are its stages by number: called with the hidden states of the stage before (none for the first), for one
+    micro-batch after the other; the last gives the loss, `[1]`. `hidden` is an example of hidden states, on the meta
+    device.
     """
 
     def __init__(
@@ -115,21 +117,20 @@ class Pipeline:
         """Run `count` micro-batches; the sum of their losses where the last stage is, 0 elsewhere."""
         if count != self._count:  # a schedule is made for one number
             self._schedule, self._count = _schedule(self.schedule_name, self._stages, count), count
-        numbers = torch.arange(count)
         losses: list[Tensor] = []
-        self._schedule.step(number=numbers, target=numbers, losses=losses if self.has_last else None)
+        # torch computes losses from targets, one for each micro-batch; here the last stage has done so
+        self._schedule.step(target=torch.zeros(count), losses=losses if self.has_last else None)
         return torch.stack([loss.detach() for loss in losses]).sum() if losses else torch.zeros((), device=self.device)
 
-    def forward(self, number: int) -> Tensor | None:
-        """One micro-batch through all stages, one after the other; what the last gives, where it is."""
+    def forward(self) -> Tensor | None:
+        """The next micro-batch through all stages, one after the other; what the last gives, where it is."""
         hidden: Tensor | None = None
         for stage in range(self.total):
             if stage in self.modules:
                 if stage > 0 and stage - 1 not in self.modules:
                     hidden = torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=self.device)
                     torch.distributed.recv(hidden, group=self.place.group, group_src=self._owner(stage - 1))
-                inputs = () if hidden is None else (hidden,)
-                hidden = self.modules[stage](*inputs, number=torch.tensor([number]))
+                hidden = self.modules[stage]() if hidden is None else self.modules[stage](hidden)
                 if stage + 1 < self.total and stage + 1 not in self.modules:
                     torch.distributed.send(
                         hidden.contiguous(), group=self.place.group, group_dst=self._owner(stage + 1)

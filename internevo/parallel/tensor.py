@@ -114,13 +114,20 @@ def cut_dimension(name: str) -> int | None:
     return 0 if module in (*BY_ROWS, "embed", "head") else None
 
 
-def cut(name: str, values: Tensor, mesh: Mesh) -> Tensor:
-    """This rank's part of a parameter's whole values, as a DTensor that knows the whole shape."""
-    dim, place = cut_dimension(name), mesh.tensor
-    if dim is None or place.size == 1:
-        return values
-    part = values.chunk(place.size, dim)[place.rank].contiguous()
-    return DTensor.from_local(part, mesh.parameters["tensor"], [Shard(dim)], run_check=False)
+def cut_by_rank(name: str, values: Tensor, place: Place) -> Tensor:
+    """This rank's part of the whole values of a parameter of this name: a view."""
+    dim = cut_dimension(name)
+    return values if dim is None else values.chunk(place.size, dim)[place.rank]
+
+
+def cut_parameters(model: nn.Module, mesh: Mesh) -> None:
+    """Put this rank's parts, DTensors that know the whole shape, in the place of a model's parameters that are cut."""
+    for name, parameter in list(model.named_parameters()):
+        if (dim := cut_dimension(name)) is not None:
+            part = cut_by_rank(name, parameter.detach(), mesh.tensor).contiguous()
+            part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(dim)], run_check=False)
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, nn.Parameter(part))
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from internevo.parallel.mesh import Mesh
+from internevo.parallel.mesh import Mesh, Place
 
 
 def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, root: bool = False) -> None:
@@ -67,6 +67,12 @@ def reshard(root: nn.Module) -> None:
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def rows_by_rank(values: Tensor, place: Place) -> Tensor:
+    """This rank's rows of what ZeRO shards over the group: equal parts, rounded up, until there are none left."""
+    part = -(-len(values) // place.size)
+    return values[place.rank * part :][:part]
 
 
 def rows_to_shard(parameter: Tensor) -> int:

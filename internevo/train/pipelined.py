@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +12,13 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
-from internevo.parallel.apply import build_sharded
+from internevo.parallel.apply import build_sharded, give_first_weights
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import STAGES_PER_RANK, Pipeline, split_layers, stages_of
 from internevo.parallel.prepare import compute_dtype
 from internevo.parallel.tensor import complete_gradients, local
-from internevo.parallel.zero import reshard, shard_module
+from internevo.parallel.zero import reshard
 from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
 from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.sharded import ShardedEngine
@@ -27,12 +30,13 @@ class StageModel(nn.Module):
     def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
         super().__init__()
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
-        self.micros: list[MicroBatch] = []
+        self.micros: Iterator[MicroBatch] = iter(())
+        """What is still to come, in the order in which every schedule lets a stage run micro-batches forward."""
         self.scale: float | None = 1.0
         """What the summed loss is multiplied by; None for the loss at every position."""
 
-    def forward(self, x: Tensor | None = None, *, number: Tensor) -> Tensor:
-        micro, part = self.micros[int(number)], self.part
+    def forward(self, x: Tensor | None = None) -> Tensor:
+        micro, part = next(self.micros), self.part
         if x is None:
             x = part.embed(micro.tokens)
         rotary = rotary_tables(micro.positions, part.config)
@@ -55,10 +59,11 @@ class PipelinedEngine(ShardedEngine):
         layers = split_layers(stage.model, mesh.pipeline.size * STAGES_PER_RANK[schedule])
         self.models: dict[int, StageModel] = {}
         for number in stages_of(mesh.pipeline.rank, mesh.pipeline.size, schedule):
-            last = number == len(layers) - 1
-            model = StageModel(build_sharded(stage, mesh, layers[number]), last, mesh.tensor, stage.train.compile)
-            shard_module(model, mesh, self.zero_stage, compute_dtype(stage), root=True)
-            self.models[number] = model
+            run = partial(
+                StageModel, last=number == len(layers) - 1, vocabulary=mesh.tensor, compiled=stage.train.compile
+            )
+            self.models[number] = build_sharded(stage, mesh, run, layers[number])
+            give_first_weights(self.models[number].part, stage, mesh)
         train = stage.train
         tokens = train.seq_len // mesh.layout.context
         tokens //= mesh.tensor.size if stage.parallel.sequence else 1
@@ -75,7 +80,7 @@ class PipelinedEngine(ShardedEngine):
         scale = replicas.size / max(1, staged.batch.label_count)  # ZeRO averages over them
         micros = list(staged)
         for model in self.models.values():
-            model.micros, model.scale = micros, scale
+            model.micros, model.scale = iter(micros), scale
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
         complete_gradients(self.named_parameters(), self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)
@@ -84,8 +89,8 @@ class PipelinedEngine(ShardedEngine):
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         micros = list(self.stage_batch(batch))
         for model in self.models.values():
-            model.micros, model.scale = micros, None
-        given = [self.pipeline.forward(number) for number in range(len(micros))]
+            model.micros, model.scale = iter(micros), None
+        given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)
         return [(loss, m.labels, m.positions) for loss, m in zip(given, micros, strict=True) if loss is not None]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests, row_digest
 from internevo.data.loader import Part
-from internevo.parallel.apply import build_sharded
+from internevo.parallel.apply import build_sharded, give_first_weights
 from internevo.parallel.collectives import gather_dim, sum_over
 from internevo.parallel.context import ContextCut
 from internevo.parallel.gradients import gradient_norm
@@ -17,7 +17,7 @@ from internevo.parallel.matrices import WholeMatrices
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.prepare import compute_dtype
 from internevo.parallel.tensor import TensorParallel, complete_gradients, local
-from internevo.parallel.zero import cut_alike, prepare_micro_batch, reshard, rows_to_shard, shard_module
+from internevo.parallel.zero import cut_alike, prepare_micro_batch, reshard, rows_to_shard
 from internevo.train.engine import TorchEngine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import Staged
@@ -29,8 +29,8 @@ class ShardedEngine(TorchEngine):
 
     def __init__(self, stage: StageConfig, mesh: Mesh):
         self._prepare(stage, mesh)
-        self.model = loss_model(build_sharded(stage, mesh), stage, mesh.device, mesh.tensor)
-        shard_module(self.model, mesh, self.zero_stage, compute_dtype(stage), root=True)
+        self.model = build_sharded(stage, mesh, lambda model: loss_model(model, stage, mesh.device, mesh.tensor))
+        give_first_weights(self.model.transformer, stage, mesh)
         self._build_optimizers()
 
     def _build_optimizers(self) -> None:
