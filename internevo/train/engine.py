@@ -53,15 +53,19 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Mapping[str, Tensor]:
         """All that a checkpoint holds of model and optimizer, by name, as far as this process has it.
 
-        `model/NAME` is an fp32 weight, `optimizer/NAME/KIND` its optimizer state: whole, or a distributed tensor.
+        `model/NAME` is an fp32 weight, `optimizer/NAME/KIND` its optimizer state, in the dtype that it is kept in:
+        whole, or a distributed tensor. Tensors are live, or made when they are looked up, or `HostCopies`.
         """
 
     @abstractmethod
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
-        """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together."""
+        """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together.
+
+        What was saved in another dtype is converted.
+        """
 
     @abstractmethod
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from internevo.checkpoint.tensors import LazyTensors
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.documents import to_device
@@ -24,7 +25,7 @@ from internevo.train.optimizer import clip_scale, decays
 from internevo.train.split import join, noise_like, round_by_chance, split
 
 PIECE = 2**26
-"""Elements updated at one time: what is between bf16 and fp32 is in memory for these only."""
+"""Elements updated, or joined, at one time: what is between bf16 and fp32 is in memory for these only."""
 
 
 class LeanEngine(OneProcess):
@@ -80,25 +81,30 @@ class LeanEngine(OneProcess):
         self.gradients.clear()
         return norm, finite
 
-    def state(self) -> dict[str, Tensor]:
-        """Each tensor whole, in fp32, in host memory."""
-        tensors: dict[str, Tensor] = {}
+    def state(self) -> Mapping[str, Tensor]:
+        """fp32 weights are joined when they are looked up; all else is live."""
+        like: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            tensors[f"model/{name}"] = join(parameter.detach(), self.rest[name]).cpu()
-            tensors[f"optimizer/{name}/step"] = self.steps.cpu()
-            tensors[f"optimizer/{name}/exp_avg"] = self.first[name].float().cpu()
-            tensors[f"optimizer/{name}/exp_avg_sq"] = self.second[name].float().cpu()
-        return tensors
+            like[f"model/{name}"] = torch.empty(parameter.shape, device="meta")
+            like[f"optimizer/{name}/step"] = self.steps
+            like[f"optimizer/{name}/exp_avg"] = self.first[name]
+            like[f"optimizer/{name}/exp_avg_sq"] = self.second[name]
+        return LazyTensors(like, lambda name: self._weight(name.removeprefix("model/")))
 
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
         for name, parameter in self.parameters.items():
-            weight, first, second = (torch.empty(parameter.shape) for _ in range(3))
-            steps, at = torch.zeros(()), f"optimizer/{name}"
-            read({f"model/{name}": weight, f"{at}/step": steps, f"{at}/exp_avg": first, f"{at}/exp_avg_sq": second})
+            weight, at = torch.empty(parameter.shape), f"optimizer/{name}"
+            moments = {f"{at}/exp_avg": self.first[name], f"{at}/exp_avg_sq": self.second[name]}
+            read({f"model/{name}": weight, f"{at}/step": self.steps, **moments})
             self._set_weight(name, weight)
-            self.first[name].copy_(first)
-            self.second[name].copy_(second)
-            self.steps.copy_(steps)
+
+    def _weight(self, name: str) -> Tensor:
+        """The fp32 weight, on the device."""
+        high, rest = self.parameters[name].detach(), self.rest[name]
+        weight = torch.empty_like(high, dtype=torch.float32)
+        for to, *halves in zip(*(x.view(-1).split(PIECE) for x in (weight, high, rest)), strict=True):
+            to.copy_(join(*halves))
+        return weight
 
     def _set_weight(self, name: str, weight: Tensor) -> None:
         high, rest = split(weight)
