@@ -16,6 +16,7 @@ there can be carried as wheels: `--wheels` fetches them into build/wheels where 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -57,29 +58,46 @@ def main() -> int:
 
 def day(args: argparse.Namespace) -> int:
     """Run the parts and print what was found."""
+    ends = time.monotonic() + 60 * args.minutes - GRACE
     chosen = [one for one in parts(args.small) if not args.parts or one.name.startswith(tuple(args.parts))]
-    out = args.out / "gpu-day.jsonl" if args.out.is_dir() else args.out
-    options = {"out": str(out.absolute()), "run": time.strftime("%Y%m%d-%H%M%S-") + str(os.getpid())}
-    records = Records(Path(options["out"]), options["run"])
+    out = (args.out / "gpu-day.jsonl" if args.out.is_dir() else args.out).absolute()
+    records = Records(out, time.strftime("%Y%m%d-%H%M%S-") + str(os.getpid()))
     records.add("day", "begin", "measured", f"{args.minutes:g} minutes, commit {_commit()}", command=sys.argv)
-    found, told = packages.provide(ROOT)
+    if not args.small and not _has_gpu():
+        records.add("day", "end", "not run", "torch sees no GPU here; --small tries the tool itself")
+        return 2
+    site, told = packages.provide(ROOT)
     records.add("day", "packages", "measured", told)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), found, os.environ.get("PYTHONPATH", "")]))
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, _leave)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _leave)
     try:
-        Day({**options, "small": args.small}, 60 * args.minutes - GRACE, environment).run(chosen)
-    except KeyboardInterrupt:
-        return 130
+        Day(records, args.small, ends, _environment(site)).run(chosen)
     finally:
         records.add("day", "end", "measured")
         print(table.show(read(out)), flush=True)
     return 0
 
 
+def _environment(site: str) -> dict[str, str]:
+    """That of the parts: they import from the root of the repository, and from the packages that were carried."""
+    path = [str(ROOT), site, os.environ.get("PYTHONPATH", "")]
+    changed = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    if hasattr(ctypes.CDLL(None), "nogpu_trace"):
+        changed["TORCH_CUDNN_SDPA_DEPRIORITIZED"] = "1"  # the driver that does nothing has no cuDNN
+    return {**os.environ, **changed}
+
+
 def _leave(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
+
+
+def _has_gpu() -> bool:
+    """Whether torch sees one. In another process: this one loads no torch, and lives on when CUDA does not."""
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    try:
+        return subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _commit() -> str:

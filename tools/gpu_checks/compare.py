@@ -21,5 +21,5 @@ def compare(pairs: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> dic
     worst = max(errors, key=lambda name: float("inf") if name in bad and errors[name] != errors[name] else errors[name])
     told = f"{worst} is off by {errors[worst]:.2g}, of {tolerance:g}"
     if bad:
-        told += f"; above it: {', '.join(bad)}"
-    return {"status": "wrong" if bad else "right", "told": told[:600], "errors": errors}
+        told += f"; {len(bad)} of {len(pairs)} are above it: {', '.join(list(bad)[:4])}"
+    return {"status": "wrong" if bad else "right", "told": told, "errors": errors}

@@ -83,7 +83,7 @@ DISTRIBUTED: dict[str, Settings] = {
 
 def checks(part: Part, small: bool, records: Records) -> Checks:
     """Those of the part; small, the first three."""
-    if small:
+    if small:  # and for this process only
         SIZES.update(hidden=128, ffn=256, vocab=512)
     chosen = {"engines": PLAIN, "compiled": COMPILED, "distributed": DISTRIBUTED}[part.name]
     build = build_sharded if part.name == "distributed" else build_alone

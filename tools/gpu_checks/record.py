@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STEP = "step"
-"""The status of a line that tells of one step of a measurement; its end has a line of its own."""
+STEP, BEGUN = "step", "begun"
+"""The status of a line that tells of one step of a measurement, or of a part's beginning; both have an end's line of
+their own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Records:
             os.fsync(file)
         finally:
             os.close(file)
-        if status != STEP:
+        if status not in (STEP, BEGUN):
             print(describe(record), flush=True)
 
 

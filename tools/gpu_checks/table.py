@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import Any
 
 from bench_gpu import table
 
-from .record import STEP, describe
+from .record import BEGUN, STEP, describe
 
 GOOD = ("right", "done")
 
@@ -27,8 +28,10 @@ def show(records: list[dict[str, Any]]) -> str:
 def _part(name: str, found: list[dict[str, Any]]) -> list[str]:
     checks = [one for one in found if one["check"] != "all" and one["status"] != STEP]
     counts = Counter(one["status"] for one in checks)
-    ends = [one for one in found if one["check"] == "all"]
-    end = f"; {ends[-1]['status']} {ends[-1]['told']}".rstrip() if ends and ends[-1]["status"] != "done" else ""
+    last = [one for one in found if one["check"] == "all"][-1]
+    end = "" if last["status"] == "done" else f"; {last['status']}: {last['told']}".removesuffix(": ")
+    if last["status"] == BEGUN:
+        end = "; cut without a word"
     lines = [f"{name}: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'no checks'}{end}"]
     lines += [f"  {describe(one)}" for one in checks if one["status"] not in GOOD]
     ended = {one["check"] for one in checks if one["status"] == "measured"}
@@ -48,13 +51,13 @@ def _part(name: str, found: list[dict[str, Any]]) -> list[str]:
 def _benchmark(day: list[dict[str, Any]]) -> list[str]:
     peak = next((one["peak_flops"] for one in day if "peak_flops" in one), None)
     cases = [one for one in day if "case" in one and "tokens_per_s" in one]
-    if not cases or not peak:
+    if not cases:
         return ["the benchmark has no figures"]
     rows = []
     for one in cases:
         system, model, *what = one["case"].split(", ")
         rows.append({**one, "system": system, "model": model, "rows": ", ".join(what)})
-    return table(rows, peak).splitlines()
+    return table(rows, peak or inf).splitlines()
 
 
 def _totals(day: list[dict[str, Any]]) -> list[str]:

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .parts import Part
-from .record import Records
+from .record import BEGUN, Records
 from .work import AGAIN, State
 
 ENTRY = Path(__file__).parents[1] / "gpu_day.py"
@@ -25,12 +26,12 @@ _LIBC = ctypes.CDLL(None)
 
 
 class Day:
-    """What is run, until when, and where the findings go. `options` reach every part's process."""
+    """Where the findings go, which sizes there are, until when (on the monotonic clock), and the parts' environment."""
 
-    def __init__(self, options: dict[str, Any], seconds: float, environment: dict[str, str]):
-        self.options, self.environment = options, environment
-        self.records = Records(Path(options["out"]), options["run"])
-        self.deadline = time.monotonic() + seconds
+    def __init__(self, records: Records, small: bool, deadline: float, environment: dict[str, str]):
+        self.records, self.deadline, self.environment = records, deadline, environment
+        self.options: dict[str, Any] = {"out": str(records.path), "run": records.run, "small": small}
+        """They reach every part's process."""
         cores = len(os.sched_getaffinity(0))
         self.width = max(1, min(5, cores // 3))
         """Parts that run at the same time, where nothing is timed."""
@@ -56,7 +57,8 @@ class Day:
                     else:
                         time.sleep(0.1)
             finally:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)  # what is left takes a moment
                 for one in running:
                     one.cut("the day was ended")
                 for part in waiting:
@@ -77,6 +79,7 @@ class Running:
         self.errors = self.state.with_suffix(".err")
         self.begun = time.monotonic()
         self.ends = self.begun + min(part.limit, day.left())
+        day.records.add(part.name, "all", BEGUN, part.about)
         self._start()
 
     def over(self) -> bool:
@@ -115,7 +118,7 @@ class Running:
         self._end("not finished")
 
     def _start(self) -> None:
-        options = {**self.day.options, "part": self.part.name, "state": str(self.state)}
+        options = {**self.day.options, "part": asdict(self.part), "state": str(self.state)}
         environment = dict(self.day.environment)
         if self.part.beside:
             environment["OMP_NUM_THREADS"] = self.day.threads

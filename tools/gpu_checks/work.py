@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .parts import Part, parts
+from .parts import Part
 from .record import Records
 
 AGAIN = 75
@@ -54,10 +54,10 @@ def work(options: dict[str, Any]) -> int:
     """Run a part; the exit code."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # where it hangs, for who ends it
-    (part,) = (one for one in parts(options["small"]) if one.name == options["part"])
+    part = Part(**options["part"])
     records, state = Records(Path(options["out"]), options["run"]), State.open(Path(options["state"]))
-    module = import_module(f"gpu_checks.{part.module}")
-    if part.module == "tests":
+    module = import_module(part.module)
+    if part.module == "gpu_checks.tests":
         return module.run(part, records, state)
     for name, check in module.checks(part, options["small"], records):
         if name in state.done:
