@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Records:
         finally:
             os.close(file)
         if status not in (STEP, BEGUN):
-            print(describe(record), flush=True)
+            print(describe(record), file=sys.__stdout__, flush=True)
 
 
 def describe(record: dict[str, Any]) -> str:
