@@ -107,7 +107,7 @@ class LeanEngine(OneProcess):
         return weight
 
     def _set_weight(self, name: str, weight: Tensor) -> None:
-        high, rest = split(weight)
+        high, rest = split(weight.to(self.device))
         self.parameters[name].data.copy_(high)
         self.rest[name].copy_(rest)
 
