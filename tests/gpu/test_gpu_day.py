@@ -11,9 +11,19 @@ import torch
 
 from tests.gpu.numbers import numbers
 from tests.tools.test_gpu_day import lines, start
+from tools.bench_gpu import ladder
+from tools.bench_gpu_case import Case, measure
 
 NUMBERS = ("facts", "kernels", "pieces", "engines", "compiled", "distributed", "flex", "speeds")
 CASES = ("internevo", "internevo fp8", "bare", "transformers")
+
+
+def test_every_rung_of_the_benchmarks_ladder_trains(gpu: torch.device) -> None:
+    """Compiled, as on a real model; so each runs if memory suffices."""
+    rows = {"seq_len": 128, "rows": 4, "documents": "mixed"}
+    for settings in ladder("internevo", rows, small=False):
+        result = measure(Case("internevo", "tiny", 2, **rows, steps=1, device="cuda", settings=settings))
+        assert result["peak_gib"] > 0, settings
 
 
 @pytest.mark.timeout(1500)
