@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.bench_gpu import SMALL_ROWS, ladder
+from tools.bench_gpu_case import Case, measure
+
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
@@ -35,6 +38,19 @@ def test_every_system_is_measured(tmp_path: Path) -> None:
         ]  # near ln(512): all train on labels that are real
     assert by_system["internevo"]["attention"] == "sdpa"
     assert "128 packed" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_every_rung_of_the_ladder_trains() -> None:
+    """Also those with small state, which are for models that do not fit otherwise."""
+    rungs = ladder("internevo", SMALL_ROWS["128 packed"], small=True)
+    assert {"state", "recompute"} <= rungs[-1].keys()
+    for settings in rungs:
+        case = Case("internevo", "tiny", 2, **SMALL_ROWS["128 packed"], steps=2, device="cpu", settings=settings)
+        seen: list[dict[str, object]] = []
+        result = measure(case, seen.append)
+        assert all(5.5 < loss < 7.5 for loss in result["losses"]), settings
+        assert [one["loss"] for one in seen] == result["losses"]
 
 
 def test_without_a_gpu_it_says_so() -> None:

@@ -51,7 +51,7 @@ def parts(small: bool) -> list[Part]:
             beside=True,
         ),
         Part("distributed", "gpu_checks.engines", "sharded engines in a world of one", beside=True),
-        Part("flex", "gpu_checks.kernels", "the flex kernel beside float64", limit=120, need=30, beside=True),
+        Part("flex", "gpu_checks.kernels", "the flex kernel beside float64", limit=100, need=30, beside=True),
     ]
     speeds = Part("speeds", "gpu_checks.speeds", "how fast attention, loss and update are", limit=80, check=40, need=40)
     tests = Part("tests", "gpu_checks.tests", "tests/gpu", limit=600, check=300, need=40)
