@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEEPSPEED := $(VENV)/.deepspeed
 
-.PHONY: help quickstart test test-heavy test-fast test-wheel test-gpu lint docs bench bench-gpu clean
+.PHONY: help quickstart test test-heavy test-fast test-wheel test-gpu test-nogpu lint docs bench bench-gpu gpu-day \
+  gpu-wheels clean
 
 help:
 	@echo "make quickstart   the whole job on this machine: text to a trained, exported, reported model (minutes)"
@@ -17,7 +18,10 @@ help:
 	@echo "make test-fast    the tests that take a moment each"
 	@echo "make test-wheel   the package as a wheel in an empty environment, and the quickstart from there"
 	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
+	@echo "make test-nogpu   the same tests, and the shipped configs at their real size, on a driver that does nothing"
 	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
+	@echo "make gpu-day      what the first minutes on a GPU must tell, in order of worth; MINUTES=9, INTO=FILE"
+	@echo "make gpu-wheels   packages that a GPU machine without network may lack, into build/wheels"
 	@echo "make docs         write docs/config.md and docs/refinery-keys.md anew from the schema"
 	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
 	@echo "make clean        remove the environment and caches (not runs)"
@@ -59,9 +63,8 @@ test-heavy: $(DEEPSPEED)
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow and not heavy"
 
-# GPU machines often have their own torch and no network: nothing is installed for these two
+# GPU machines often have their own torch and no network: nothing is installed for these
 GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-MINUTES ?= 30
 
 test-wheel: $(READY)
 	@rm -rf build && tools/check_wheel.sh $(BIN)/python build/wheel
@@ -69,8 +72,21 @@ test-wheel: $(READY)
 test-gpu:
 	@$(GPU_PYTHON) -m pytest -rs tests/gpu
 
+# torch's CUDA build on a driver that does nothing; installed once (5 GB) into a cache: tools/nogpu/run
+test-nogpu:
+	@PYTHON=$(PYTHON) tools/nogpu/run python -m pytest tests/gpu tests/nogpu -n $(WORKERS) --dist loadfile
+
 bench-gpu:
-	@PYTHONPATH=. $(GPU_PYTHON) tools/bench_gpu.py --minutes $(MINUTES) --out docs/benchmarks/gpu.json
+	@PYTHONPATH=. $(GPU_PYTHON) tools/bench_gpu.py --minutes $(or $(MINUTES),30) --out docs/benchmarks/gpu.json
+
+# findings are added to the file, or to gpu-day.jsonl in a folder
+INTO ?= docs/benchmarks/gpu-day.jsonl
+
+gpu-day:
+	@$(GPU_PYTHON) tools/gpu_day.py --minutes $(or $(MINUTES),9) --out $(INTO)
+
+gpu-wheels:
+	@$(GPU_PYTHON) tools/gpu_day.py --wheels
 
 docs: $(READY)
 	@$(BIN)/python tools/config_reference.py

@@ -25,11 +25,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from internevo.monitor.metrics import peak_flops
+if TYPE_CHECKING:
+    import torch  # loaded where it is needed: others take models, ladders and the table from here
 
 CASE = Path(__file__).with_name("bench_gpu_case.py")
 MODELS = {"1.8b": ("internlm2-1.8b", 24), "7b/16": ("internlm2-7b", 16)}
@@ -137,6 +136,8 @@ class Bench:
 
 def ceilings(device: torch.device, small: bool) -> dict[str, float]:
     """What the chip reaches: FLOP/s of a bf16 product, and bytes per second of a copy, read and written."""
+    import torch
+
     size, count = (512, 3) if small else (8192, 30)
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     source = torch.empty(2**20 if small else 2**30, device=device, dtype=torch.uint8)
@@ -158,6 +159,10 @@ def ceilings(device: torch.device, small: bool) -> dict[str, float]:
 
 def facts(device: torch.device) -> dict[str, Any]:
     """What it ran on."""
+    import torch
+
+    from internevo.monitor.metrics import peak_flops
+
     packages = {}
     for name in ("torch", "transformers", "numpy", "triton", "flash-attn", "torchao"):
         try:
@@ -172,9 +177,10 @@ def facts(device: torch.device) -> dict[str, Any]:
 def table(results: list[dict[str, Any]], peak: float) -> str:
     """One line a system and case; ratios are internevo's speed over that system's."""
     columns = "".join(f"{name:>8}" for name in ("MFU", "full", "GiB", "wait", "ratio"))
-    lines = [f"{'model':7}{'rows':12}{'system':15}{'tokens/s':>11}{columns}"]
+    width = max([10, *(len(one["rows"]) for one in results)]) + 2
+    lines = [f"{'model':7}{'rows':{width}}{'system':15}{'tokens/s':>11}{columns}"]
     for one in results:
-        head = f"{one['model']:7}{one['rows']:12}{one['system']:15}"
+        head = f"{one['model']:7}{one['rows']:{width}}{one['system']:15}"
         if one["tokens_per_s"] is None:
             lines.append(f"{head}{'not measured':>11}")
             continue
@@ -190,6 +196,8 @@ def table(results: list[dict[str, Any]], peak: float) -> str:
 
 
 def main() -> None:
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30, help="stop after about so long; what is left is told")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of a measurement, after two that warm up")

@@ -5,6 +5,7 @@ Takes the case as JSON on the command line, prints the result as JSON in its las
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, OptimizerConfig, SourceConfig, StageConfig, TrainConfig
@@ -25,6 +27,7 @@ from internevo.data.plan import Plan
 from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import training_flops
+from internevo.monitor.profile import breakdown
 from internevo.parallel.prepare import stage_kernel
 from internevo.train.build import empty_model
 from internevo.train.engine import LocalEngine
@@ -53,18 +56,24 @@ class Case:
     steps: int
     device: str
     settings: dict[str, Any] = field(default_factory=dict)
+    profile: bool = False
+    """Whether one more step is profiled: seconds by kind, and the longest kernels by name."""
 
     def model(self) -> ModelConfig:
         """The model's sizes."""
         return model_preset(self.preset, layers=self.layers)
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """Train some steps and tell how fast: medians over steps, after two that compile and warm up."""
+def measure(case: Case, each: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    """Train some steps and tell how fast: medians over steps, after two that compile and warm up.
+
+    `each` is told of every step as it ends.
+    """
     device = torch.device(case.device)
     config = case.model()
     build = {"internevo": ours, "bare": bare, "transformers": theirs}[case.system]
     step, prepare, facts = build(case, config, device)
+    built = settle_memory(device)
     seconds, waits, flops, full_flops, tokens, losses = [], [], [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         write_documents(Path(folder) / "store", case, config.vocab)
@@ -73,7 +82,7 @@ def measure(case: Case) -> dict[str, Any]:
             Plan.constant([source], seq_len=case.seq_len, rows=case.rows, packing="best_fit"), seed=0, prepare=prepare
         )
         with loader:
-            for _ in range(case.steps + 2):
+            for number in range(case.steps + 2):
                 start = time.perf_counter()
                 staged = loader.next()
                 waits.append(time.perf_counter() - start)
@@ -84,8 +93,12 @@ def measure(case: Case) -> dict[str, Any]:
                 tokens.append(real)
                 flops.append(training_flops(config, real, real_pairs(batch)))
                 full_flops.append(training_flops(config, real, real * case.seq_len))
+                if each:
+                    each({"step": number, "step_s": seconds[-1], "tokens": real, "loss": losses[-1], **memory(device)})
+            found = memory(device)
+            if case.profile:
+                found |= profiled(step, loader.next(), device)
     rates = [np.array(one[2:]) / np.array(seconds[2:]) for one in (tokens, flops, full_flops)]
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
         **asdict(case),
         **facts,
@@ -93,10 +106,44 @@ def measure(case: Case) -> dict[str, Any]:
         "flops_per_s": float(np.median(rates[1])),
         "full_flops_per_s": float(np.median(rates[2])),
         "wait_share": float(np.sum(waits[2:]) / np.sum(seconds[2:])),
-        "peak_gib": peak,
+        "built_gib": built,
+        **found,
         "step_s": seconds,
         "losses": losses,
     }
+
+
+def settle_memory(device: torch.device) -> float | None:
+    """Give back what only building the model took, so that the peak is that of the steps; GiB that are left."""
+    gc.collect()
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 2**30
+
+
+def memory(device: torch.device) -> dict[str, float | None]:
+    """The peaks so far in GiB: of what the allocator gave out, and of what it took from the GPU."""
+    if device.type != "cuda":
+        return {"peak_gib": None, "reserved_gib": None}
+    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return {"peak_gib": peaks[0] / 2**30, "reserved_gib": peaks[1] / 2**30}
+
+
+def profiled(step: Callable[[Any], float], staged: Any, device: torch.device) -> dict[str, Any]:
+    """Where a step's time goes: seconds by kind as `monitor.profile` has it, and the 30 longest kernels by name."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, acc_events=True) as profiler:
+        start = time.perf_counter()
+        step(staged)
+        wall = time.perf_counter() - start
+    kinds = breakdown(profiler.events() or (), wall, device.type)
+    rows = [one for one in profiler.key_averages() if not cuda or not str(one.device_type).endswith("CPU")]
+    times = [(one.self_device_time_total if cuda else one.self_cpu_time_total, one.count, one.key) for one in rows]
+    longest = [[name[:160], count, taken / 1e3] for taken, count, name in sorted(times, reverse=True)[:30]]
+    return {"profiled_s": wall, "kinds_s": kinds, "kernels": longest}
 
 
 def ours(case: Case, config: ModelConfig, device: torch.device) -> Built:

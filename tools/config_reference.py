@@ -15,11 +15,10 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 from internevo.config import schema
 from internevo.config.check import CHOICES
 from internevo.config.presets import PRESETS
+from internevo.config.schema import MISSING
 from internevo.data.refine.config import RefineConfig
 from internevo.data.refine.rules import Rules, Thresholds
 from internevo.data.refine.steps import STEPS

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -26,6 +27,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from internevo.checkpoint.commit import CheckpointError
@@ -85,12 +88,105 @@ class SafeReader(dcp.FileSystemReader):
         return metadata
 
 
-def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: dist.ProcessGroup | None = None) -> None:
+class LazyTensors(Mapping[str, Tensor]):
+    """Named tensors. Those that `like` has on the meta device are made by `make`, anew at each look-up."""
+
+    def __init__(self, like: Mapping[str, Tensor], make: Callable[[str], Tensor]):
+        self.like, self._make = like, make
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.like[name]
+        return self._make(name) if tensor.is_meta else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.like)
+
+    def __len__(self) -> int:
+        return len(self.like)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors of the same names, shapes and dtypes, without making any."""
+    return tensors.like if isinstance(tensors, LazyTensors) else tensors
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, or its part of a distributed one."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def names_to_write(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The tensors that this process writes. Processes that hold the same part of distributed tensors take turns."""
+    names, turn = [], 0
+    for name, tensor in shapes_of(tensors).items():
+        if isinstance(tensor, DTensor):
+            mesh = tensor.device_mesh
+            dimensions = zip(mesh.get_coordinate() or (), mesh.shape, tensor.placements, strict=True)
+            if all(rank == turn % size for rank, size, placement in dimensions if placement.is_replicate()):
+                names.append(name)
+            turn += 1
+        else:
+            names.append(name)
+    return names
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    group: dist.ProcessGroup | None = None,
+    copies: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the tensors into `folder`; distributed tensors are written by the ranks that hold their parts.
 
-    All ranks of `group` call it together; None is a process alone.
+    All ranks of `group` call it together; None is a process alone. One tensor at a time is made, and copied from the
+    device. `copies` are written instead where given: of the `names_to_write`, this process's parts in host memory.
     """
-    dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(folder), process_group=group, no_dist=group is None)
+    source = tensors if copies is None else copies
+    names = names_to_write(tensors) if copies is None else list(copies)
+    like = shapes_of(tensors)
+    dcp.save(
+        {name: like[name] for name in names},
+        storage_writer=_OneByOneWriter(folder),
+        planner=_OneByOnePlanner(source),
+        process_group=group,
+        no_dist=group is None,
+    )
+
+
+class _OneByOnePlanner(dcp.DefaultSavePlanner):
+    """Gets a tensor when its turn to be written comes."""
+
+    def __init__(self, source: Mapping[str, Tensor]):
+        super().__init__()
+        self._source = source
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
+        return local_part(self._source[write_item.index.fqn])
+
+
+class _OneByOneWriter(dcp.FileSystemWriter):
+    """Writes one file a process. torch's own writer keeps every tensor of a file until the file is complete."""
+
+    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
+        name = f"{plan.storage_data.prefix}0{DEFAULT_SUFFIX}"
+        results = []
+        with (Path(self.path) / name).open("wb") as file:  # `commit` flushes it to disk
+            for item in plan.items:
+                start = file.tell()
+                torch.save(_in_host_memory(cast("Tensor", planner.resolve_data(item))), file)  # no name keeps it alive
+                length = file.tell() - start
+                results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(results)
+        return done
+
+
+def _in_host_memory(tensor: Tensor) -> Tensor:
+    """The tensor in host memory, alone in its storage, of which torch.save writes all."""
+    host = tensor.detach().to("cpu", non_blocking=True)  # from a GPU: into pinned memory
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return host if host.untyped_storage().nbytes() == host.nbytes else host.clone()
 
 
 def read_tensors(folder: Path, into: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> None:
@@ -163,22 +259,8 @@ def copy_tensors(
 
     One tensor is in memory at a time. Over the ranks of `group`, each with names of its own, or on a process alone.
     """
-    tensors = {rename + one: torch.empty(source.shape(one), dtype=source.dtype(one), device="meta") for one in names}
-    # a file of its own for each tensor: the writer keeps what it has put into a file until the file is complete
-    writer = dcp.FileSystemWriter(folder, single_file_per_rank=False)
-    planner = _OneByOne(lambda name: source.read(name.removeprefix(rename)))
-    dcp.save(tensors, storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
-
-
-class _OneByOne(dcp.DefaultSavePlanner):
-    """Gets a tensor when its turn to be written comes."""
-
-    def __init__(self, read: Callable[[str], Tensor]):
-        super().__init__()
-        self._read = read
-
-    def resolve_data(self, write_item: WriteItem) -> Tensor:
-        return self._read(write_item.index.fqn)
+    like = {rename + one: torch.empty(source.shape(one), dtype=source.dtype(one), device="meta") for one in names}
+    write_tensors(LazyTensors(like, lambda name: source.read(name.removeprefix(rename))), folder, group)
 
 
 def fill_tensors(source: TensorSource, into: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> None:

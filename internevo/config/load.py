@@ -14,7 +14,7 @@ from typing import Any
 from internevo.config.check import check
 from internevo.config.presets import PRESETS
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
-from internevo.config.schema import ModelConfig, RunConfig, StageConfig
+from internevo.config.schema import MISSING, ModelConfig, RunConfig, StageConfig
 from internevo.config.typed import build, did_you_mean, typed_tree
 
 RUN_ONLY = ("name", "runs", "stages")
@@ -105,7 +105,7 @@ def _complete_model(tree: dict[str, Any], path: str, problems: list[str]) -> Non
         problems.append(f"{path}model.preset: unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")
         return
     model = {**PRESETS.get(preset or "", {}), **model}
-    missing = [one.name for one in fields(ModelConfig) if one.default == "???" and one.name not in model]
+    missing = [one.name for one in fields(ModelConfig) if one.default == MISSING and one.name not in model]
     if set(missing) - {"head_dim"}:
         lacking = ", ".join(f"{path}model.{name}" for name in missing if name != "head_dim")
         problems.append(f"{lacking}: missing; set them, or choose a model.preset")

@@ -1,15 +1,17 @@
-"""A YAML file as plain dicts, with its bases merged under it, and the overrides of a command line."""
+"""A YAML file as plain dicts, with its bases merged under it, and the overrides of a command line.
+
+omegaconf is loaded when YAML is read, not before: what is built from the schema's dataclasses works without it.
+"""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from internevo.config.errors import UserError
 
@@ -64,10 +66,11 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"override {text!r}: expected key=value, for example train.seq_len=8192")
+    reader = _omegaconf()
     try:
-        parsed: Any = OmegaConf.to_container(OmegaConf.create(f"value: {value}"), resolve=True)
+        parsed: Any = reader.OmegaConf.to_container(reader.OmegaConf.create(f"value: {value}"), resolve=True)
         return key.strip().split("."), parsed["value"]
-    except (yaml.YAMLError, OmegaConfBaseException):
+    except (yaml.YAMLError, reader.errors.OmegaConfBaseException):
         raise ConfigError(f"override {text!r}: the value is not valid YAML") from None
 
 
@@ -82,10 +85,24 @@ def number(text: str) -> float | int | None:
     return int(exact) if exact == exact.to_integral_value() else float(exact)
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _omegaconf() -> ModuleType:
+    """The package that reads YAML and fills in its interpolations. Raises ConfigError where it is not installed."""
     try:
-        created = OmegaConf.create(path.read_text(encoding="utf-8"))
-        tree = OmegaConf.to_container(created, resolve=True)
+        import omegaconf
+        import omegaconf.errors
+    except ImportError as error:
+        raise ConfigError(
+            f"YAML files and key=value overrides are read by omegaconf, which cannot be imported ({error}). Install it "
+            "with `pip install omegaconf`, or without network see `make gpu-wheels`."
+        ) from None
+    return omegaconf
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    reader = _omegaconf()
+    try:
+        created = reader.OmegaConf.create(path.read_text(encoding="utf-8"))
+        tree = reader.OmegaConf.to_container(created, resolve=True)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -98,7 +115,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}{where}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OmegaConfBaseException as error:
+    except reader.errors.OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}; a configuration is a mapping of keys to values")

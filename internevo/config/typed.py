@@ -12,9 +12,8 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
-from omegaconf import MISSING
-
 from internevo.config.read import number
+from internevo.config.schema import MISSING
 
 T = TypeVar("T")
 _EXPECTED = {

@@ -24,20 +24,25 @@ class Documents:
     host: Tensor
     """The same on the CPU: a kernel plans its work with it, without waiting for the device."""
     mask: Any = None
-    """What the `flex` kernel has made of them beforehand."""
+    """The block mask of the `flex` kernel, made before the step."""
+    mask_tensors: tuple[Tensor, ...] = ()
+    """All tensors of the mask on the tokens' device."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Documents:
         """Documents of these lengths, in order; all must be at least 1."""
         host = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        device = torch.device(device)
-        # from pinned memory the copy is made while the host goes on
-        return cls(host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host, host)
+        return cls(to_device(host, torch.device(device)), host)
 
     @property
     def lengths(self) -> list[int]:
         """Document lengths in order."""
         return [end - start for start, end in pairwise(self.host.tolist())]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device. To a GPU it is copied from pinned memory, and the host does not wait for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def runs(offsets: Tensor) -> list[tuple[int, int]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,15 +133,16 @@ class Transformer(nn.Module):
             assert isinstance(block, Block)
             block.policy = policy
 
-    def compile_blocks(self, mode: str = "default") -> None:
-        """Compile each block with torch.compile, in one of its modes.
+    def compile_blocks(self, mode: str = "default", options: Mapping[str, Any] | None = None) -> None:
+        """Compile each block with torch.compile, in one of its modes, with more of its `options`.
 
         Blocks share what is compiled. Documents come as tensors of varying size, so that a new batch of them compiles
         nothing.
         """
         self.compiled = True
+        together = {**torch._inductor.list_mode_options(mode), **(options or {})}  # torch takes a mode or options
         for block in self.blocks.children():
-            block.compile(mode=None if mode == "default" else mode)
+            block.compile(options=together)
 
     def features(
         self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None

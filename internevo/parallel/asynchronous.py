@@ -18,15 +18,18 @@ aten = torch.ops.aten
 
 
 def enable_async_tensor_parallel(place: Place, device: torch.device) -> None:
-    """Let compiled blocks overlap the messages of this group. Raises UserError where there are no GPUs."""
+    """Let blocks compiled with `compile_options` overlap this group's messages. Raises UserError without GPUs."""
     if device.type != "cuda":
         raise UserError("parallel.asynchronous: needs GPUs that reach each other's memory; set it to false.")
     assert place.group is not None
     from torch.distributed._symmetric_memory import enable_symm_mem_for_group
 
     enable_symm_mem_for_group(place.group.group_name)
-    torch._inductor.config._micro_pipeline_tp = True
-    torch._inductor.config.post_grad_custom_pre_pass = FoldReshapes()
+
+
+def compile_options() -> dict[str, Any]:
+    """What torch.compile is told about blocks that overlap messages; other compiled code is left as it is."""
+    return {"_micro_pipeline_tp": True, "post_grad_custom_pre_pass": _FOLD}
 
 
 class FoldReshapes(CustomGraphPass):
@@ -49,3 +52,7 @@ class FoldReshapes(CustomGraphPass):
 
     def uuid(self) -> Any:
         return "internevo: fold reshapes"
+
+
+_FOLD = FoldReshapes()
+"""One for all blocks: those with different options would not share what is compiled."""

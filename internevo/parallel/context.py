@@ -84,7 +84,7 @@ class ContextCut:
         index = index[:, self.ulysses.rank * part : (self.ulysses.rank + 1) * part]
         whole = Documents.of(list(chain.from_iterable(rows)), self.device)
         chunks = tuple(tuple(document) for row in dealt for document in row.tolist())
-        return index, CutDocuments(whole.offsets, whole.host, None, chunks)
+        return index, CutDocuments(whole.offsets, whole.host, chunks=chunks)
 
 
 class ContextAttention:

@@ -33,7 +33,12 @@ def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, 
     if train.fp8 != "none":
         use_fp8(model, train.fp8, device)
     if train.compile:
-        model.compile_blocks(train.compile_mode)
+        options = {}
+        if stage.parallel.asynchronous:
+            from internevo.parallel.asynchronous import compile_options  # loads torch's compiler
+
+            options = compile_options()
+        model.compile_blocks(train.compile_mode, options)
 
 
 def block_policies(stage: StageConfig, layers: int, tokens: int) -> list[Policy]:

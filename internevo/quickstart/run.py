@@ -39,6 +39,9 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
     What is there from an earlier, unfinished time is used.
     """
     start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _write_config(folder)
+    load_config(config, check_data=False)  # where YAML cannot be read, say so before the work
     corpus, tokens, tokenizer = folder / "corpus", folder / "tokens", folder / "tokenizer.model"
     with _step(out, "1/7  corpus: Python's standard library as prose, code, long and selected documents"):
         if not corpus.exists():
@@ -51,7 +54,6 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
     with _step(out, "3/7  token stores with held-out documents"):
         _prepare(corpus, tokens, tokenizer, out)
     run = folder / "runs" / "quickstart"
-    config = _write_config(folder)
     out.print(f"[bold]4/7  training three stages[/]  ({config}; `internevo train {config}` does the same)")
     stopped = train(load_config(config), sys.argv)
     if stopped is not None:

@@ -13,7 +13,8 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, digest
 from internevo.data.loader import WHOLE, Part
 from internevo.model.transformer import Transformer
-from internevo.parallel.prepare import compute_dtype, prepare_model
+from internevo.parallel.context import ContextCut
+from internevo.parallel.prepare import compute_dtype, prepare_model, stage_kernel
 from internevo.train.loss_model import LossModel, loss_model
 from internevo.train.micro_batch import Staged
 from internevo.train.optimizer import Optimizers, clip_scale, width_rate
@@ -27,10 +28,13 @@ class Engine(ABC):
     device: torch.device
     part: Part = WHOLE
     """Which part of a step's rows this process reads."""
+    cut: ContextCut | None = None
+    """What cuts rows whose tokens lie on several ranks."""
 
     def stage_batch(self, batch: Batch) -> Staged:
         """The batch with this process's micro-batches on their way to the device. Any thread may call it."""
-        return Staged.of(batch, self.stage.train.micro_batch, self.device)
+        kernel = stage_kernel(self.stage, self.device)
+        return Staged.of(batch, self.stage.train.micro_batch, self.device, self.cut, kernel)
 
     @abstractmethod
     def forward_backward(self, staged: Staged) -> Tensor:
@@ -49,15 +53,19 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Mapping[str, Tensor]:
         """All that a checkpoint holds of model and optimizer, by name, as far as this process has it.
 
-        `model/NAME` is an fp32 weight, `optimizer/NAME/KIND` its optimizer state: whole, or a distributed tensor.
+        `model/NAME` is an fp32 weight, `optimizer/NAME/KIND` its optimizer state, in the dtype that it is kept in:
+        whole, or a distributed tensor. Tensors are live, or made when they are looked up, or `HostCopies`.
         """
 
     @abstractmethod
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
-        """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together."""
+        """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together.
+
+        What was saved in another dtype is converted.
+        """
 
     @abstractmethod
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -12,8 +12,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from internevo.checkpoint.tensors import LazyTensors
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
+from internevo.model.documents import to_device
 from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import prepare_model
 from internevo.train.build import empty_model
@@ -23,7 +25,7 @@ from internevo.train.optimizer import clip_scale, decays
 from internevo.train.split import join, noise_like, round_by_chance, split
 
 PIECE = 2**26
-"""Elements updated at one time: what is between bf16 and fp32 is in memory for these only."""
+"""Elements updated, or joined, at one time: what is between bf16 and fp32 is in memory for these only."""
 
 
 class LeanEngine(OneProcess):
@@ -61,12 +63,16 @@ class LeanEngine(OneProcess):
         corrections = [1 - beta ** self.steps.double() for beta in config.betas]
         numbers = torch.stack([scale.double(), finite.double(), *corrections])
         move: Callable[..., None] = _compiled() if self.stage.train.compile else adamw_piece
+        # of matrices that decay, and of the rest; on the device: a compiled kernel cannot read the host's memory
+        decaying, free = (
+            to_device(torch.tensor([lr, decay, *config.betas, config.eps], dtype=torch.float64), self.device)
+            for decay in (config.weight_decay, 0.0)
+        )
         stream = 0
         for name, parameter in self.parameters.items():
             gradient = gradients[name]
             assert gradient is not None
-            decay = config.weight_decay if decays(name, parameter.ndim > 1, config) else 0.0
-            rates = torch.tensor([lr, decay, *config.betas, config.eps], dtype=torch.float64)
+            rates = decaying if decays(name, parameter.ndim > 1, config) else free
             flat = (parameter, self.rest[name], gradient, self.first[name], self.second[name])
             for piece in zip(*(x.detach().view(-1).split(PIECE) for x in flat), strict=True):
                 move(*piece, numbers, rates, self.steps, stream)
@@ -75,28 +81,33 @@ class LeanEngine(OneProcess):
         self.gradients.clear()
         return norm, finite
 
-    def state(self) -> dict[str, Tensor]:
-        """Each tensor whole, in fp32, in host memory."""
-        tensors: dict[str, Tensor] = {}
+    def state(self) -> Mapping[str, Tensor]:
+        """fp32 weights are joined when they are looked up; all else is live."""
+        like: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            tensors[f"model/{name}"] = join(parameter.detach(), self.rest[name]).cpu()
-            tensors[f"optimizer/{name}/step"] = self.steps.cpu()
-            tensors[f"optimizer/{name}/exp_avg"] = self.first[name].float().cpu()
-            tensors[f"optimizer/{name}/exp_avg_sq"] = self.second[name].float().cpu()
-        return tensors
+            like[f"model/{name}"] = torch.empty(parameter.shape, device="meta")
+            like[f"optimizer/{name}/step"] = self.steps
+            like[f"optimizer/{name}/exp_avg"] = self.first[name]
+            like[f"optimizer/{name}/exp_avg_sq"] = self.second[name]
+        return LazyTensors(like, lambda name: self._weight(name.removeprefix("model/")))
 
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
         for name, parameter in self.parameters.items():
-            weight, first, second = (torch.empty(parameter.shape) for _ in range(3))
-            steps, at = torch.zeros(()), f"optimizer/{name}"
-            read({f"model/{name}": weight, f"{at}/step": steps, f"{at}/exp_avg": first, f"{at}/exp_avg_sq": second})
+            weight, at = torch.empty(parameter.shape), f"optimizer/{name}"
+            moments = {f"{at}/exp_avg": self.first[name], f"{at}/exp_avg_sq": self.second[name]}
+            read({f"model/{name}": weight, f"{at}/step": self.steps, **moments})
             self._set_weight(name, weight)
-            self.first[name].copy_(first)
-            self.second[name].copy_(second)
-            self.steps.copy_(steps)
+
+    def _weight(self, name: str) -> Tensor:
+        """The fp32 weight, on the device."""
+        high, rest = self.parameters[name].detach(), self.rest[name]
+        weight = torch.empty_like(high, dtype=torch.float32)
+        for to, *halves in zip(*(x.view(-1).split(PIECE) for x in (weight, high, rest)), strict=True):
+            to.copy_(join(*halves))
+        return weight
 
     def _set_weight(self, name: str, weight: Tensor) -> None:
-        high, rest = split(weight)
+        high, rest = split(weight.to(self.device))
         self.parameters[name].data.copy_(high)
         self.rest[name].copy_(rest)
 
@@ -126,8 +137,8 @@ def adamw_piece(
     """AdamW on a flat piece of a parameter, in place, in fp32 whatever is kept; the formula is that of torch's.
 
     numbers: what gradients are divided by, 1 for a finite step (0 changes nothing), and one minus each beta to the
-    power of the step, on the device; rates: learning rate, decay, both betas and eps, on the host. Chance in rounding
-    comes from `step`, `stream` and the number after it.
+    power of the step; rates: learning rate, decay, both betas and eps. Both are on the device. Chance in rounding comes
+    from `step`, `stream` and the number after it.
     """
     scale, finite, correction1, correction2 = numbers.unbind()
     lr, decay, beta1, beta2, eps = rates.unbind()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
 from internevo.model.fp8 import check_fp8
 from internevo.parallel.layout import LayoutError, make_layout
@@ -29,6 +30,13 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
         raise LayoutError(
             f"stage {stage.name}: optimizer.state={stage.optimizer.state} is for one process, and there are {world}; "
             "ZeRO shares the state over them: set optimizer.state=fp32."
+        )
+    pipeline = stage.parallel.pipeline
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    if pipeline.size > 1 and pipeline.schedule == "zbv" and version < (2, 12):
+        raise UserError(
+            f"stage {stage.name}: torch {torch.__version__} cannot run parallel.pipeline.schedule zbv (its ranks would "
+            "send to themselves); use 1f1b or interleaved, or torch 2.12 or newer."
         )
     if stage.parallel.zero.engine == "deepspeed":
         import_deepspeed()

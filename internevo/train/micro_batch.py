@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from internevo.data.batch import Batch
-from internevo.model.documents import Documents
+from internevo.model.attention import prepare_documents
+from internevo.model.documents import Documents, to_device
 from internevo.parallel.context import ContextCut
 
 
@@ -37,15 +38,18 @@ class Staged:
         self.batch, self._micros, self._arrived = batch, micros, arrived
 
     @classmethod
-    def of(cls, batch: Batch, rows: int, device: torch.device, cut: ContextCut | None = None) -> Staged:
+    def of(
+        cls, batch: Batch, rows: int, device: torch.device, cut: ContextCut | None = None, kernel: str = "sdpa"
+    ) -> Staged:
         """Cut the rows that a batch holds into micro-batches of at most `rows` rows and bring each to the device.
 
-        With `cut`, the tokens of each row that this rank has.
+        With `cut`, the tokens of each row that this rank has. The documents are prepared for the attention `kernel`.
         """
         if device.type != "cuda":
-            return cls(batch, list(_micro_batches(batch, rows, device, cut)), None)
-        with torch.cuda.stream(_copying(device)):
-            micros = list(_micro_batches(batch, rows, device, cut))
+            return cls(batch, list(_micro_batches(batch, rows, device, cut, kernel)), None)
+        # the device too: a thread begins on GPU 0, and going back to GPU 0's stream would make a context there
+        with torch.cuda.device(device), torch.cuda.stream(_copying(device)):
+            micros = list(_micro_batches(batch, rows, device, cut, kernel))
             arrived = torch.cuda.Event()
             arrived.record()
         return cls(batch, micros, arrived)
@@ -58,7 +62,9 @@ class Staged:
             now = torch.cuda.current_stream()
             now.wait_event(self._arrived)
             for micro in self._micros:
-                for tensor in (micro.tokens, micro.labels, micro.positions, micro.documents.offsets):
+                documents = micro.documents
+                tensors = micro.tokens, micro.labels, micro.positions, documents.offsets, *documents.mask_tensors
+                for tensor in tensors:
                     tensor.record_stream(now)  # made on one stream and used on another
         return iter(self._micros)
 
@@ -69,11 +75,9 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _micro_batches(batch: Batch, rows: int, device: torch.device, cut: ContextCut | None) -> Iterator[MicroBatch]:
-    def bring(array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
+def _micro_batches(
+    batch: Batch, rows: int, device: torch.device, cut: ContextCut | None, kernel: str
+) -> Iterator[MicroBatch]:
     for start in range(0, len(batch.tokens), rows):
         part = slice(start, start + rows)
         arrays = [batch.tokens[part], batch.labels[part], batch.positions[part]]
@@ -83,5 +87,5 @@ def _micro_batches(batch: Batch, rows: int, device: torch.device, cut: ContextCu
         else:
             index, documents = cut(lengths)
             arrays = [np.take_along_axis(array, index, axis=1) for array in arrays]
-        tokens, labels, positions = map(bring, arrays)
-        yield MicroBatch(tokens, labels, positions, documents)
+        tokens, labels, positions = (to_device(torch.from_numpy(array), device) for array in arrays)
+        yield MicroBatch(tokens, labels, positions, prepare_documents(documents, kernel))

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from internevo.checkpoint.staging import HostCopies
 from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
 from internevo.data.batch import IGNORE, Batch
@@ -95,10 +96,10 @@ class OffloadedEngine(Engine):
         norm = torch.as_tensor(float(self.engine.get_global_grad_norm()), device=self.device)
         return norm, torch.tensor(self.engine.was_step_applied(), device=self.device)
 
-    def state(self) -> dict[str, Tensor]:
-        """Each tensor whole, in host memory, on one of the ranks."""
+    def state(self) -> HostCopies:
+        """Each tensor whole, in host memory, on one of the ranks: DeepSpeed gathers a new one."""
         self._link_moments()
-        tensors: dict[str, Tensor] = {}
+        tensors = HostCopies()
         steps = torch.tensor(float(self._steps))
         for number, (name, parameter) in enumerate(self.parameters.items()):
             ours = number % self.ranks.size == self.ranks.rank

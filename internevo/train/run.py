@@ -118,7 +118,7 @@ class Run:
                 return
             progress.stage, progress.stage_step = progress.stage + 1, 0
             progress.cursor = progress.cursor.next_stage()
-            self.writer.wait()  # the next stage reads what this one has saved
+            self.writer.release()  # the next stage reads what this one has saved, and its state may be of other sizes
             trainer.engine.close()  # two stages' weights and optimizer states must not be in memory together
 
     def close(self) -> None:

@@ -53,9 +53,6 @@ class ShardedEngine(TorchEngine):
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.model.transformer.named_parameters())
 
-    def stage_batch(self, batch: Batch) -> Staged:
-        return Staged.of(batch, self.stage.train.micro_batch, self.device, self.cut)
-
     def forward_backward(self, staged: Staged) -> Tensor:
         labels = max(1, staged.batch.label_count)
         total = torch.zeros((), device=self.device)

@@ -96,6 +96,7 @@ class StageTrainer:
         state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
         state["places"] = places_before(self.stage.train, self.progress.stage_step)
         state["data"] = self._data
+        writer.wait()  # its copy must not be in memory together with what an engine gathers
         writer.save(self.progress.step, self.engine.state(), state, permanent)
 
     def _loader(self) -> Loader:

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from internevo.checkpoint.commit import (
@@ -24,7 +26,8 @@ from internevo.checkpoint.commit import (
     read_state,
     step_name,
 )
-from internevo.checkpoint.tensors import _MetadataUnpickler, read_tensors, stored_tensors
+from internevo.checkpoint.staging import HostCopies, Staging
+from internevo.checkpoint.tensors import LazyTensors, _MetadataUnpickler, read_tensors, stored_tensors
 from internevo.checkpoint.writer import CheckpointWriter
 
 
@@ -70,6 +73,57 @@ def test_an_asynchronous_save_keeps_the_values_it_was_given(tmp_path: Path) -> N
     loaded = zeros()
     read_tensors(tmp_path / step_name(1), loaded)
     assert torch.equal(loaded["model/a"], some_tensors(1)["model/a"])
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_views_scalars_and_empty_tensors_come_out_of_torchs_own_reader(tmp_path: Path, asynchronous: bool) -> None:
+    large = torch.arange(24.0).view(4, 6)
+    tensors = {"view": large[1:3], "turned": large.T, "strided": large[:, ::2], "none": large[:0], "one": large[0, 1]}
+    writer = CheckpointWriter(tmp_path, keep=0, asynchronous=asynchronous)
+    writer.save(1, tensors, {}, permanent=False)
+    writer.close()
+    loaded = {name: torch.full_like(tensor, -1) for name, tensor in tensors.items()}
+    dcp.load(loaded, checkpoint_id=tmp_path / step_name(1), no_dist=True)
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor), name
+    (written,) = (tmp_path / step_name(1)).glob("*.distcp")
+    assert written.stat().st_size < 10_000  # no tensor is written with what it is a view of
+
+
+def test_tensors_are_made_one_at_a_time_when_their_turn_comes(tmp_path: Path) -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def make(name: str) -> torch.Tensor:
+        assert not any(one() is not None for one in alive), "two are in memory"
+        tensor = torch.full((3,), float(name))
+        alive.append(weakref.ref(tensor))
+        return tensor
+
+    names = ["1", "2", "3"]
+    writer = CheckpointWriter(tmp_path, keep=0, asynchronous=False)
+    writer.save(1, LazyTensors({name: torch.empty(3, device="meta") for name in names}, make), {}, permanent=False)
+    writer.close()
+    assert len(alive) == len(names)  # each was made once
+    loaded = {name: torch.zeros(3) for name in names}
+    read_tensors(tmp_path / step_name(1), loaded)
+    assert [tensor[0].item() for tensor in loaded.values()] == [1, 2, 3]
+
+
+def test_what_nobody_else_has_is_not_copied() -> None:
+    given = HostCopies(a=torch.zeros(3))
+    assert Staging().copy(given)["a"] is given["a"]
+
+
+def test_memory_is_used_again_and_grows() -> None:
+    staging = Staging()
+    places = []
+    for size in (100, 50, 100, 1000):
+        copies = staging.copy({"a": torch.arange(size), "b": torch.ones(size, dtype=torch.bfloat16)})
+        assert torch.equal(copies["a"], torch.arange(size))
+        assert torch.equal(copies["b"], torch.ones(size, dtype=torch.bfloat16))
+        places.append(copies["a"].data_ptr())
+    assert places[0] == places[1] == places[2]
+    staging.release()
 
 
 def test_an_error_in_the_background_reaches_the_caller(tmp_path: Path) -> None:

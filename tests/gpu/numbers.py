@@ -1,8 +1,8 @@
 """Assertions about numbers that only a real GPU computes.
 
-The tests of this folder also run on a driver that does nothing (`tools/nogpu`): everything is checked there but results,
-which are zeros. So an assertion about results stands in `with numbers("what it is about"):`, and nothing else does. On a
-GPU it fails like any other; on the driver it may fail, and the end of the run lists what was excused.
+The tests of this folder also run on a driver that does nothing (`tools/nogpu`): everything is checked there but
+results, which are zeros. So an assertion about results stands in `with numbers("what it is about"):`, and nothing else
+does. On a GPU it fails like any other; on the driver it may fail, and the end of the run lists what was excused.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from internevo.config.schema import ProfileConfig
 from internevo.monitor.profile import StepProfiler, read_profiles
 from internevo.train.micro_batch import Staged
 from internevo.train.step import train_step
+from tests.gpu.numbers import numbers
 from tests.gpu.test_training import build
 from tests.train.test_compile import batches
 from tests.train.test_step import CPU
@@ -24,8 +25,15 @@ def test_staged_batches_are_whole(gpu: torch.device, tmp_path: Path) -> None:
         there, here = Staged.of(batch, 2, gpu), Staged.of(batch, 2, CPU)
         for got, expected in zip(there, here, strict=True):
             for name in ("tokens", "labels", "positions"):
-                assert torch.equal(getattr(got, name).cpu(), getattr(expected, name)), name
-            assert torch.equal(got.documents.offsets.cpu(), expected.documents.offsets)
+                check_same(name, getattr(got, name), getattr(expected, name))
+            check_same("offsets", got.documents.offsets, expected.documents.offsets)
+
+
+def check_same(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype), name
+    got = got.cpu()
+    with numbers("tokens of a batch"):
+        assert torch.equal(got, expected), name
 
 
 def test_profile(gpu: torch.device, tmp_path: Path) -> None:
@@ -35,7 +43,8 @@ def test_profile(gpu: torch.device, tmp_path: Path) -> None:
         with profiler.step(number):
             train_step(engine, engine.stage_batch(batch), 1e-3)
     (record,) = read_profiles(tmp_path)
-    for kind in ("matrix products", "attention", "optimizer", "other"):
-        assert record["seconds"][kind] > 0, kind
+    with numbers("seconds of kernels"):
+        for kind in ("matrix products", "attention", "optimizer", "other"):
+            assert record["seconds"][kind] > 0, kind
     assert (tmp_path / "profile" / "rank-0000.memory.pickle").stat().st_size > 1000
     assert (tmp_path / "profile" / "rank-0000.trace.json.gz").exists()

@@ -1,4 +1,4 @@
-"""Training on the GPU: as on the CPU in fp32, without waiting, compiled once, in FP8, and a whole quickstart."""
+"""Training on the GPU: as on the CPU in fp32, compiled once, in FP8, and a whole quickstart."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from torch._dynamo.utils import counters
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
+from internevo.model.kernels import flash
 from internevo.train.build import initial_model
 from internevo.train.engine import Engine, LocalEngine
 from internevo.train.lean import LeanEngine
 from internevo.train.step import train_step
+from tests.gpu.numbers import NOOP, numbers
 from tests.train.test_compile import batches
 from tests.train.test_step import CPU, random_batch
 
@@ -55,6 +58,23 @@ def losses(engine: Engine, folder: Path, count: int = 10) -> list[float]:
     ],
 )
 def test_losses_are_those_of_the_cpu_in_fp32(changes, tolerance: float, gpu: torch.device, tmp_path: Path) -> None:
+    skip_what_is_missing(changes)
+    torch._dynamo.reset()
+    expected = losses(build(CPU, "fp32"), tmp_path / "cpu")
+    found = losses(build(gpu, **changes), tmp_path / "gpu")
+    with numbers("losses of training"):
+        assert found == pytest.approx(expected, rel=tolerance)
+
+
+def test_muon(gpu: torch.device, tmp_path: Path) -> None:
+    expected = losses(build(CPU, "fp32", name="muon"), tmp_path / "cpu")
+    found = losses(build(gpu, name="muon"), tmp_path / "gpu")
+    with numbers("losses of training"):
+        assert found == pytest.approx(expected, rel=2e-2)
+
+
+def skip_what_is_missing(changes: dict[str, Any]) -> None:
+    """Skip the test where packages or units are missing that these settings need."""
     if "fp8" in changes:
         pytest.importorskip("torchao", reason="torchao is not installed")
         if torch.cuda.get_device_capability() < (8, 9):
@@ -63,30 +83,8 @@ def test_losses_are_those_of_the_cpu_in_fp32(changes, tolerance: float, gpu: tor
         pytest.importorskip("liger_kernel", reason="liger-kernel is not installed")
     if changes.get("loss") == "torch" and not hasattr(torch.nn.functional, "linear_cross_entropy"):
         pytest.skip(f"torch {torch.__version__} has no linear_cross_entropy")
-    torch._dynamo.reset()
-    expected = losses(build(CPU, "fp32"), tmp_path / "cpu")
-    assert losses(build(gpu, **changes), tmp_path / "gpu") == pytest.approx(expected, rel=tolerance)
-
-
-def test_muon(gpu: torch.device, tmp_path: Path) -> None:
-    expected = losses(build(CPU, "fp32", name="muon"), tmp_path / "cpu")
-    assert losses(build(gpu, name="muon"), tmp_path / "gpu") == pytest.approx(expected, rel=2e-2)
-
-
-@pytest.mark.parametrize("changes", [{}, {"compile": True}, {"state": "split", "compile": True}, {"name": "muon"}])
-def test_a_step_waits_for_nothing(changes, gpu: torch.device, tmp_path: Path) -> None:
-    """torch raises where the host would wait for the GPU."""
-    engine = build(gpu, **changes)
-    staged = [engine.stage_batch(batch) for batch in batches(tmp_path, 4)]
-    for one in staged[:2]:
-        engine.update(engine.forward_backward(one), 1e-3)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for one in staged[2:]:
-            engine.update(engine.forward_backward(one), 1e-3)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    if changes.get("attention") == "flash" and flash.find(torch.device("cuda")) is None:
+        pytest.skip("no flash-attn package is installed that fits this GPU")
 
 
 @pytest.mark.parametrize("kernel", ["varlen", "sdpa", "flex"])
@@ -107,15 +105,30 @@ def test_a_step_that_is_not_finite_changes_nothing(gpu: torch.device) -> None:
         before = {name: tensor.clone() for name, tensor in engine.state().items()}
         loss = engine.forward_backward(engine.stage_batch(replace(random_batch(1, seq=64))))
         _, moved = engine.update(loss * torch.nan, 1e-3)
-        assert not moved
-        assert all(torch.equal(tensor, before[name]) for name, tensor in engine.state().items())
+        after = engine.state()
+        assert after.keys() == before.keys()
+        with numbers("a step that is not finite"):
+            assert not moved
+            assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 
 
 def test_quickstart(tmp_path: Path) -> None:
     """Corpus, tokenizer, three stages on the GPU, export with its logits compared, a sample, a report."""
-    command = [sys.executable, "-m", "internevo", "quickstart", "--out", str(tmp_path / "quickstart")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = internevo("quickstart", "--out", tmp_path / "quickstart")
+    if NOOP:
+        # the first number that is read back is how many labels are held out: none. What reads none goes on
+        assert "the held-out batches hold no label" in done.stderr, done.stdout + done.stderr
+        short = [f"stages.{name}.train.steps=12" for name in ("base", "long", "enhance")]
+        unread = "data.eval_tokens=0", "train.max_skipped=100", "checkpoint.every=5"
+        done = internevo("train", tmp_path / "quickstart" / "config.yaml", *short, *unread)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
     assert done.returncode == 0, done.stdout + done.stderr
     check = Path(__file__).parents[2] / "tools" / "check_quickstart.py"
     done = subprocess.run([sys.executable, check, tmp_path / "quickstart"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def internevo(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "internevo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

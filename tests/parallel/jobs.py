@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def engine_of(stage: StageConfig, world: World) -> TorchEngine:
     return engine
 
 
-def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every tensor joined from its parts, on all ranks."""
     full = {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in tensors.items()}
     if dist.is_initialized():

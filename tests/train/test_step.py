@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def pack(documents: list[np.ndarray], seq_len: int, folder) -> Batch:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with TokenStoreWriter(folder / "documents", np.uint16) as writer:
         for document in documents:
             writer.append(document)

@@ -39,7 +39,8 @@ def backward(
         flash = aten._scaled_dot_product_flash_attention_backward
         sizes = q.shape[2], k.shape[2]
         return flash(grad, q, k, v, out, lse.contiguous(), None, None, *sizes, 0.0, causal, none, none)
-    lse = F.pad(lse, (0, -lse.shape[-1] % 32))
+    # as the forward kernel gives it: contiguous, and infinite where it is padded to a multiple of 32
+    lse = F.pad(lse.contiguous(), (0, -lse.shape[-1] % 32), value=torch.inf)
     wanted = [True, True, True, False]
     efficient = aten._scaled_dot_product_efficient_attention_backward
     grad_q, grad_k, grad_v, _ = efficient(

@@ -2,6 +2,7 @@
 
 The blocks that a document touches are found on the host from its borders, before the step: blocks without a visible
 score are never visited, and those that lie wholly inside a document and below the diagonal are computed without a mask.
+The mask goes to the GPU with the tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from internevo.model.documents import Documents
+from internevo.model.documents import Documents, to_device
 
 BLOCK = 128
 
@@ -31,18 +32,25 @@ def reason(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | Non
 
 
 def with_mask(documents: Documents) -> Documents:
-    """The documents with their block mask, which this kernel needs."""
+    """The documents with their block mask, which this kernel needs. The host does not wait for the device."""
     device, ends = documents.offsets.device, documents.host.numpy()
-    document = torch.searchsorted(documents.offsets[1:], torch.arange(int(ends[-1]), device=device), right=True)
+    tokens, lengths = int(ends[-1]), np.diff(ends)
+    of_token = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    partial, full = blocks(ends)
+    # for each block of queries the blocks of keys, and the other way round for the backward pass
+    arrays = {
+        f"{name}_{kind}": array
+        for name, visible in (("kv", partial), ("full_kv", full), ("q", partial.T), ("full_q", full.T))
+        for kind, array in zip(("num_blocks", "indices"), _listed(visible), strict=True)
+    }
+    listed: dict[str, Any] = {name: to_device(torch.from_numpy(array), device) for name, array in arrays.items()}
+    document = to_device(torch.from_numpy(of_token), device)
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (document[query] == document[key])
 
-    partial, full = blocks(ends)
-    tokens = int(ends[-1])
-    listed = *_listed(partial, device), *_listed(full, device)
-    mask = BlockMask.from_kv_blocks(*listed, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(tokens, tokens))
-    return replace(documents, mask=mask)
+    mask = BlockMask((tokens, tokens), BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=visible, **listed)
+    return replace(documents, mask=mask, mask_tensors=(document, *listed.values()))
 
 
 def blocks(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,23 +72,28 @@ def blocks(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return touched & ~whole, whole
 
 
-def _listed(visible: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Counts `[1, 1, queries]` and indices `[1, 1, queries, keys]` of the true columns in each row, true ones first."""
-    counts = torch.from_numpy(visible.sum(1, dtype=np.int32))
-    indices = torch.from_numpy(np.argsort(~visible, axis=1, kind="stable").astype(np.int32))
-    return counts[None, None].to(device), indices[None, None].to(device)
+def _listed(visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts `[1, 1, rows]` and indices `[1, 1, rows, columns]` of the true columns in each row, true ones first."""
+    indices = np.argsort(~visible, axis=1, kind="stable").astype(np.int32, order="C")
+    return visible.sum(1, dtype=np.int32)[None, None], indices[None, None]
 
 
 @cache
-def _function(compiled: bool) -> Callable[..., Any]:
-    function: Callable[..., Any] = flex_attention
-    return torch.compile(function) if compiled else function
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
     """Causal attention inside each document."""
     heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
     # inside compiled code it is compiled with it; on a CPU it runs as a dense product
-    function = _function(q.is_cuda and not torch.compiler.is_compiling())
-    out = function(*heads_first, block_mask=documents.mask, enable_gqa=q.shape[1] != k.shape[1])
+    compiling = torch.compiler.is_compiling()
+    function: Any = flex_attention if compiling or not q.is_cuda else _compiled()
+    out = function(
+        *heads_first,
+        block_mask=documents.mask,
+        enable_gqa=q.shape[1] != k.shape[1],
+        # for fewer than 128 tokens torch would choose its kernel for decoding, which cannot be compiled for all heads
+        kernel_options={"BACKEND": "TRITON"},
+    )
     return out[0].transpose(0, 1)
