@@ -197,8 +197,8 @@ class PipelineConfig:
     """Ranks in one pipeline."""
     schedule: str = "1f1b"
     """The order of micro-batches: `1f1b` (one stage a rank), `interleaved` (two stages a rank, a smaller bubble) or
-    `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241). `zbv` goes
-    with neither `train.recompute` nor `train.compile`: a split backward pass would do their work several times."""
+    `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241). `zbv` does
+    not go with `train.recompute`, `train.compile` and ZeRO 3."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
@@ -85,8 +85,13 @@ def build_sharded(
 def give_first_weights(model: Transformer, stage: StageConfig, mesh: Mesh) -> None:
     """Fill this rank's part of every parameter with what the stage's seed gives."""
     for name, parameter in model.named_parameters():
-        whole = initial_values(name, parameter.shape, stage.model, stage.train.seed)
-        local(parameter).copy_(rows_by_rank(cut_by_rank(name, whole, mesh.tensor), mesh.shard))
+        local(parameter).copy_(_first_part(name, parameter.shape, stage, mesh))
+
+
+def _first_part(name: str, shape: torch.Size, stage: StageConfig, mesh: Mesh) -> Tensor:
+    """A view of whole values, to be copied before the next ones are drawn."""
+    whole = initial_values(name, shape, stage.model, stage.train.seed)
+    return rows_by_rank(cut_by_rank(name, whole, mesh.tensor), mesh.shard)
 
 
 def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:

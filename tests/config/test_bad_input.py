@@ -238,6 +238,10 @@ FILES = {
         GOOD.replace("steps: 10", "steps: 10, compile: true") + "parallel: {pipeline: {size: 2, schedule: zbv}}\n",
         "train.compile: does not go with parallel.pipeline.schedule=zbv",
     ),
+    "a split backward pass without weights": (
+        GOOD + "parallel: {pipeline: {size: 2, schedule: zbv}, zero: {stage: 3}}\n",
+        "parallel.zero.stage: 3 does not go with parallel.pipeline.schedule=zbv",
+    ),
     "a stage without a name": (GOOD + "stages: [{train: {steps: 5}}]", "stages[0].name: every stage needs a name"),
     "a stage that is a word": (GOOD + "stages: [base]", "expected a mapping of keys to values, found 'base'"),
     "two stages of one name": (GOOD + "stages: [{name: a}, {name: a}]", "stages: two are called 'a'"),

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from internevo.checkpoint.tensors import read_tensors, write_tensors
@@ -30,7 +31,10 @@ from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.plan import Plan
 from internevo.data.store_writer import TokenStoreWriter
+from internevo.model import transformer
+from internevo.parallel import apply
 from internevo.parallel.asynchronous import FoldReshapes
+from internevo.parallel.tensor import local
 from internevo.parallel.world import World
 from internevo.train import muon
 from internevo.train.engine import Engine, TorchEngine
@@ -74,7 +78,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
         zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
     )
-    width = {key: changes[key] for key in ("hidden", "qk_norm") if key in changes}
+    width = {key: changes[key] for key in ("hidden", "ffn", "qk_norm") if key in changes}
     model = model_preset("tiny", layers=changes.get("layers", 4), heads=8, kv_heads=changes.get("kv_heads", 4), **width)
     seq_len = changes.get("seq_len", SEQ_LEN)
     train = TrainConfig(
@@ -117,6 +121,37 @@ def train(world: World, changes: dict[str, Any], store: Path, steps: int, after:
     if after:
         result.weights = whole({k: p.detach() for k, p in engine.named_parameters().items()})
     return result if world.main else strip(result)
+
+
+@dataclass
+class Built:
+    """What a rank held while its part of a model was built."""
+
+    whole_at_once: int
+    """Parameters whose whole values were in memory at one time."""
+    excess: dict[str, int]
+    """Bytes that a part keeps alive beside its own, by name."""
+
+
+def build_and_look(world: World, changes: dict[str, Any]) -> Built:
+    """Build the engine of a layout."""
+    drawn: list[StorageWeakRef] = []
+    most = 0
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        nonlocal most
+        values = transformer.initial_values(*arguments)
+        drawn.append(StorageWeakRef(values.untyped_storage()))
+        most = max(most, sum(not one.expired() for one in drawn))
+        return values
+
+    apply.initial_values = watched
+    try:
+        engine = engine_of(stage_of(changes), world)
+    finally:
+        apply.initial_values = transformer.initial_values
+    parts = {name: local(p.detach()) for name, p in engine.named_parameters().items()}
+    return Built(most, {name: part.untyped_storage().nbytes() - part.nbytes for name, part in parts.items()})
 
 
 def count_orthogonalised(world: World, changes: dict[str, Any], store: Path) -> int:

@@ -23,6 +23,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2, zero 2": (2, {"zero": 2}),
     "dp2, zero 3": (2, {"zero": 3}),
     "dp2, zero 3, micro-batches of 2, recompute": (2, {"zero": 3, "micro_batch": 2, "recompute": "full"}),
+    "dp2, zero 3, rows that do not divide": (2, {"zero": 3, "ffn": 161, "micro_batch": 2}),
     "dp2, no accumulation": (2, {"micro_batch": 4}),
     "tp2": (2, {"tensor": 2}),
     "tp2, no sequence parallelism": (2, {"tensor": 2, "sequence": False}),
@@ -57,6 +58,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp4": (4, {"tensor": 4, "micro_batch": 2}),
     "dp2 x tp2, zero 1": (4, {"tensor": 2, "micro_batch": 2}),
     "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
+    "dp2 x tp2, zero 3, rows that do not divide": (4, {"tensor": 2, "zero": 3, "ffn": 162, "micro_batch": 2}),
     "dp2 x tp2 x pp2": (8, {"tensor": 2, "pipeline": 2, "micro_batch": 2}),
     "ring2 x ulysses2 x pp2, zero 3": (8, {"context": 4, "ulysses": 2, "pipeline": 2, "zero": 3, "micro_batch": 2}),
 }
@@ -64,6 +66,7 @@ STEPS = 20
 LIGHT = (
     "dp2, zero 1",
     "dp2, zero 3, micro-batches of 2, recompute",
+    "dp2, zero 3, rows that do not divide",
     "tp2",
     "tp2, norms of heads, no sequence parallelism",
     "ring2",
@@ -81,16 +84,15 @@ def rows(names: Iterable[str]) -> list[Any]:
 
 def shape_of(changes: dict[str, Any]) -> dict[str, Any]:
     """The keys that make another model of it."""
-    return {key: changes.get(key, usual) for key, usual in (("kv_heads", 4), ("layers", 4), ("qk_norm", False))}
+    usual = {"kv_heads": 4, "layers": 4, "qk_norm": False, "ffn": 160}
+    return {key: changes.get(key, value) for key, value in usual.items()}
 
 
 @cache
-def reference(store: Path, kv_heads: int, layers: int, qk_norm: bool, precision: str, steps: int) -> Trained:
+def reference(store: Path, precision: str, steps: int, **shape: Any) -> Trained:
     """One rank."""
     torch.set_num_threads(1)
-    shape = {"kv_heads": kv_heads, "layers": layers, "qk_norm": qk_norm}
-    changes = {"micro_batch": 8, "precision": precision, **shape}
-    return train(ALONE, changes, store, steps)
+    return train(ALONE, {"micro_batch": 8, "precision": precision, **shape}, store, steps)
 
 
 @pytest.mark.parametrize("name", rows(LAYOUTS))

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from typing import Any
 
 GIB = 2**30
 MODES = ("build", "step")
+_WAITED = "called a synchronizing CUDA operation"
 
 
 def simulate(
@@ -46,8 +48,8 @@ def simulate(
 
     Of the `world` ranks, eight to a node, `rank` is run, on a GPU of `gib`. `documents`: `one` a row, or `many` of
     varying length. `until`: `build` the engine, or train a `step`, the second of which is looked at. The result has
-    `build_peak` and `state`, then `peak`, `reserved` and `waits` (where the host would wait for the GPU), or what went
-    wrong: `out_of_memory` or `failed`.
+    `build_peak` and `state`, then `peak`, `reserved`, `waits` (how the host would wait for the GPU, and how often) and
+    `waits_at` (the lines of Python, where torch knows them), or what went wrong: `out_of_memory` or `failed`.
     """
     case = {name: value for name, value in locals().items() if name not in ("timeout", "gib")}
     case |= {"config": str(config), "overrides": list(overrides)}
@@ -169,10 +171,15 @@ def two_steps(engine: Any, batch: Any) -> dict[str, Any]:
     train_one(engine, batch)
     torch.cuda.reset_peak_memory_stats()
     trace = Trace()
-    train_one(engine, batch)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        train_one(engine, batch)
+        torch.cuda.set_sync_debug_mode("default")
     return {
         "peak": peak(),
         "reserved": round(torch.cuda.max_memory_reserved() / GIB, 2),
+        "waits_at": sorted({f"{one.filename}:{one.lineno}" for one in caught if _WAITED in str(one.message)}),
         **trace.end(),
     }
 
