@@ -1,4 +1,4 @@
-"""A step waits for nothing: neither its passes and update, nor the staging of the next batch.
+"""A step waits for nothing, neither for the GPU nor for a compiler; nor does the staging of the next batch.
 
 What does wait is in `docs/performance.md`.
 """
@@ -45,7 +45,7 @@ def test_a_step_waits_for_nothing(changes: dict[str, Any], gpu: torch.device, tm
     for batch in first:
         engine.update(engine.forward_backward(engine.stage_batch(batch)), 1e-3)
     staged = engine.stage_batch(third)
-    with no_waits():
+    with no_waits(), torch._dynamo.config.patch(error_on_recompile=True):
         coming = engine.stage_batch(last)
         for number, one in enumerate((staged, coming)):
             engine.update(engine.forward_backward(one), 1e-3 / (1 + number))

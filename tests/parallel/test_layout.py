@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internevo.config.errors import UserError
 from internevo.config.presets import model_preset
 from internevo.config.schema import BatchLeg
 from internevo.parallel.layout import LayoutError, make_layout
 from internevo.parallel.pipeline import split_layers, stages_of
+from internevo.train.make_engine import check_engine
 from tests.parallel.jobs import SEQ_LEN, stage_of
 
 
@@ -100,3 +103,14 @@ def test_interleaved_rounds_are_equal(rows: int, near: tuple[int, ...]) -> None:
         return
     with pytest.raises(LayoutError, match=" and ".join(f"{count * SEQ_LEN:,}" for count in near)):
         make_layout(stage, 2)
+
+
+def test_a_schedule_that_this_torch_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    zbv, other = (stage_of({"pipeline": 2, "schedule": name}) for name in ("zbv", "interleaved"))
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    with pytest.raises(UserError, match=r"torch 2\.11\.0\+cu130 cannot run .*schedule zbv.*use 1f1b or interleaved"):
+        check_engine(zbv, 2, cpu)
+    check_engine(other, 2, cpu)
+    monkeypatch.setattr(torch, "__version__", "2.12.0")
+    check_engine(zbv, 2, cpu)
