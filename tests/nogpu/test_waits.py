@@ -29,6 +29,7 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "hybrid zero 3, muon": (1, ("parallel.zero={stage: 3, shard: 2}", MUON)),
     "zero 3, muon, recompute": (1, (ZERO3, MUON, FULL)),
     "zero 3, compiled, selective": (1, (ZERO3, COMPILED, SELECTIVE)),
+    "zero 3, compiled, flex": (1, (ZERO3, COMPILED, "train.attention=flex")),
     "tensor": (1, (TENSOR,)),
     "tensor, no sequence parallelism, selective": (1, (TENSOR, "parallel.sequence=false", SELECTIVE)),
     "tensor, zero 3, muon": (1, (TENSOR, ZERO3, MUON)),
