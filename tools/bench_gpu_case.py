@@ -141,6 +141,7 @@ def profiled(step: Callable[[Any], float], staged: Any, device: torch.device) ->
         wall = time.perf_counter() - start
     kinds = breakdown(profiler.events() or (), wall, device.type)
     rows = [one for one in profiler.key_averages() if not cuda or not str(one.device_type).endswith("CPU")]
+    rows = [one for one in rows if not one.key.startswith(("internevo: ", "ProfilerStep", "Optimizer.", "## "))]
     times = [(one.self_device_time_total if cuda else one.self_cpu_time_total, one.count, one.key) for one in rows]
     longest = [[name[:160], count, taken / 1e3] for taken, count, name in sorted(times, reverse=True)[:30]]
     return {"profiled_s": wall, "kinds_s": kinds, "kernels": longest}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bench_gpu_case import settle_memory
 from torch import Tensor
 
 from internevo.config.presets import model_preset
@@ -124,10 +125,9 @@ def muon_speed(size: int) -> dict[str, Any]:
 
 def _with_memory(run: Callable[[], object], rate: Callable[[float], str]) -> dict[str, Any]:
     cuda = device().type == "cuda"
+    run()  # some make their state now
+    settle_memory(device())
     before = torch.cuda.memory_allocated() if cuda else 0
-    run()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
     taken = seconds(run, 4)
     more = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else 0.0
     told = f"{taken * 1e3:.2f} ms, {rate(taken)}, {more:,.0f} MiB beside its inputs"

@@ -57,6 +57,8 @@ def _benchmark(day: list[dict[str, Any]]) -> list[str]:
     for one in cases:
         system, model, *what = one["case"].split(", ")
         rows.append({**one, "system": system, "model": model, "rows": ", ".join(what)})
+    order = list(dict.fromkeys((one["model"], one["rows"]) for one in rows))
+    rows.sort(key=lambda one: order.index((one["model"], one["rows"])))
     return table(rows, peak or inf).splitlines()
 
 
