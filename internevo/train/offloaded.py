@@ -27,6 +27,7 @@ from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place
 from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.world import World, start_groups
+from internevo.train.build import empty_model
 from internevo.train.engine import Engine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
@@ -65,8 +66,11 @@ class OffloadedEngine(Engine):
         with torch.device("meta"):
             self.shapes = {name: p.shape for name, p in Transformer(stage.model).named_parameters()}
         config = deepspeed_config(stage, world.size, max(shape.numel() for shape in self.shapes.values()))
-        with self.deepspeed.zero.Init(config_dict_or_path=config, enabled=self._shards_weights):
-            transformer = Transformer(stage.model)
+        if self._shards_weights:
+            with self.deepspeed.zero.Init(config_dict_or_path=config):
+                transformer = Transformer(stage.model)
+        else:  # as it will lie: ranks of a node would each have it in fp32 in host memory first
+            transformer = empty_model(stage.model, world.device, compute_dtype(stage))
         prepare_model(transformer, stage, world.device)
         self.parameters = dict(transformer.named_parameters())
         for name, shape in self.shapes.items():

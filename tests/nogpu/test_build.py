@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from internevo.config.presets import model_preset
+from internevo.hf.weights import load_model
+from internevo.model.transformer import Transformer
 from tests.test_repository import ROOT
 from tools.nogpu.simulate import simulate
 
@@ -34,3 +38,22 @@ def test_nothing_is_there_but_what_stays(shape: str, parallel: str, most: float)
     assert "failed" not in seen, seen["failed"]
     assert seen["build_peak"] <= most
     assert seen["build_peak"] == pytest.approx(seen["state"], abs=0.05)
+
+
+def test_a_model_to_score_lies_there_in_the_precision_asked_for() -> None:
+    """Not in fp32 first, which is twice as much."""
+    config = model_preset("internlm2-1.8b")
+    with torch.device("meta"):
+        shapes = {name: weight.shape for name, weight in Transformer(config).named_parameters()}
+
+    class Whatever:
+        def read(self, name: str) -> torch.Tensor:
+            return torch.empty(shapes[name])
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model = load_model(Whatever(), config, "cuda", torch.bfloat16)  # type: ignore[arg-type]
+    kept = sum(weight.nbytes for weight in model.parameters())
+    largest = max(shape.numel() for shape in shapes.values()) * 4
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert torch.cuda.max_memory_allocated() - before <= kept + largest + 2**20
