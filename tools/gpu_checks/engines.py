@@ -67,9 +67,9 @@ COMPILED: dict[str, Settings] = {
     "state split": {"state": "split", "recompute": "full"},
     "flex": {"attention": "flex"},
     "fp8 tensorwise": {"fp8": "tensorwise"},
-    "fp8 rowwise": {"fp8": "rowwise"},
     "fp32": {"precision": "fp32"},
     "muon": {"name": "muon"},
+    "fp8 rowwise": {"fp8": "rowwise"},
 }
 DISTRIBUTED: dict[str, Settings] = {
     "zero 1": {"zero": 1},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench_gpu import MODELS, ROWS, SMALL_MODELS, SMALL_ROWS, ladder
@@ -26,6 +26,8 @@ class Part:
     """It is not begun with fewer seconds left."""
     beside: bool = False
     """Whether it may run at the same time as others: where nothing is timed."""
+    share: float = 1.0
+    """It ends when so much of the day is over, for the sake of what comes after it."""
     case: dict[str, Any] = field(default_factory=dict)
     """For the benchmark's cases: what `bench_gpu_case.Case` takes, without the settings."""
     rungs: list[dict[str, Any]] = field(default_factory=list)
@@ -53,6 +55,7 @@ def parts(small: bool) -> list[Part]:
         Part("distributed", "gpu_checks.engines", "sharded engines in a world of one", beside=True),
         Part("flex", "gpu_checks.kernels", "the flex kernel beside float64", limit=100, need=30, beside=True),
     ]
+    numbers = [replace(one, share=0.45) for one in numbers]
     speeds = Part("speeds", "gpu_checks.speeds", "how fast attention, loss and update are", limit=80, check=40, need=40)
     tests = Part("tests", "gpu_checks.tests", "tests/gpu", limit=600, check=300, need=40)
     return [*numbers, speeds, *_cases(small), tests]

@@ -29,7 +29,8 @@ class Day:
     """Where the findings go, which sizes there are, until when (on the monotonic clock), and the parts' environment."""
 
     def __init__(self, records: Records, small: bool, deadline: float, environment: dict[str, str]):
-        self.records, self.deadline, self.environment = records, deadline, environment
+        self.records, self.environment = records, environment
+        self.begun, self.deadline = time.monotonic(), deadline
         self.options: dict[str, Any] = {"out": str(records.path), "run": records.run, "small": small}
         """They reach every part's process."""
         cores = len(os.sched_getaffinity(0))
@@ -37,9 +38,9 @@ class Day:
         """Parts that run at the same time, where nothing is timed."""
         self.threads = str(max(1, cores // self.width))
 
-    def left(self) -> float:
-        """Seconds that are left."""
-        return self.deadline - time.monotonic()
+    def left(self, share: float = 1.0) -> float:
+        """Seconds until so much of the day is over."""
+        return self.begun + share * (self.deadline - self.begun) - time.monotonic()
 
     def run(self, parts: Sequence[Part]) -> None:
         """All parts in order, as far as the time allows; however it ends, each is told of."""
@@ -50,7 +51,7 @@ class Day:
                     running = [one for one in running if not one.over()]
                     if waiting and self._may_begin(waiting[0], running):
                         part = waiting.popleft()
-                        if self.left() < part.need:
+                        if self.left(part.share) < part.need:
                             self.records.add(part.name, "all", "not run", "no time")
                         else:
                             running.append(Running(part, self, Path(folder)))
@@ -78,7 +79,7 @@ class Running:
         self.state = folder / f"{part.name.replace('/', '-')}.state"
         self.errors = self.state.with_suffix(".err")
         self.begun = time.monotonic()
-        self.ends = self.begun + min(part.limit, day.left())
+        self.ends = self.begun + min(part.limit, day.left(part.share))
         day.records.add(part.name, "all", BEGUN, part.about)
         self._start()
 
@@ -87,7 +88,8 @@ class Running:
         code, (check, since), now = self.process.poll(), self._now(), time.monotonic()
         if code is None:
             if now > self.ends:
-                self.cut("no time" if self.day.left() < 1 else f"the part's {self.part.limit:.0f} s were over")
+                short = self.day.left(self.part.share) < 1
+                self.cut("no time" if short else f"the part's {self.part.limit:.0f} s were over")
                 return True
             if now <= since + self.part.check:
                 return False
