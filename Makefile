@@ -1,4 +1,5 @@
-# Every target does its own set-up: a machine with Python >= 3.11, a C compiler and make is enough.
+# Every target does its own set-up: a machine with Python >= 3.11, a C compiler and make is enough; test-nogpu wants a C++
+# compiler.
 
 # the first that runs and is new enough: a name on the path may be a shim for a version that is not chosen
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -21,7 +22,7 @@ help:
 	@echo "make test-nogpu   the same tests, and the shipped configs at their real size, on a driver that does nothing"
 	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
 	@echo "make gpu-day      what the first minutes on a GPU must tell, in order of worth; MINUTES=9, INTO=FILE"
-	@echo "make gpu-wheels   packages that a GPU machine without network may lack, into build/wheels"
+	@echo "make gpu-wheels   packages that a GPU machine without network may lack, into gpu-wheels"
 	@echo "make docs         write docs/config.md and docs/refinery-keys.md anew from the schema"
 	@echo "make bench        training speed beside transformers, into docs/benchmarks/"
 	@echo "make clean        remove the environment and caches (not runs)"

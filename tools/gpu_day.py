@@ -10,7 +10,7 @@ finding is a line of JSON that is on the disk before the next check begins: the 
 day is added to the same file.
 
 Needs no network and no installation: torch, numpy, PyYAML and transformers are enough. What else is of use and is not
-there can be carried as wheels: `--wheels` fetches them into build/wheels where there is a network.
+there can be carried as wheels: `--wheels` fetches them into gpu-wheels where there is a network.
 """
 
 from __future__ import annotations

@@ -63,18 +63,19 @@ class Staging:
         if self._memory is not None and len(self._memory) >= size and pinned == bool(self._pinned):
             return self._memory
         self.release()
-        self._memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if pinned:
-            self._memory.madvise(mmap.MADV_DONTFORK)  # a fork would copy pinned pages at once
-            address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
-            try:
+        try:
+            self._memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if pinned:
+                self._memory.madvise(mmap.MADV_DONTFORK)  # a fork would copy pinned pages at once
+                address = torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr()
                 torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, len(self._memory), 0))
-            except RuntimeError as error:
-                raise CheckpointError(
-                    f"pinning {size / 2**30:.1f} GiB of host memory for the copy that a checkpoint is written from "
-                    f"failed: {error}. Set checkpoint.asynchronous=false to save without a copy."
-                ) from error
-            self._pinned = address
+                self._pinned = address
+        except (OSError, RuntimeError) as error:
+            self.release()
+            raise CheckpointError(
+                f"a checkpoint is written from a copy in host memory, and {size / 2**30:.1f} GiB for it are not to be "
+                f"had: {error}. Set checkpoint.asynchronous=false to save without a copy."
+            ) from error
         return self._memory
 
 

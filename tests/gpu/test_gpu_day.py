@@ -38,6 +38,7 @@ def test_every_part_runs_through(gpu: torch.device, tmp_path: Path) -> None:
     assert set(ends) >= {*NUMBERS, *(f"{name}, tiny, 128 packed" for name in CASES), "internevo, tiny, 128 full, lean"}
     assert set(ends.values()) == {"done"}, printed
     assert not {one["status"] for one in found} & {"failed", "crashed", "timed out", "cut", "out of memory"}, printed
+    assert not [one for one in found if one.get("faults")], printed
     with numbers("a day's findings"):
         assert "wrong" not in {one["status"] for one in found}, printed
     assert all(one["peak_gib"] > 0 for one in found if "case" in one)

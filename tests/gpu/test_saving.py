@@ -110,5 +110,6 @@ def test_what_was_on_the_gpu_is_on_the_disk(state: str, asynchronous: bool, gpu:
     writer.close()
     loaded = {name: torch.full_like(tensor, -1) for name, tensor in expected.items()}
     read_tensors(tmp_path / step_name(1), loaded)
+    assert loaded.keys() == engine.state().keys()
     with numbers("what was saved from a GPU"):
         assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())

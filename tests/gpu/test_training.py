@@ -69,6 +69,7 @@ def test_losses_are_those_of_the_cpu_in_fp32(
     skip_what_is_missing(changes)
     torch._dynamo.reset()
     found = losses(build(gpu, **changes), tmp_path)
+    assert len(found) == len(expected)
     with numbers("losses of training"):
         assert found == pytest.approx(expected, rel=tolerance)
 
@@ -76,6 +77,7 @@ def test_losses_are_those_of_the_cpu_in_fp32(
 def test_muon(gpu: torch.device, tmp_path: Path) -> None:
     expected = losses(build(CPU, "fp32", name="muon"), tmp_path / "cpu")
     found = losses(build(gpu, name="muon"), tmp_path / "gpu")
+    assert len(found) == len(expected)
     with numbers("losses of training"):
         assert found == pytest.approx(expected, rel=2e-2)
 

@@ -78,7 +78,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
         zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
     )
-    width = {key: changes[key] for key in ("hidden", "ffn", "qk_norm") if key in changes}
+    width = {key: changes[key] for key in ("hidden", "ffn", "qk_norm", "qkv_bias", "tied") if key in changes}
     model = model_preset("tiny", layers=changes.get("layers", 4), heads=8, kv_heads=changes.get("kv_heads", 4), **width)
     seq_len = changes.get("seq_len", SEQ_LEN)
     train = TrainConfig(

@@ -22,6 +22,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2, zero 1": (2, {"zero": 1}),
     "dp2, zero 2": (2, {"zero": 2}),
     "dp2, zero 3": (2, {"zero": 3}),
+    "dp2, zero 3, tied head, qkv bias": (2, {"zero": 3, "tied": True, "qkv_bias": True}),
+    "dp2 x tp2, zero 3, tied head, qkv bias": (4, {"tensor": 2, "zero": 3, "tied": True, "qkv_bias": True}),
     "dp2, zero 3, micro-batches of 2, recompute": (2, {"zero": 3, "micro_batch": 2, "recompute": "full"}),
     "dp2, zero 3, rows that do not divide": (2, {"zero": 3, "ffn": 161, "micro_batch": 2}),
     "dp2, no accumulation": (2, {"micro_batch": 4}),
@@ -64,6 +66,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 STEPS = 20
 LIGHT = (
+    "dp2, zero 3, tied head, qkv bias",
     "dp2, zero 1",
     "dp2, zero 3, micro-batches of 2, recompute",
     "dp2, zero 3, rows that do not divide",
@@ -84,7 +87,7 @@ def rows(names: Iterable[str]) -> list[Any]:
 
 def shape_of(changes: dict[str, Any]) -> dict[str, Any]:
     """The keys that make another model of it."""
-    usual = {"kv_heads": 4, "layers": 4, "qk_norm": False, "ffn": 160}
+    usual = {"kv_heads": 4, "layers": 4, "qk_norm": False, "ffn": 160, "tied": False, "qkv_bias": False}
     return {key: changes.get(key, value) for key, value in usual.items()}
 
 

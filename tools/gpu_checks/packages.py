@@ -14,7 +14,7 @@ PACKAGES = {
     "liger_kernel": ("liger-kernel", "the loss `liger` needs it"),
 }
 """By module: the package, and what needs it."""
-WHEELS, SITE = Path("build/wheels"), Path("build/site")
+WHEELS, SITE = Path("gpu-wheels"), Path("gpu-wheels/site")
 
 
 def fetch(root: Path) -> int:

@@ -23,7 +23,9 @@ def run(part: Part, records: Records, state: State) -> int:
     # this tool's own test would begin another day
     chosen = [str(ROOT / "tests" / "gpu"), "--ignore", str(ROOT / "tests" / "gpu" / "test_gpu_day.py")]
     with redirect_stdout(sys.stderr):
-        pytest.main([*chosen, "--rootdir", str(ROOT), *quiet], [outcomes])
+        code = pytest.main([*chosen, "--continue-on-collection-errors", "--rootdir", str(ROOT), *quiet], [outcomes])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        records.add(part.name, "pytest", "failed", f"pytest ended with {pytest.ExitCode(code).name}")
     return AGAIN if outcomes.lost else 0
 
 
@@ -37,6 +39,11 @@ class Outcomes:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if item.nodeid not in self.state.done]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:  # of a file that cannot be imported, no test is known
+            told = str(report.longrepr).strip().splitlines()[-1][:400]
+            self.records.add(self.part.name, report.nodeid or "collection", "failed", told)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.state.begin(nodeid)

@@ -26,10 +26,13 @@ USABLE = {"40 GB": 37.5, "80 GB": 77.0, "141 GB": 137.0}
 
 @dataclass(frozen=True)
 class Hardware:
-    """GPUs that a config names in its first lines."""
+    """GPUs that a config names in its first lines; the smallest configs run on any."""
 
     gpus: int
     memory: str
+
+    def __str__(self) -> str:
+        return f"{self.gpus} GPUs of {self.memory}" if self.gpus > 1 else f"one GPU of {self.memory}"
 
 
 HARDWARE = {
