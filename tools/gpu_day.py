@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", help="only those whose names begin so")
     parser.add_argument("--small", action="store_true", help="tiny models and short rows, to try the tool itself")
     parser.add_argument(
-        "--patience", type=float, default=1, help="each part's and check's limit is so many times longer"
+        "--patience", type=float, default=1, help="multiply the time limits of parts and checks by this"
     )
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the last day in a file of findings")
     parser.add_argument("--wheels", action="store_true", help="fetch the packages to carry, and end")

@@ -93,7 +93,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             seen |= two_steps(engine, make_batch(stage, engine.part, case["documents"]))
     except torch.OutOfMemoryError as error:
         seen["out_of_memory"] = f"in {where}: {str(error).split('. ')[0]}; {peak()} GiB were the most before it"
-    except Exception:  # the caller is told, whatever it is
+    except Exception:  # the result carries it, whatever it is
         seen["failed"] = f"in {where}: {traceback.format_exc()[-4000:]}"
     return {**seen, "seconds": round(time.perf_counter() - start, 1)}
 
