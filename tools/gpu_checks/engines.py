@@ -108,7 +108,7 @@ def one_engine(build: Callable[[StageConfig], Engine], settings: Settings) -> di
     for batch in batches()[:STEPS]:
         losses.append(train_step(engine, engine.stage_batch(batch), 1e-3).loss)
         graphs.append(counters["stats"]["unique_graphs"])
-    waits = waiting(engine) if cuda else ""
+    waits = waiting(engine) if cuda and settings.get("loss") != "liger" else ""  # Liger-Kernel itself reads back
     graphs.append(counters["stats"]["unique_graphs"])
     error = max(abs(got - want) / want for got, want in zip(losses, expected, strict=True))
     tolerance = 3e-2 if "fp8" in settings else 1e-3 if settings.get("precision") == "fp32" else 1e-2
