@@ -55,11 +55,16 @@ WORKERS ?= 2
 test: lint
 	@$(BIN)/python -m pytest -m "not heavy" -n $(WORKERS) --dist loadfile
 
+# DeepSpeed compiles operators at first use, under a lock that a killed process leaves for ever: others then wait without
+# end. So tests have a folder of their own for them, and begin without locks.
+EXTENSIONS := build/extensions
+OWN_EXTENSIONS = rm -f $(EXTENSIONS)/*/*/lock && TORCH_EXTENSIONS_DIR=$(CURDIR)/$(EXTENSIONS)
+
 # K/N is the K-th of N parts
 PART ?= 1/1
 
 test-heavy: $(DEEPSPEED)
-	@$(BIN)/python -m pytest -m heavy --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
+	@$(OWN_EXTENSIONS) $(BIN)/python -m pytest -m heavy --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow and not heavy"
@@ -75,7 +80,7 @@ test-gpu:
 
 # torch's CUDA build on a driver that does nothing; installed once (5 GB) into a cache: tools/nogpu/run
 test-nogpu:
-	@PYTHON=$(PYTHON) tools/nogpu/run python -m pytest tests/gpu tests/nogpu -n $(WORKERS) --dist loadfile
+	@$(OWN_EXTENSIONS) PYTHON=$(PYTHON) tools/nogpu/run python -m pytest tests/gpu tests/nogpu -n $(WORKERS) --dist loadfile
 
 bench-gpu:
 	@PYTHONPATH=. $(GPU_PYTHON) tools/bench_gpu.py --minutes $(or $(MINUTES),30) --out docs/benchmarks/gpu.json

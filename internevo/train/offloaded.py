@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -52,11 +53,26 @@ def import_deepspeed() -> ModuleType:
     return deepspeed
 
 
+def warn_of_locks() -> None:
+    """Warn of each lock of a compilation. One that was killed leaves it, and whoever waits for it waits for ever."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in sorted(root.glob("*/*/lock")):
+        warnings.warn(
+            f"{lock}: a process compiles this operator of DeepSpeed, or was killed while it did. If training does not "
+            "start and no other process compiles it, remove this file.",
+            stacklevel=2,
+        )
+
+
 class OffloadedEngine(Engine):
     """A stage's model and optimizer under DeepSpeed, on data-parallel ranks."""
 
     def __init__(self, stage: StageConfig, world: World):
         self.deepspeed = import_deepspeed()
+        if world.rank == 0:
+            warn_of_locks()
         self.stage, self.device = stage, world.device
         self.part = Part(world.rank, world.size)
         if not dist.is_initialized():  # DeepSpeed wants a group even for one process

@@ -19,7 +19,7 @@ from internevo.config.load import load_config
 from internevo.config.schema import OffloadConfig, StageConfig
 from internevo.parallel.world import World
 from internevo.train.make_engine import check_engine, make_engine
-from internevo.train.offloaded import import_deepspeed
+from internevo.train.offloaded import import_deepspeed, warn_of_locks
 from internevo.train.run import train as train_run
 from tests.parallel.jobs import ALONE, Trained, next_batches, stage_of, whole, write_documents
 from tests.parallel.ranks import RankPool
@@ -216,6 +216,15 @@ def test_one_process_may_offload(tmp_path: Path) -> None:
     assert process.returncode == 0, out
     got, expected = ([line["loss"] for line in steps(tmp_path / "runs" / name)] for name in ("run", "alone"))
     assert got == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_lock_of_a_killed_compilation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.warns(UserWarning, match=f"{lock}: .* remove this file"):
+        warn_of_locks()
 
 
 def test_without_the_package_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
