@@ -91,7 +91,7 @@ def verify(
     """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
 
     With `--replay N`, up to N recorded steps are trained again from a checkpoint, in a folder aside, under the layout
-    that the overrides ask for; their token digests must be the same, and their losses to rounding.
+    that the overrides ask for; their digests of the data must be the same, and their losses to rounding.
 
     Example: `internevo verify runs/tiny --replay 5 --nproc 2 parallel.tensor=2`
     """

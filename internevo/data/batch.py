@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,19 +48,38 @@ class Batch:
         return self.lengths[self.rows]
 
 
-def digest(tokens: np.ndarray) -> str:
-    """A fingerprint of a step's token ids `[rows, seq]` in order, 16 hex digits.
+DIGEST_DIGITS = 24
+"""How long a digest is. Those of 16 digits, which earlier versions recorded, cover token ids alone."""
 
-    It is a hash of the rows' hashes, so that ranks which hold some of the rows can make it together.
+
+def digest(batch: Batch) -> str:
+    """A fingerprint of all that a step's data gives to the gradient, in hex digits; the batch must hold all rows.
+
+    It covers, of every row in order, the token ids, the labels with the ignored ones, the positions and the lengths of
+    the document pieces, and the number of labels by which the loss is divided. It does not cover how rows are cut into
+    micro-batches and over ranks. It is a hash of the rows' hashes, so that ranks which hold some of the rows can make
+    it together.
     """
-    return combine_digests(row_digest(row) for row in tokens)
+    return combine_digests([row_digests(batch)], batch.label_count)
 
 
-def row_digest(row: np.ndarray) -> bytes:
-    """The hash of one row's token ids."""
-    return hashlib.blake2b(np.ascontiguousarray(row, dtype="<i8").tobytes(), digest_size=8).digest()
+def row_digests(batch: Batch) -> bytes:
+    """The hashes of the rows that a batch holds, 8 bytes each, in row order."""
+    rows = zip(batch.tokens, batch.labels, batch.positions, batch.local_lengths, strict=True)
+    return b"".join(_row_digest((len(row[0]),), *row) for row in rows)
 
 
-def combine_digests(rows: Iterable[bytes]) -> str:
-    """The step's fingerprint from its rows' hashes, in row order."""
-    return hashlib.blake2b(b"".join(rows), digest_size=8).hexdigest()
+def _row_digest(*parts: Sequence[int] | np.ndarray) -> bytes:
+    """Numbers count by their lowest 32 bits, in which every id, label and position fits."""
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        found.update(np.ascontiguousarray(np.asarray(part).astype("<i4")).data)
+    return found.digest()
+
+
+def combine_digests(rows: Iterable[bytes], label_count: int) -> str:
+    """The step's fingerprint from its rows' hashes, in row order, and the number of all its labels."""
+    found = hashlib.blake2b(label_count.to_bytes(8, "little"), digest_size=DIGEST_DIGITS // 2)
+    for some in rows:
+        found.update(some)
+    return found.hexdigest()

@@ -47,7 +47,7 @@ class StepMetrics:
     skipped: bool
     """Whether the update was left out because something was not finite."""
     digest: str
-    """Hash of the step's global token ids in order."""
+    """Hash of all that the step's data gives to the gradient, on all ranks: `data/batch.py` says of what."""
     sources: dict[str, int]
     """Real tokens of this step by source."""
     padding: int

@@ -75,8 +75,8 @@ class Engine(ABC):
         """
 
     def digest(self, batch: Batch) -> str:
-        """The fingerprint of the step's token ids, on all ranks."""
-        return digest(batch.tokens)
+        """The fingerprint of the whole step's data, the same on all ranks and under every layout."""
+        return digest(batch)
 
     @abstractmethod
     def add_up(self, values: Tensor) -> Tensor:

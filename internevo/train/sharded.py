@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from internevo.config.schema import StageConfig
-from internevo.data.batch import Batch, combine_digests, row_digest
+from internevo.data.batch import Batch, combine_digests, row_digests
 from internevo.data.loader import Part
 from internevo.parallel.apply import build_sharded, give_first_weights
 from internevo.parallel.collectives import gather_dim, sum_over
@@ -93,7 +92,7 @@ class ShardedEngine(TorchEngine):
 
 
 def joint_digest(batch: Batch, readers: Place, device: torch.device) -> str:
-    """The fingerprint of a step's token ids, of which each rank of `readers` has its rows; the same on all."""
-    hashes = np.frombuffer(b"".join(row_digest(row) for row in batch.tokens), np.uint8)
-    everyones = gather_dim(torch.from_numpy(hashes.copy()).to(device), 0, readers)
-    return combine_digests([everyones.cpu().numpy().tobytes()])
+    """`data.batch.digest` of a step of which each rank of `readers` has its rows; the same on all. Waits for them."""
+    hashes = torch.frombuffer(bytearray(row_digests(batch)), dtype=torch.uint8)
+    everyones = gather_dim(hashes.to(device), 0, readers)
+    return combine_digests([everyones.cpu().numpy().tobytes()], batch.label_count)

@@ -13,6 +13,7 @@ import yaml
 
 from internevo.checkpoint.commit import checkpoints, problems, read_state
 from internevo.config.errors import UserError
+from internevo.data.batch import DIGEST_DIGITS
 from internevo.monitor.metrics import read_metrics
 from internevo.train.folder import RunFolder
 
@@ -60,7 +61,7 @@ def replay(run: Path, steps: int, overrides: Sequence[str], start: Callable[[lis
     A copy of the run's config and of one checkpoint is made aside; the run itself is only read. The checkpoint is the
     newest with at least one recorded step of the same stage after it, and at most `steps` steps are trained.
     `overrides` change the layout. `start` runs `internevo ARGUMENTS` and returns its exit code. Raises UserError when
-    there is nothing to compare with, or when the command fails.
+    there is nothing to compare with, when digests were recorded by an earlier version, or when the command fails.
     """
     verdict = check_checkpoints(run)
     folder = RunFolder(run)
@@ -72,6 +73,13 @@ def replay(run: Path, steps: int, overrides: Sequence[str], start: Callable[[lis
             "checkpoint.keep=0 keeps all checkpoints."
         )
     state = read_state(chosen)
+    until = state["step"] + min(steps, _behind(state, recorded))
+    if any(len(recorded[step]["digest"]) != DIGEST_DIGITS for step in range(state["step"] + 1, until + 1)):
+        raise UserError(
+            f"{run}: steps after {chosen.name} were recorded by an earlier version of internevo, whose digests cover "
+            "token ids alone and cannot be compared with today's. Replay with the version that recorded them "
+            f"({folder.environment.name} in the run names it)."
+        )
     with tempfile.TemporaryDirectory() as aside:
         config = yaml.safe_load(folder.config_file.read_text())
         config |= {"name": "replay", "runs": aside}
@@ -79,7 +87,6 @@ def replay(run: Path, steps: int, overrides: Sequence[str], start: Callable[[lis
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         copy = Path(aside) / "replay" / "checkpoints" / chosen.name
         shutil.copytree(chosen, copy)
-        until = state["step"] + min(steps, _behind(state, recorded))
         if start(["train", str(file), "--until", str(until), *overrides]) != 0:
             raise UserError(f"training from {chosen.name} again failed; see the output above")
         again = read_metrics(Path(aside) / "replay" / "metrics.jsonl")
@@ -105,7 +112,7 @@ def _behind(state: dict[str, Any], recorded: dict[int, dict[str, Any]]) -> int:
 def _difference(recorded: dict[str, Any], again: dict[str, Any]) -> str | None:
     step = again["step"]
     if recorded["digest"] != again["digest"]:
-        return f"step {step}: other tokens (digest {again['digest']}, recorded {recorded['digest']})"
+        return f"step {step}: other data (digest {again['digest']}, recorded {recorded['digest']})"
     first, second = recorded["loss"], again["loss"]
     if first is None or second is None or abs(first - second) > LOSS_TOLERANCE * abs(first):
         return f"step {step}: loss {second}, recorded {first}"

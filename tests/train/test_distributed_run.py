@@ -200,7 +200,7 @@ def test_verify_trains_recorded_steps_again_under_another_layout(one_rank: Path,
     lines = (run / "metrics.jsonl").read_text().splitlines()
     record = json.loads(lines[10])
     lines[10] = json.dumps({**record, "loss": record["loss"] * 1.01})
-    lines[11] = json.dumps({**json.loads(lines[11]), "digest": "0" * 16})
+    lines[11] = json.dumps({**json.loads(lines[11]), "digest": "0" * 24})
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     os.truncate(run / "checkpoints" / "step-000003" / "__0_0.distcp", 100)
     bad = start("verify", run, "--replay", "3")
@@ -208,7 +208,7 @@ def test_verify_trains_recorded_steps_again_under_another_layout(one_rank: Path,
     assert bad.returncode == 1
     assert "step-000003 is damaged" in out
     assert "step 11: loss" in out
-    assert "step 12: other tokens" in out
+    assert "step 12: other data" in out
 
 
 @pytest.mark.heavy
