@@ -240,16 +240,6 @@ def _speed(stage: StageConfig) -> Iterator[str]:
         ):
             if value != usual:
                 yield f"{name}: must be {usual} with the engine deepspeed, found {value}"
-    if parallel.pipeline.size > 1 and parallel.pipeline.schedule == "zbv":
-        # the halves would each run all of a compiled block's backward pass, recompute a block for each of its matrices,
-        # and not find weights that were given up in between
-        split = "parallel.pipeline.schedule=zbv, whose backward passes are split; use 1f1b or interleaved"
-        if train.compile:
-            yield f"train.compile: does not go with {split}"
-        if train.recompute != "none":
-            yield f"train.recompute: {train.recompute} does not go with {split}"
-        if parallel.zero.stage == 3:
-            yield f"parallel.zero.stage: 3 does not go with {split}"
     if parallel.asynchronous and not (train.compile and parallel.tensor > 1 and parallel.sequence):
         yield "parallel.asynchronous: needs train.compile=true, parallel.tensor above 1 and parallel.sequence=true"
 

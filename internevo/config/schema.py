@@ -197,8 +197,9 @@ class PipelineConfig:
     """Ranks in one pipeline."""
     schedule: str = "1f1b"
     """The order of micro-batches: `1f1b` (one stage a rank), `interleaved` (two stages a rank, a smaller bubble) or
-    `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241). `zbv` does
-    not go with `train.recompute`, `train.compile` and ZeRO 3."""
+    `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241). With
+    `train.recompute`, `train.compile`, `train.fp8` or ZeRO 3, `zbv` does not split them and has a bubble between those
+    of the other two."""
 
 
 @dataclass

@@ -5,11 +5,16 @@ are those of torch.distributed.pipelining. Only hidden states travel: every rank
 tokens, labels and the documents' borders are at hand everywhere. Each stage runs micro-batches forward in order, under
 every schedule: torch relies on that for its losses and messages. So a stage counts them itself. A number given to the
 schedule would have to be a tensor, which FSDP moves to the GPU, and the stage would wait to read it.
+
+`zbv` splits a backward pass in two: the gradient by a stage's input, which the stage before waits for, and later the
+gradients by its weights, which fill what would be idle time. torch splits by walking over the graph of single
+operations. A recomputed or compiled block is one node there, and ZeRO 3 gives weights other memory between the halves.
+Such a stage runs its whole backward pass in the first half's place and nothing in the second's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -76,7 +81,7 @@ class Pipeline:
 
     `modules` are its stages by number: called with the hidden states of the stage before (none for the first), for one
     micro-batch after the other; the last gives the loss, `[1]`. `hidden` is an example of hidden states, on the meta
-    device.
+    device. `split` are the numbers of those whose backward pass `zbv` may split in two.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Pipeline:
         place: Place,
         hidden: Tensor,
         device: torch.device,
+        split: Collection[int],
     ):
         self.place, self.schedule_name, self.device = place, schedule, device
         self.modules, self.hidden = modules, hidden
@@ -102,6 +108,8 @@ class Pipeline:
                 input_args=() if number == 0 else (hidden,),
                 output_args=(loss if number == self.total - 1 else hidden,),
                 group=place.group,
+                # torch runs the whole backward pass first where a stage says what to do in the second half
+                dw_builder=_nothing_left if schedule == "zbv" and number not in split else None,
             )
             for number, module in sorted(modules.items())
         ]
@@ -140,6 +148,11 @@ class Pipeline:
     def _owner(self, stage: int) -> int:
         ranks = range(self.place.size)
         return next(rank for rank in ranks if stage in stages_of(rank, self.place.size, self.schedule_name))
+
+
+def _nothing_left() -> Callable[[], None]:
+    """What the second half of a backward pass does when the first was all of it."""
+    return lambda: None
 
 
 def _schedule(name: str, stages: Sequence[PipelineStage], micro_batches: int) -> Any:

@@ -30,6 +30,8 @@ class Engine(ABC):
     """Which part of a step's rows this process reads."""
     cut: ContextCut | None = None
     """What cuts rows whose tokens lie on several ranks."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the stage runs."""
 
     def stage_batch(self, batch: Batch) -> Staged:
         """The batch with this process's micro-batches on their way to the device. Any thread may call it."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
+from internevo.model.recompute import Policy
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
 from internevo.parallel.apply import build_sharded, give_first_weights
@@ -69,7 +70,13 @@ class PipelinedEngine(ShardedEngine):
         tokens //= mesh.tensor.size if stage.parallel.sequence else 1
         hidden = torch.empty((train.micro_batch, tokens, stage.model.hidden), dtype=compute_dtype(stage), device="meta")
         modules: dict[int, nn.Module] = dict(self.models)
-        self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device)
+        whole = {number: reasons for number, one in self.models.items() if (reasons := _kept_whole(stage, one.part))}
+        if schedule == "zbv" and whole:
+            self.notes = (
+                f"pipeline: zbv does not split the backward passes of {len(whole)} of this rank's {len(modules)} stages "
+                f"({', '.join(min(whole.values()))}); where it splits none, interleaved idles less",
+            )
+        self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
         self._build_optimizers()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
@@ -97,3 +104,18 @@ class PipelinedEngine(ShardedEngine):
 
     def add_up(self, values: Tensor) -> Tensor:
         return sum_over(super().add_up(values), self.mesh.pipeline)
+
+
+def _kept_whole(stage: StageConfig, part: Transformer) -> list[str]:
+    """The settings for which torch cannot run a backward pass of this part in two halves, each operation once.
+
+    A block, or a product in FP8, is one operation to torch then; or weights are given up between the halves.
+    """
+    train, zero = stage.train, stage.parallel.zero.stage
+    reasons = {
+        f"train.recompute={train.recompute}": any(block.policy != Policy.none for block in part.blocks.children()),
+        "train.compile=true": train.compile,
+        f"train.fp8={train.fp8}": train.fp8 != "none",
+        f"parallel.zero.stage={zero}": zero == 3,
+    }
+    return [setting for setting, holds in reasons.items() if holds]

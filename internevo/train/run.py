@@ -133,6 +133,8 @@ class Run:
         """The stage's model and optimizer under its own layout, as the newest checkpoint has them."""
         world, step = self.world, self.progress.step
         engine = make_engine(stage, world)
+        for line in engine.notes:
+            self.sinks.message(line)
         if step > 0:
             newest = self.folder.checkpoints / step_name(step)
             engine.load(lambda tensors: read_tensors(newest, tensors, world.control))

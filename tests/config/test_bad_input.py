@@ -230,18 +230,6 @@ FILES = {
     "a base that is itself": ("_base_: run.yaml\n" + GOOD, "_base_ goes in a circle"),
     "an unknown interpolation": (GOOD + "runs: ${nothing}", "nothing"),
     "stages that are a mapping": (GOOD + "stages: {base: {}}", "stages: expected a list of stages"),
-    "a split backward pass that recomputes": (
-        GOOD.replace("steps: 10", "steps: 10, recompute: full") + "parallel: {pipeline: {size: 2, schedule: zbv}}\n",
-        "train.recompute: full does not go with parallel.pipeline.schedule=zbv, whose backward passes are split",
-    ),
-    "a split backward pass that is compiled": (
-        GOOD.replace("steps: 10", "steps: 10, compile: true") + "parallel: {pipeline: {size: 2, schedule: zbv}}\n",
-        "train.compile: does not go with parallel.pipeline.schedule=zbv",
-    ),
-    "a split backward pass without weights": (
-        GOOD + "parallel: {pipeline: {size: 2, schedule: zbv}, zero: {stage: 3}}\n",
-        "parallel.zero.stage: 3 does not go with parallel.pipeline.schedule=zbv",
-    ),
     "a stage without a name": (GOOD + "stages: [{train: {steps: 5}}]", "stages[0].name: every stage needs a name"),
     "a stage that is a word": (GOOD + "stages: [base]", "expected a mapping of keys to values, found 'base'"),
     "two stages of one name": (GOOD + "stages: [{name: a}, {name: a}]", "stages: two are called 'a'"),

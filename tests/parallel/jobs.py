@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         micro_batch=changes.get("micro_batch", 1),
         precision=changes.get("precision", "fp32"),
         recompute=changes.get("recompute", "none"),
+        activation_gib=changes.get("activation_gib", 0.0),
+        compile=changes.get("compile", False),
         steps=20,
     )
     optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"))
@@ -121,6 +123,17 @@ def train(world: World, changes: dict[str, Any], store: Path, steps: int, after:
     if after:
         result.weights = whole({k: p.detach() for k, p in engine.named_parameters().items()})
     return result if world.main else strip(result)
+
+
+def train_strictly(world: World, changes: dict[str, Any], store: Path, steps: int) -> Trained:
+    """`train`, where what should be compiled never runs uncompiled because other jobs have compiled much before."""
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=32):
+        return train(world, changes, store, steps)
+
+
+def notes_of(world: World, changes: dict[str, Any]) -> tuple[str, ...]:
+    """What the engine of a layout tells a person."""
+    return engine_of(stage_of(changes), world).notes
 
 
 @dataclass
@@ -183,7 +196,7 @@ def order_of_work(world: World, changes: dict[str, Any], store: Path) -> str:
                 seen.append(letters[name])
             return function(*arguments, **(named or {}))
 
-    engine = engine_of(stage_of({**changes, "micro_batch": 4}), world)
+    engine = engine_of(stage_of({"micro_batch": 4, **changes}), world)
     with _loader(store, "best_fit", engine) as loader:
         staged = engine.stage_batch(loader.next())
         engine.forward_backward(staged)
@@ -260,22 +273,41 @@ def compile_and_look(world: World, changes: dict[str, Any], store: Path, steps: 
     return Compiled(result.losses, result.norms, dict(counters["graph_break"]), found[0], found[1])
 
 
-def train_on_one_row(world: World, changes: dict[str, Any]) -> Trained:
-    """One step on a batch whose first row is one document, and whose other rows are documents of one token."""
+def one_row_batch(engine: Engine) -> Batch:
+    """An engine's part of a batch whose first row is one document, and whose other rows are documents of one token."""
     tokens = np.random.default_rng(0).integers(0, VOCAB, (ROWS, SEQ_LEN))
     labels = np.full((ROWS, SEQ_LEN), IGNORE)
     labels[0, :-1] = tokens[0, 1:]
     positions = np.zeros((ROWS, SEQ_LEN), np.int64)
     positions[0] = np.arange(SEQ_LEN)
     lengths = ((SEQ_LEN,), *(((1,) * SEQ_LEN,) * (ROWS - 1)))
-    result = Trained()
-    engine = engine_of(stage_of(changes), world)
-    keep_gradients(engine, result)
     share = ROWS // engine.part.parts
     rows = slice(engine.part.number * share, (engine.part.number + 1) * share)
     facts = lengths, (SEQ_LEN,) * ROWS, ("web",) * ROWS, SEQ_LEN - 1, rows
-    one_step(engine, Batch(tokens[rows], labels[rows], positions[rows], *facts), result)
+    return Batch(tokens[rows], labels[rows], positions[rows], *facts)
+
+
+def train_on_one_row(world: World, changes: dict[str, Any]) -> Trained:
+    """One step on `one_row_batch`."""
+    result = Trained()
+    engine = engine_of(stage_of(changes), world)
+    keep_gradients(engine, result)
+    one_step(engine, one_row_batch(engine), result)
     return result
+
+
+def digests(world: World, changes: dict[str, Any]) -> dict[str, str]:
+    """Of `one_row_batch`, and of batches that differ from it in the last row by one number."""
+    engine = engine_of(stage_of(changes), world)
+    batch = one_row_batch(engine)
+    batches = {"the batch": batch}
+    for name in ("tokens", "labels", "positions"):
+        numbers = getattr(batch, name).copy()
+        if batch.rows.stop == ROWS:  # the last row is here
+            numbers[-1, 3] = 5
+        batches[name] = replace(batch, **{name: numbers})
+    batches["borders"] = replace(batch, lengths=(*batch.lengths[:-1], (2, *batch.lengths[-1][2:])))
+    return {name: engine.digest(one) for name, one in batches.items()}
 
 
 def keep_gradients(engine: TorchEngine, result: Trained) -> None:

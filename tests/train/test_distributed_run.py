@@ -210,6 +210,13 @@ def test_verify_trains_recorded_steps_again_under_another_layout(one_rank: Path,
     assert "step 11: loss" in out
     assert "step 12: other data" in out
 
+    lines[11] = json.dumps({**json.loads(lines[11]), "digest": "0" * 16})
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    old = start("verify", run, "--replay", "3")
+    out = finish(old)
+    assert old.returncode == 2, out
+    assert "whose digests cover token ids alone" in " ".join(out.split())
+
 
 @pytest.mark.heavy
 def test_three_stages_of_very_different_layouts(tmp_path: Path, one_rank: Path) -> None:
