@@ -73,8 +73,8 @@ class PipelinedEngine(ShardedEngine):
         whole = {number: reasons for number, one in self.models.items() if (reasons := _kept_whole(stage, one.part))}
         if schedule == "zbv" and whole:
             self.notes = (
-                f"pipeline: zbv does not split the backward passes of {len(whole)} of this rank's {len(modules)} stages "
-                f"({', '.join(min(whole.values()))}); where it splits none, interleaved idles less",
+                f"pipeline: zbv does not split the backward passes of {len(whole)} of this rank's {len(modules)} "
+                f"stages ({', '.join(min(whole.values()))}); where it splits none, interleaved idles less",
             )
         self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
         self._build_optimizers()
