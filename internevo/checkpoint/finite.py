@@ -16,12 +16,13 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
     Each is read once where it lies, one at a time, and takes no memory. The host waits for a GPU when all are read.
     """
-    finite: dict[str, Tensor] = {}
+    bad: dict[str, Tensor] = {}
     for name in names_to_write(tensors):
         part = local_part(tensors[name]).detach()
         if part.is_floating_point() and part.numel():
-            finite[name] = torch.stack(torch.aminmax(part)).isfinite().all()  # a NaN is both least and largest
-    return [name for name, good in finite.items() if not good]
+            ends = torch.stack(torch.aminmax(part))  # a NaN is both least and largest
+            bad[name] = ends.isfinite().logical_not().any()
+    return [name for name, flag in bad.items() if flag]
 
 
 def not_finite_on_disk(folder: Path) -> list[str]:
