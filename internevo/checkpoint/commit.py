@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internevo.config.errors import UserError
+from internevo.checkpoint.finite import name_some, not_finite_on_disk
 
 MANIFEST, STATE = "manifest.json", "state.json"
+TENSORS = ".metadata"
+"""torch.distributed.checkpoint's list of the tensors."""
 PARTIAL, CORRUPT = ".partial", ".corrupt"
 _NAME = re.compile(r"step-(\d+)")
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be used; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Found:
 
     path: Path | None
     refused: tuple[str, ...]
-    """One sentence for each newer checkpoint that was torn or corrupt, and was set aside."""
+    """One sentence for each newer checkpoint that was torn, corrupt or not finite, and was set aside."""
 
 
 def step_name(step: int) -> str:
@@ -51,14 +49,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(named)]
 
 
-def commit(partial: Path, final: Path, permanent: bool) -> None:
+def commit(partial: Path, final: Path, permanent: bool, finite: bool = False) -> None:
     """Turn the finished files in `partial` into the checkpoint `final`.
 
     Checksums every file, writes the manifest, flushes all of it to disk, and renames. A crash at any moment
-    leaves either no checkpoint called `final` or a whole one. `permanent` exempts it from `prune`.
+    leaves either no checkpoint called `final` or a whole one. `permanent` exempts it from `prune`. `finite` says that
+    all its numbers are known to be finite; without it, they are read again whenever the checkpoint is.
     """
     files = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(partial)}
-    write_json(partial / MANIFEST, {"permanent": permanent, "files": files})
+    write_json(partial / MANIFEST, {"permanent": permanent, "finite": finite, "files": files})
     for path in (*(path for _, path in _files(partial)), partial / MANIFEST, partial):
         _flush(path)
     partial.rename(final)
@@ -66,9 +65,10 @@ def commit(partial: Path, final: Path, permanent: bool) -> None:
 
 
 def problems(path: Path) -> list[str]:
-    """What is wrong with a checkpoint: nothing for a whole one. Reads every byte."""
+    """What is wrong with a checkpoint: nothing for a whole one with finite numbers. Reads every byte."""
     try:
-        listed = json.loads((path / MANIFEST).read_text())["files"]
+        manifest = json.loads((path / MANIFEST).read_text())
+        listed = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{MANIFEST} is missing or unreadable"]
     found = dict(_files(path))
@@ -80,11 +80,14 @@ def problems(path: Path) -> list[str]:
             wrong.append(f"{name} has {size:,} bytes, the manifest says {facts['bytes']:,}")
         elif _sha256(found[name]) != facts["sha256"]:
             wrong.append(f"{name} does not match its checksum")
+    # what was written before manifests said `finite` may hold NaN
+    if not wrong and TENSORS in listed and not manifest.get("finite") and (bad := not_finite_on_disk(path)):
+        wrong.append(f"NaN or infinity in {name_some(bad)}")
     return wrong
 
 
 def find_latest(folder: Path) -> Found:
-    """The newest whole checkpoint in `folder`. Newer ones that are not whole are renamed to `*.corrupt`."""
+    """The newest whole checkpoint in `folder`. Newer ones that are not, or not finite, are renamed to `*.corrupt`."""
     refused: list[str] = []
     for path in reversed(checkpoints(folder)):
         wrong = problems(path)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from internevo.checkpoint.commit import CheckpointError
+from internevo.checkpoint.errors import CheckpointError
 from internevo.checkpoint.tensors import local_part, names_to_write, shapes_of
 
 _ALIGNMENT = 64

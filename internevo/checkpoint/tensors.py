@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
-from internevo.checkpoint.commit import CheckpointError
+from internevo.checkpoint.errors import CheckpointError
 
 # One process saving alone is what is meant, not an accident that torch should remark on at every save.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

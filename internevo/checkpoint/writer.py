@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from internevo.checkpoint.commit import PARTIAL, STATE, clean, commit, prune, step_name, write_json
+from internevo.checkpoint.commit import PARTIAL, STATE, checkpoints, clean, commit, prune, step_name, write_json
+from internevo.checkpoint.errors import NotFiniteError
+from internevo.checkpoint.finite import name_some, not_finite
 from internevo.checkpoint.staging import Staging
 from internevo.checkpoint.tensors import write_tensors
 
@@ -35,18 +37,49 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "checkpoint", stay)
         self._pending: Future[None] | None = None
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], permanent: bool) -> None:
-        """Save `tensors` and the JSON-like `state` as the checkpoint of `step`.
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        permanent: bool,
+        rotate: bool = True,
+    ) -> None:
+        """Save `tensors` and the JSON-like `state` as the checkpoint of `step`; without `rotate`, no old one goes.
 
         An asynchronous writer copies the tensors to host memory and returns; the caller may change them at once. One
         that is not needs host memory for a tensor at a time. An error of the save before is raised here or by `wait`.
+        Raises NotFiniteError, and writes nothing, when a number is not finite on any process.
         """
-        self.wait()
+        self.check_finite(step, tensors)
         if self.asynchronous:
             copies = self._staging.copy(tensors)
-            self._pending = self._thread.submit(self._write, step, tensors, copies, dict(state), permanent)
+            self._pending = self._thread.submit(self._write, step, tensors, copies, dict(state), permanent, rotate)
         else:
-            self._write(step, tensors, None, dict(state), permanent)
+            self._write(step, tensors, None, dict(state), permanent, rotate)
+
+    def check_finite(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Raise NotFiniteError when the state after `step` holds a number that is not finite.
+
+        All processes call it together. The first raises it; the others leave quietly with the same exit code.
+        """
+        self.wait()
+        bad = self._everyones(not_finite(tensors))
+        if not bad:
+            return
+        if not self._first:
+            raise SystemExit(2)
+        good = checkpoints(self.folder)
+        resumes = (
+            f"The last good checkpoint is {good[-1]}; the same command resumes from it"
+            if good
+            else "There is no checkpoint yet; the same command begins again"
+        )
+        raise NotFiniteError(
+            f"step {step:,} is not saved: NaN or infinity in {name_some(bad)}, and training cannot recover from that. "
+            f"{resumes}. If it happens again, lower optimizer.lr, lengthen schedule.warmup, or look at the data of "
+            "the steps since then; if it does not, suspect the hardware."
+        )
 
     def wait(self) -> None:
         """Return when the save in progress is committed; raises its error if it failed."""
@@ -74,6 +107,7 @@ class CheckpointWriter:
         copies: Mapping[str, Tensor] | None,
         state: dict[str, Any],
         permanent: bool,
+        rotate: bool,
     ) -> None:
         final = self.folder / step_name(step)
         partial = final.with_name(final.name + PARTIAL)
@@ -83,9 +117,18 @@ class CheckpointWriter:
         write_tensors(tensors, partial, self.group, copies)
         if self._first:
             write_json(partial / STATE, state)
-            commit(partial, final, permanent)
-            prune(self.folder, self.keep)
+            commit(partial, final, permanent, finite=True)
+            if rotate:
+                prune(self.folder, self.keep)
         self._meet()
+
+    def _everyones(self, names: list[str]) -> list[str]:
+        """The names of all processes, each once."""
+        if self.group is None:
+            return names
+        gathered: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(gathered, names, group=self.group)
+        return sorted({name for each in gathered for name in each})
 
     def _meet(self) -> None:
         if self.group is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from internevo import __version__
 from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, out, plain
 from internevo.config.errors import UserError
+from internevo.monitor.terminal import Terminal, let_go
 
 __all__ = ["app", "data", "evaluate", "launch", "main", "models", "refine", "runs", "sweep"]
 
@@ -20,8 +21,11 @@ def main() -> NoReturn:
     try:
         app()
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(str(error))}")
+        to = cast("TextIO", Terminal("stderr"))
+        Console(file=to, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(str(error))}")
         raise SystemExit(2) from None
+    finally:
+        let_go()
     raise SystemExit(0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 
 from internevo.cli.shared import ConfigArgument, OverridesArgument, UntilOption, app, out, plain, then
 from internevo.config.errors import UserError
+from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:
     from internevo.launch.slurm import Job
@@ -102,7 +102,14 @@ def launch(
         raise SystemExit(start(arguments, processes))
     from internevo.launch.ssh import launch_over_ssh
 
-    raise SystemExit(launch_over_ssh(arguments, names, processes, ssh=shlex.split(ssh)))
+    raise SystemExit(launch_over_ssh(arguments, names, processes, _show, ssh=shlex.split(ssh)))
+
+
+def _show(text: str) -> None:
+    """Print output of others as it is, for as long as somebody reads it."""
+    terminal = Terminal()
+    terminal.write(text)
+    terminal.flush()
 
 
 def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
@@ -130,7 +137,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
         return 0
     out.print("[dim]following; Ctrl-C stops that and leaves the job alone[/]")
     try:
-        ended = slurm.follow(number, log, lambda text: (sys.stdout.write(text), sys.stdout.flush(), None)[-1])
+        ended = slurm.follow(number, log, _show)
     except KeyboardInterrupt:
         then(f"tail -f {log} · scancel {number}")
         return 130

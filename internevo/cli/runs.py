@@ -46,8 +46,8 @@ def train(
 ) -> None:
     """Train, or go on with, the run that a config describes.
 
-    The same command again resumes from the newest checkpoint. SIGTERM or Ctrl-C saves and leaves, with exit code
-    128 + the signal's number.
+    The same command again resumes from the newest checkpoint. SIGTERM, Ctrl-C or a closed terminal saves and leaves,
+    with exit code 128 + the signal's number; under `nohup`, a closed terminal changes nothing.
 
     Example: `internevo train configs/tiny.yaml optimizer.lr=1e-3`
     """

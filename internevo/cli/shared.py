@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO, cast
 
 import typer
 from rich.console import Console
+
+from internevo.monitor.terminal import Terminal
 
 app = typer.Typer(
     name="internevo",
@@ -26,7 +28,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Turn text into tokens, and lo
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(file=cast("TextIO", Terminal()), highlight=False, soft_wrap=True)
+"""Goes on without a word when nobody reads it any more."""
 
 _LOG_EVERY_S = 30
 """Between the lines that long work prints where there is no terminal."""

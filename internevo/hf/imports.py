@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor
 
 from internevo.checkpoint.commit import PARTIAL, STATE, commit, step_name, write_json
+from internevo.checkpoint.finite import not_finite_on_disk
 from internevo.checkpoint.tensors import copy_tensors
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig, RopeScalingConfig
@@ -81,7 +82,7 @@ def import_model(
         compared = compare(CheckpointWeights(partial), facts.model, folder, tokens)
         tokenizer = _copy_tokenizer(folder, aside)
         write_json(partial / STATE, {"step": 0, "stage": "import", "imported": _record(weights, tokenizer)})
-        commit(partial, checkpoint, permanent=True)
+        commit(partial, checkpoint, permanent=True, finite=not not_finite_on_disk(partial))
         (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer))
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

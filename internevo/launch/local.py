@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
+
+from internevo.launch.signals import stop_signals
 
 GRACE, GRACE_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
 """How many seconds ranks that were asked to stop may take to save; torchrun itself would kill them after 30."""
@@ -14,7 +17,8 @@ GRACE, GRACE_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
 def launch(arguments: Sequence[str], processes: int) -> int:
     """Run `internevo ARGUMENTS` as `processes` ranks on this machine; the exit code that the run ended with.
 
-    When one rank fails, the others are stopped. SIGTERM and Ctrl-C go to every rank, which then save and leave.
+    When one rank fails, the others are stopped. SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which
+    then save and leave.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -31,6 +35,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle=",".join(one.name for one in (*stop_signals(), signal.SIGQUIT)),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "internevo", *arguments)

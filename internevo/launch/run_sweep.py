@@ -18,6 +18,7 @@ from types import FrameType
 
 from internevo.config.derive import stage_steps
 from internevo.config.errors import UserError
+from internevo.launch.signals import stop_signals
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
 
@@ -61,7 +62,8 @@ def state(sweep: Sweep, run: PlannedRun) -> RunState:
 
 def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
     """Note how a run ended: its exit code, and why when it failed."""
-    stopped = code in (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    stopped = code in (*(128 + one for one in asked), *(-one for one in asked))
     file = _mark(sweep, run)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".partial")
@@ -98,8 +100,8 @@ def run_sweep(
 ) -> int | None:
     """Run the runs of these numbers, `sweep.at_once` at a time; the signal that ended it early, or None.
 
-    `start` gives the command of a run's number. SIGTERM and Ctrl-C go to the runs, which save and leave; the same sweep
-    goes on later. `changed` is told when a run begins, and how it ended.
+    `start` gives the command of a run's number. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and
+    leave; the same sweep goes on later. `changed` is told when a run begins, and how it ended.
     """
     waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
     asked: list[int] = []
@@ -109,7 +111,7 @@ def run_sweep(
         for process in running.values():
             process.send_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in stop_signals()}
     try:
         while running or (waiting and not asked):
             while waiting and len(running) < sweep.at_once and not asked:

@@ -19,6 +19,7 @@ from typing import IO
 
 from internevo.config.errors import UserError
 from internevo.launch.local import GRACE, GRACE_S
+from internevo.launch.signals import stop_signals
 
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
 """Beginnings of the names of environment variables that go to every machine."""
@@ -28,18 +29,26 @@ _GRACE_S = 3600.0
 
 
 def launch_over_ssh(
-    arguments: Sequence[str], nodes: Sequence[str], processes: int, *, ssh: Sequence[str] = ("ssh",), port: int = 29400
+    arguments: Sequence[str],
+    nodes: Sequence[str],
+    processes: int,
+    show: Callable[[str], None],
+    *,
+    ssh: Sequence[str] = ("ssh",),
+    port: int = 29400,
 ) -> int:
     """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
 
-    The first node holds the meeting point, on `port`. SIGTERM and Ctrl-C go to every rank, which then save and leave.
-    When one node's part fails, the others are stopped. Raises UserError when two nodes have one name.
+    `show` is given every line of their output, from several threads. The first node holds the meeting point, on `port`.
+    SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which then save and leave; so do the ranks of a node
+    whose connection is lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have
+    one name.
     """
     if len(set(nodes)) < len(nodes):
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
     name = f"internevo-{uuid.uuid4().hex[:12]}"
     parts = [
-        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, port, name)])
+        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, port, name)], show)
         for number, node in enumerate(nodes)
     ]
     asked: list[int] = []
@@ -47,7 +56,7 @@ def launch_over_ssh(
     def ask(number: int, frame: FrameType | None = None) -> None:
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in stop_signals()}
     try:
         return _watch(parts, asked, lambda node: [*ssh, node, f"kill -TERM $(cat /tmp/{name}-{_place(node)}.pid)"])
     finally:
@@ -60,24 +69,25 @@ def launch_over_ssh(
 class _Part:
     """One machine's share."""
 
-    def __init__(self, node: str, command: Sequence[str]):
-        self.node = node
-        # a session of its own: Ctrl-C reaches the ranks through us, once
+    def __init__(self, node: str, command: Sequence[str], show: Callable[[str], None]):
+        self.node, self._show_line = node, show
+        # a session of its own: Ctrl-C reaches the ranks through us, once. Its input says there that we are alive
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
         self._reader = threading.Thread(target=self._show, args=(self.process.stdout,), daemon=True)
         self._reader.start()
 
     def _show(self, stream: IO[bytes]) -> None:
         for line in stream:
-            sys.stdout.write(f"[{self.node}] {line.decode(errors='replace')}")
-            sys.stdout.flush()
+            self._show_line(f"[{self.node}] {line.decode(errors='replace')}")
 
     def close(self) -> None:
         """End it, if it has not ended, and show the last of its output."""
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self._reader.join(5)
 
 
@@ -122,10 +132,12 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
     ]
     passed = {GRACE: GRACE_S, **_passed(os.environ)}
     variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(passed.items()))
-    # the shell's number stays that of torchrun, so that it can be told to stop
+    # the shell's number stays that of torchrun, so that it can be told to stop: by us, or when the connection is gone,
+    # with which the input ends
     return (
-        f"cd {shlex.quote(os.getcwd())} && echo $$ > /tmp/{name}-{_place(nodes[number])}.pid && "
-        f"exec env {variables} {shlex.join(torchrun)}"
+        f"cd {shlex.quote(os.getcwd())} && echo $$ > /tmp/{name}-{_place(nodes[number])}.pid && exec 3<&0 && "
+        "{ { cat <&3; kill -HUP $$; } > /dev/null 2>&1 & } && "
+        f"exec env {variables} {shlex.join(torchrun)} 3<&- < /dev/null"
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
+from typing import TextIO, cast
 
 from rich.console import Console
 
 from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig
 from internevo.monitor.metrics import EvalMetrics, StepMetrics
+from internevo.monitor.terminal import Terminal
 
 _HEADER = (
     f"{'stage':<10}{'step':>15}{'loss':>9}{'grad':>8}{'lr':>10}"
@@ -21,11 +23,17 @@ _RECENT = 20
 
 
 class ConsoleSink:
-    """Prints to the terminal, or to `log` when that is given (plain text, with the time of day)."""
+    """Prints to the terminal, or to `log` when that is given (plain text, with the time of day).
+
+    Raises OSError when a line could not be printed.
+    """
 
     def __init__(self, config: RunConfig, log: Path | None):
+        self.name = "the console" if log is None else str(log)
+        self._terminal = Terminal()
         self._file = log.open("a") if log else None
-        self._console = Console(file=self._file, highlight=False, soft_wrap=True)
+        # a Terminal has a console's size, colours and encoding
+        self._console = Console(file=self._file or cast("TextIO", self._terminal), highlight=False, soft_wrap=True)
         self._stamped = log is not None
         self._steps = [stage_steps(stage.train) for stage in config.stages]
         self._names = [stage.name for stage in config.stages]
@@ -58,16 +66,18 @@ class ConsoleSink:
         )
 
     def message(self, text: str) -> None:
-        self._console.print(f"{self._stamp()}{text}", markup=False)
+        self._print(text, markup=False)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
-    def _print(self, text: str) -> None:
-        self._console.print(self._stamp() + text)
+    def _print(self, text: str, markup: bool = True) -> None:
+        self._console.print(self._stamp() + text, markup=markup)
         if self._file is not None:
             self._file.flush()
+        if self._terminal.lost is not None:
+            raise self._terminal.lost
 
     def _stamp(self) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S  ") if self._stamped else ""

@@ -13,6 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from internevo.config.schema import ProfileConfig
+from internevo.monitor.terminal import warn
 
 FOLDER = "profile"
 DATA, UPDATE = "internevo: data", "internevo: update"
@@ -59,6 +60,12 @@ class StepProfiler:
             return
         finished, self._profile = self._profile, None
         finished.stop()
+        try:
+            self._write(finished)
+        except OSError as error:  # it only shows
+            warn(f"{self._prefix}.json: the profile could not be written: {error}; training continues")
+
+    def _write(self, finished: profile) -> None:
         self._prefix.parent.mkdir(parents=True, exist_ok=True)
         finished.export_chrome_trace(f"{self._prefix}.trace.json.gz")
         if self._device.type == "cuda":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +14,7 @@ from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig
 from internevo.monitor.console import ConsoleSink
 from internevo.monitor.metrics import EVALS, METRICS, EvalMetrics, JsonLines, StepMetrics
+from internevo.monitor.terminal import warn
 
 _CHARTED = [
     "loss",
@@ -33,6 +36,9 @@ _CHARTED = [
 class Sink(Protocol):
     """Takes what a run reports."""
 
+    name: str
+    """How a person would call it."""
+
     def step(self, metrics: StepMetrics) -> None:
         """One step was done."""
 
@@ -46,78 +52,148 @@ class Sink(Protocol):
         """The run stops."""
 
 
-class Sinks:
-    """All sinks of a run as one. `every` thins the steps that reach all but the first."""
+class RecordError(UserError):
+    """The record of a run could not be written, so that the run must not go on."""
 
-    def __init__(self, record: Sink, others: Sequence[Sink], every: int):
-        self.record, self.others, self.every = record, others, every
+
+class Sinks:
+    """All sinks of a run as one. `every` thins the steps that reach all but the record.
+
+    The record is what a run is known by: an error there is a RecordError. The others only show: one that fails is
+    closed, which is said once in those that are left.
+    """
+
+    def __init__(self, record: RecordSink | None, others: Iterable[Sink], every: int):
+        self.record, self.others, self.every = record, list(others), every
 
     def step(self, metrics: StepMetrics) -> None:
         """Pass a step on."""
-        self.record.step(metrics)
+        if self.record is not None:
+            self.record.step(metrics)
         if metrics.step % self.every == 0 or metrics.step == 1 or metrics.skipped:
-            for sink in self.others:
-                sink.step(metrics)
+            self._show(lambda sink: sink.step(metrics))
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         """Pass an evaluation on."""
-        for sink in (self.record, *self.others):
-            sink.evaluation(metrics)
+        if self.record is not None:
+            self.record.evaluation(metrics)
+        self._show(lambda sink: sink.evaluation(metrics))
 
     def message(self, text: str) -> None:
         """Pass a message on."""
-        for sink in (self.record, *self.others):
-            sink.message(text)
+        self._show(lambda sink: sink.message(text))
 
     def close(self) -> None:
         """Close all."""
-        for sink in (self.record, *self.others):
-            sink.close()
+        try:
+            self._show(lambda sink: sink.close())
+        finally:
+            if self.record is not None:
+                self.record.close()
+
+    def lost(self, name: str, error: Exception) -> None:
+        """Say that nothing more is shown in the sink of this name."""
+        text = f"{name} is lost ({type(error).__name__}: {error}); training continues without it"
+        self.message(text)
+        if name == "the console" or not self.others:
+            warn(text)
+
+    def _show(self, act: Callable[[Sink], None]) -> None:
+        for sink in list(self.others):
+            try:
+                act(sink)
+            except Exception as error:  # whatever it is, it is no reason to stop training
+                self.others.remove(sink)
+                with suppress(Exception):
+                    sink.close()
+                self.lost(sink.name, error)
+
+
+def check_sinks(config: RunConfig) -> None:
+    """Raise UserError when a sink that `config.monitor` asks for needs a package that is not installed."""
+    for name, wanted in (("wandb", config.monitor.wandb), ("tensorboard", config.monitor.tensorboard)):
+        if wanted and find_spec(name) is None:
+            raise UserError(f"monitor.{name} is on, but {name} is missing: pip install 'internevo[{name}]'")
 
 
 def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
     """The sinks that `config.monitor` asks for, for a run that goes on after `step`; a log alone past rank 0.
 
-    Raises UserError when one needs a package that is not installed.
+    One that cannot be opened is left out, and said so. Raises UserError when one needs a package that is not installed.
     """
+    check_sinks(config)
+    log = run / "logs" / f"rank-{rank:04d}.log"
     if rank > 0:
-        return Sinks(ConsoleSink(config, run / "logs" / f"rank-{rank:04d}.log"), [], config.monitor.every)
-    others: list[Sink] = [ConsoleSink(config, None), ConsoleSink(config, run / "logs" / "rank-0000.log")]
+        return _open(Sinks(None, [], every=1), {str(log): lambda: ConsoleSink(config, log)})
+    makers: dict[str, Callable[[], Sink]] = {
+        "the console": lambda: ConsoleSink(config, None),
+        str(log): lambda: ConsoleSink(config, log),
+    }
     if config.monitor.wandb:
-        others.append(WandbSink(config, run))
+        makers[WandbSink.name] = lambda: WandbSink(config, run)
     if config.monitor.tensorboard:
-        others.append(TensorBoardSink(run, step))
-    return Sinks(RecordSink(run), others, config.monitor.every)
+        makers[TensorBoardSink.name] = lambda: TensorBoardSink(run, step)
+    return _open(Sinks(RecordSink(run), [], config.monitor.every), makers)
+
+
+def _open(sinks: Sinks, makers: dict[str, Callable[[], Sink]]) -> Sinks:
+    for name, make in makers.items():
+        try:
+            sinks.others.append(make())
+        except Exception as error:  # as in `Sinks`
+            sinks.lost(name, error)
+    return sinks
 
 
 class RecordSink:
-    """`metrics.jsonl` and `evals.jsonl`, the source of truth."""
+    """`metrics.jsonl` and `evals.jsonl`, the source of truth. Raises RecordError when one cannot be written."""
 
     def __init__(self, run: Path):
-        self._steps, self._evals = JsonLines(run / METRICS), JsonLines(run / EVALS)
+        self._failed = False
+        with self._writing(run / METRICS):
+            self._steps = JsonLines(run / METRICS)
+        with self._writing(run / EVALS):
+            self._evals = JsonLines(run / EVALS)
+        self._run = run
 
     def step(self, metrics: StepMetrics) -> None:
-        self._steps.write(metrics)
+        """Record a step."""
+        with self._writing(self._run / METRICS):
+            self._steps.write(metrics)
 
     def evaluation(self, metrics: EvalMetrics) -> None:
-        self._evals.write(metrics)
-
-    def message(self, text: str) -> None:
-        pass
+        """Record an evaluation."""
+        with self._writing(self._run / EVALS):
+            self._evals.write(metrics)
 
     def close(self) -> None:
-        self._steps.close()
-        self._evals.close()
+        """Close the files."""
+        for name, file in ((METRICS, self._steps), (EVALS, self._evals)):
+            with self._writing(self._run / name):
+                file.close()
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._failed:  # closing fails again, on the line that failed
+                return
+            self._failed = True
+            raise RecordError(
+                f"{path} cannot be written: {error.strerror}. It is the record of the run, which stops here. Free "
+                "space or give access there; the same command then resumes from the newest checkpoint."
+            ) from error
 
 
 class WandbSink:
     """Weights & Biases. A resumed run goes on under the same id; offline mode (WANDB_MODE=offline) works."""
 
+    name = "wandb"
+
     def __init__(self, config: RunConfig, run: Path):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("monitor.wandb is on, but wandb is missing: pip install 'internevo[wandb]'") from None
+        import wandb
+
         id_file = run / "wandb-id"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
@@ -149,13 +225,11 @@ class WandbSink:
 class TensorBoardSink:
     """TensorBoard event files in `RUN/tensorboard`."""
 
+    name = "TensorBoard"
+
     def __init__(self, run: Path, step: int):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "monitor.tensorboard is on, but tensorboard is missing: pip install 'internevo[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, metrics: StepMetrics) -> None:

@@ -21,7 +21,8 @@ FREE = ("model.rope_base", "model.rope_scaling")
 class RunFolder:
     """`runs/NAME/`, held by one process at a time.
 
-    Use it as a context manager: entering locks the folder, and raises UserError when another process has it.
+    Use it as a context manager: entering locks the folder, and raises UserError when another process has it. Nothing
+    that is in the folder changes by it, until the run begins.
     """
 
     def __init__(self, path: Path):
@@ -50,23 +51,25 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is being trained by {holder}. Wait for it, stop it, or give this run another name."
             ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}")
-        self._lock.flush()
         return self
 
     def __exit__(self, *exception: object) -> None:
         assert self._lock is not None
         self._lock.close()
 
-    def adopt(self, config: RunConfig) -> list[str]:
-        """Make `config` the run's configuration.
+    def sign(self) -> None:
+        """Let those who find the folder locked know who holds it."""
+        assert self._lock is not None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
 
-        Returns a line for each key that differs from the one that the run had; the old file is kept beside the
-        new one. Raises UserError if a key differs that a begun run cannot change.
+    def changes(self, config: RunConfig) -> list[str]:
+        """A line for each key of `config` that differs from the one that the run has.
+
+        Raises UserError if a key differs that a begun run cannot change.
         """
         if not self.config_file.exists():
-            self._write(config)
             return []
         changes = differences(load_config(self.config_file, check_data=False), config)
         fixed = [line for line in changes if _fixed(line.split(":")[0])]
@@ -76,13 +79,15 @@ class RunFolder:
                 + "\n  ".join(fixed)
                 + "\nGive this run another name, or put these keys back."
             )
-        if changes:
-            number = len(list(self.path.glob("config-*.yaml"))) + 1
-            self.config_file.rename(self.path / f"config-{number:03d}.yaml")
-            self._write(config)
         return changes
 
-    def _write(self, config: RunConfig) -> None:
+    def adopt(self, config: RunConfig) -> None:
+        """Make `config` the run's configuration; one that differed is kept beside it."""
+        if self.config_file.exists():
+            if not self.changes(config):
+                return
+            number = len(list(self.path.glob("config-*.yaml"))) + 1
+            self.config_file.rename(self.path / f"config-{number:03d}.yaml")
         aside = self.config_file.with_suffix(".partial")
         aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}")
         aside.rename(self.config_file)

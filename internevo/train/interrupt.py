@@ -1,36 +1,51 @@
-"""SIGTERM and Ctrl-C as a request to stop at the next step, not as an exception in the middle of one."""
+"""Signals, and errors of one process, as a request to stop at the next step, not in the middle of one."""
 
 from __future__ import annotations
 
 import signal
-import sys
 from types import FrameType
 from typing import Any
 
+from internevo.config.errors import UserError
+from internevo.launch.signals import stop_signals
+from internevo.monitor.terminal import warn
 from internevo.parallel.world import World
+
+_FAILED = 1000
+"""What a process that cannot go on says in place of a signal's number: larger than any."""
 
 
 class Interrupt:
-    """While entered, the first SIGTERM or Ctrl-C sets `signal`; the loop looks at it after each step.
+    """While entered, the first SIGTERM, SIGHUP or Ctrl-C sets `signal`; the loop looks at it after each step.
 
-    A second Ctrl-C stops at once, for a person who does not want to wait. A second SIGTERM does nothing: a cluster's
-    scheduler and a launcher may each send one.
+    A second Ctrl-C stops at once, for a person who does not want to wait. A second SIGTERM or SIGHUP does nothing: a
+    cluster's scheduler and a launcher may each send one. SIGHUP does nothing at all where it was ignored from the
+    beginning, as under nohup.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._failure: UserError | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def agreed(self, world: World) -> bool:
-        """Whether any process was asked to stop; all of them then know the signal."""
-        if number := world.largest(self.signal or 0):
+        """Whether any process was asked to stop; all of them then know the signal.
+
+        When one cannot go on, that one raises its error, and the others leave quietly with the same exit code.
+        """
+        number = world.largest(_FAILED if self._failure is not None else self.signal or 0)
+        if number == _FAILED:
+            raise self._failure or SystemExit(2)
+        if number:
             self.signal = signal.Signals(number)
         return bool(number)
 
+    def fail(self, error: UserError) -> None:
+        """This process cannot go on: all of them are to leave when they next agree."""
+        self._failure = error
+
     def __enter__(self) -> Interrupt:
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -38,13 +53,10 @@ class Interrupt:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for repeated in self._before:
+            signal.signal(repeated, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(
-            f"\n{self.signal.name}: finishing this step, then saving (Ctrl-C again to stop at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"\n{self.signal.name}: finishing this step, then saving (Ctrl-C again to stop at once)")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

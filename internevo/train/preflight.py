@@ -71,14 +71,14 @@ def _look(world: World, config: RunConfig) -> Facts:
     dist.barrier(group=world.control)
     clock = time.time()
     cuda = world.device.type == "cuda"
-    run = Path(config.runs)
-    run.mkdir(parents=True, exist_ok=True)
+    runs = Path(config.runs).absolute()  # may not be there yet
+    disk = next(folder for folder in (runs, *runs.parents) if folder.exists())
     return Facts(
         node=os.environ.get("SLURMD_NODENAME") or platform.node(),
         gpus=torch.cuda.device_count(),
         gpu=torch.cuda.get_device_name(world.device) if cuda else "",
         versions=_versions(cuda),
-        free_gib=shutil.disk_usage(run).free / 2**30,
+        free_gib=shutil.disk_usage(disk).free / 2**30,
         unusable=tuple(store_problems(config.stages)),
         clock=clock,
         gb_per_s=speed,

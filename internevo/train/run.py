@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
@@ -20,11 +21,12 @@ from internevo.data.plan import source_name
 from internevo.data.store import TokenStore
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
+from internevo.monitor.console import ConsoleSink
 from internevo.monitor.environment import capture, write_environment
 from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rewind
 from internevo.monitor.profile import StepProfiler
 from internevo.monitor.report import write_report
-from internevo.monitor.sinks import Sinks, open_sinks
+from internevo.monitor.sinks import RecordError, Sinks, check_sinks, open_sinks
 from internevo.parallel.prepare import compute_dtype, stage_kernel
 from internevo.parallel.world import World, join_world
 from internevo.train.begin import begin_from
@@ -37,6 +39,8 @@ from internevo.train.preflight import preflight
 from internevo.train.progress import Progress
 from internevo.train.trainer import Peak, StageTrainer
 
+T = TypeVar("T")
+
 
 def train(config: RunConfig, command: Sequence[str], until: float = math.inf) -> signal.Signals | None:
     """Begin the run that `config` describes, or go on with it; under torchrun, as one rank of it.
@@ -48,25 +52,33 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
         world = stack.enter_context(join_world(choose_device(config.train.device)))
         for stage in config.stages:
             check_engine(stage, world.size, world.device)  # every stage can be trained, or nothing is begun
+        check_sinks(config)
         seen = preflight(world, config)
         folder = RunFolder.of(config)
         world.on_main(lambda: stack.enter_context(folder).path)
         interrupt = stack.enter_context(Interrupt())
-        run = Run(config, folder, world, command)
+        run = Run(config, folder, world)
+        if (why := run.nothing_to_do(until)) is not None:
+            if world.main:
+                Sinks(None, [ConsoleSink(config, None)], every=1).message(why)
+            return None
+        run.told[:0] = [seen] if seen is not None else []
+        world.on_main(folder.sign)
         try:
-            if seen is not None:
-                run.sinks.message(seen)
-            run.go(interrupt, until)
+            run.go(command, interrupt, until)
+            run.finish()
         finally:
             run.close()
-        world.on_main(lambda: write_report(folder.path))
         return interrupt.signal
 
 
 class Run:
-    """A run in progress, from its newest whole checkpoint on."""
+    """A run, from its newest whole checkpoint on. Its folder is only read until it begins."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, world: World, command: Sequence[str]):
+    sinks: Sinks
+    writer: CheckpointWriter
+
+    def __init__(self, config: RunConfig, folder: RunFolder, world: World):
         self.config, self.folder, self.world = config, folder, world
         found = world.on_main(lambda: find_latest(folder.checkpoints))
         self.progress = Progress(Cursor())
@@ -76,37 +88,52 @@ class Run:
             self.progress = Progress.from_json(state["progress"])
             self._check_stage(state["stage"], state["places"])
             data_changes = self._check_data(state["data"])
-        changes = world.on_main(lambda: folder.adopt(config))
+        self.changes = world.on_main(lambda: folder.changes(config))
         dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
         self.peaks = {precision: Peak(*peak_flops(world.device, dtype)) for precision, dtype in dtypes.items()}
         stage = config.stages[self.progress.stage]
         self.kernel = describe_kernel(stage_kernel(stage, world.device), world.device)
-        world.on_main(lambda: self._record(command))
-        self.sinks: Sinks = open_sinks(config, folder.path, self.progress.step, world.rank)
-        told = (f"configuration changed: {change}" for change in changes)
-        for line in (*found.refused, *told, *(f"data changed: {change}" for change in data_changes)):
-            self.sinks.message(line)
+        self.refused = found.refused
+        told = (f"configuration changed: {change}" for change in self.changes)
+        self.told = [*self.refused, *told, *(f"data changed: {change}" for change in data_changes)]
+        """What a person should read when the run begins."""
         if found.path is not None:
-            done = self.progress.step == sum(stage_steps(stage.train) for stage in config.stages)
-            goes = "the run is complete" if done else "resuming"
-            self.sinks.message(f"{goes} after step {self.progress.step:,} ({found.path.name})")
-        self.sinks.message(f"attention: {self.kernel}")
+            self.told.append(f"resuming after step {self.progress.step:,} ({found.path.name})")
+        self.told.append(f"attention: {self.kernel}")
         self.profiler = StepProfiler(config.monitor.profile, folder.path, world.rank, world.device)
-        saving = config.checkpoint
-        self.writer = CheckpointWriter(folder.checkpoints, saving.keep, saving.asynchronous, world.saving)
+        self._opened = ExitStack()
 
-    def go(self, interrupt: Interrupt, until: float) -> None:
+    def nothing_to_do(self, until: float) -> str | None:
+        """Why nothing is left to train or evaluate, in which case nothing is to be written; None when there is.
+
+        A run that is complete stays what it is, whatever changed in the configuration or the data since.
+        """
+        progress, stage = self.progress, self.config.stages[self.progress.stage]
+        complete = progress.step == sum(stage_steps(stage.train) for stage in self.config.stages)
+        if progress.step == 0 or not (complete or progress.step >= until):
+            return None
+        ended = progress.stage_step == stage_steps(stage.train)
+        if ended and not self.changes and self._to_evaluate(stage, "end"):
+            return None
+        if complete:
+            why = f"the run is complete after step {progress.step:,}, and nothing was written"
+        else:
+            why = f"the run has done {progress.step:,} steps, and no more were asked for; nothing was written"
+        return "\n".join([*self.refused, why, *(f"without effect: {change}" for change in self.changes)])
+
+    def go(self, command: Sequence[str], interrupt: Interrupt, until: float) -> None:
         """Train what is left of the run, to step `until`, or until a signal asks to stop."""
         progress, stages = self.progress, self.config.stages
+        trainer = self._trainer(stages[progress.stage])  # may be refused: nothing has been written
+        self._begin(command, interrupt)
         while True:
-            trainer = self._trainer(stages[progress.stage])
             if progress.stage_step == 0:
                 self._evaluate(trainer, "start", interrupt)
             trainer.run(
                 interrupt,
                 until,
                 self.writer,
-                self.sinks.step,
+                recorded(self.sinks.step, interrupt),
                 self.sinks.message,
                 partial(self._evaluate, trainer, "middle", interrupt),
             )
@@ -120,14 +147,42 @@ class Run:
             progress.cursor = progress.cursor.next_stage()
             self.writer.release()  # the next stage reads what this one has saved, and its state may be of other sizes
             trainer.engine.close()  # two stages' weights and optimizer states must not be in memory together
+            trainer = self._trainer(stages[progress.stage])
+
+    def finish(self) -> None:
+        """Wait for the checkpoint being written, and write the run's page."""
+        self.writer.wait()
+        self.world.on_main(self._report)
 
     def close(self) -> None:
         """Finish the checkpoint being written and close the sinks."""
+        self._opened.close()
+
+    def _begin(self, command: Sequence[str], interrupt: Interrupt) -> None:
+        """Make the folder that of this configuration, and open what is written on the way."""
+        world, saving = self.world, self.config.checkpoint
+        world.on_main(lambda: self.folder.adopt(self.config))
+        world.on_main(lambda: self._record(command))
         try:
-            self.writer.close()
-        finally:
-            self.profiler.close()
-            self.sinks.close()
+            self.sinks = open_sinks(self.config, self.folder.path, self.progress.step, world.rank)
+        except RecordError as error:
+            interrupt.fail(error)
+        interrupt.agreed(world)
+        self._opened.callback(self.sinks.close)
+        self._opened.callback(self.profiler.close)
+        for line in self.told:
+            self.sinks.message(line)
+        self.writer = CheckpointWriter(self.folder.checkpoints, saving.keep, saving.asynchronous, world.saving)
+        self._opened.callback(self.writer.close)
+
+    def _report(self) -> None:
+        try:
+            write_report(self.folder.path)
+        except Exception as error:  # a page only shows: the run is done and saved without it
+            self.sinks.message(
+                f"report.html was not written ({type(error).__name__}: {error}); `internevo report {self.folder.path}` "
+                "writes it"
+            )
 
     def _trainer(self, stage: StageConfig) -> StageTrainer:
         """The stage's model and optimizer under its own layout, as the newest checkpoint has them."""
@@ -139,8 +194,7 @@ class Run:
             newest = self.folder.checkpoints / step_name(step)
             engine.load(lambda tensors: read_tensors(newest, tensors, world.control))
         elif stage.train.init_from is not None:
-            for line in begin_from(engine, stage, world):
-                self.sinks.message(line)
+            self.told += begin_from(engine, stage, world)
         peak = self.peaks[stage.train.precision]
         return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler)
 
@@ -179,19 +233,13 @@ class Run:
     def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
         """Held-out loss of every source of the run, as the current stage sees it; each only once."""
         stage = trainer.stage
-        records = self.world.on_main(lambda: read_metrics(self.folder.evals))
-        done = {(one["stage"], one["when"], one["source"], one["step"]) for one in records}
-        sources = {source_name(one): one.path for each in self.config.stages for one in each.data.sources}
-        for name, path in sources.items():
-            store = TokenStore.open_heldout(path, stage.data.cache)
-            if not stage.data.eval_tokens or store is None or (stage.name, when, name, self.progress.step) in done:
-                continue
+        for name, store in self._to_evaluate(stage, when).items():
             part, train = trainer.engine.part, stage.train
             rows = train.micro_batch * part.parts
             padded = self.world.size > 1  # ranks take the same number of equally large steps
             batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded)
             result = held_out_loss(trainer.engine, batches)
-            self.sinks.evaluation(
+            recorded(self.sinks.evaluation, interrupt)(
                 EvalMetrics(
                     step=self.progress.step,
                     stage=stage.name,
@@ -207,6 +255,20 @@ class Run:
             if interrupt.agreed(self.world):
                 return
 
+    def _to_evaluate(self, stage: StageConfig, when: str) -> dict[str, TokenStore]:
+        """What is held out of the run's sources, by name, and has not been evaluated at this point."""
+        if not stage.data.eval_tokens:
+            return {}
+        records = self.world.on_main(lambda: read_metrics(self.folder.evals))
+        done = {(one["stage"], one["when"], one["source"], one["step"]) for one in records}
+        sources = {source_name(one): one.path for each in self.config.stages for one in each.data.sources}
+        stores = {
+            name: TokenStore.open_heldout(path, stage.data.cache)
+            for name, path in sources.items()
+            if (stage.name, when, name, self.progress.step) not in done
+        }
+        return {name: store for name, store in stores.items() if store is not None}
+
     def _record(self, command: Sequence[str]) -> None:
         """Put the records of the run where it goes on, and write down what it runs on."""
         rewind(self.folder.path, self.progress.step)
@@ -219,3 +281,15 @@ class Run:
         facts |= {"attention_kernel": self.kernel}
         facts |= {"parameters": total, "non_embedding_parameters": total - embeddings}
         write_environment(self.folder.environment, facts)
+
+
+def recorded(report: Callable[[T], None], interrupt: Interrupt) -> Callable[[T], None]:
+    """`report`, by which all processes stop together when one cannot write what it records."""
+
+    def call(what: T) -> None:
+        try:
+            report(what)
+        except RecordError as error:
+            interrupt.fail(error)
+
+    return call

@@ -79,9 +79,10 @@ class StageTrainer:
                 if progress.cursor.shares != shares:
                     tell(self._mixture())
                 report(metrics)
-                check_skipped(progress.skipped_in_a_row, self.stage.train.max_skipped, progress.step)
+                self._check_skipped(writer)
                 done = progress.stage_step == self.steps
-                if done or (every and progress.step % every == 0):
+                if done or (every and progress.step % every == 0 and self._moved):
+                    interrupt.agreed(self.world)  # a step that could not be recorded is not saved
                     self.save(writer, permanent=done)
                 if (often := self.stage.data.eval_every) and progress.step % often == 0 and not done:
                     evaluate()
@@ -89,15 +90,29 @@ class StageTrainer:
                 self.save(writer, permanent=False)
 
     def save(self, writer: CheckpointWriter, permanent: bool) -> None:
-        """Save the run as it stands, if it has moved since it was saved."""
+        """Save the run as it stands, if it has done steps since it was saved.
+
+        Steps that were all skipped push no older checkpoint out: the new one has the weights of the newest.
+        """
         if self._saved == self.progress.step:
             return
-        self._saved = self.progress.step
+        moved, self._saved = self._moved, self.progress.step
         state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
         state["places"] = places_before(self.stage.train, self.progress.stage_step)
         state["data"] = self._data
         writer.wait()  # its copy must not be in memory together with what an engine gathers
-        writer.save(self.progress.step, self.engine.state(), state, permanent)
+        writer.save(self.progress.step, self.engine.state(), state, permanent, rotate=moved)
+
+    @property
+    def _moved(self) -> bool:
+        """Whether a step since the last save has changed the weights."""
+        return self.progress.step - self._saved > self.progress.skipped_in_a_row
+
+    def _check_skipped(self, writer: CheckpointWriter) -> None:
+        progress, limit = self.progress, self.stage.train.max_skipped
+        if progress.skipped_in_a_row >= limit:
+            writer.check_finite(progress.step, self.engine.state())  # says more, where the weights are the cause
+        check_skipped(progress.skipped_in_a_row, limit, progress.step)
 
     def _loader(self) -> Loader:
         return Loader(

@@ -53,3 +53,20 @@ def test_a_failing_machine_ends_the_run(ssh_server: SshServer, tmp_path: Path) -
     out = finish(process)
     assert process.returncode not in (0, None), out
     assert "no GPU" in out or "CUDA" in out
+
+
+def test_a_lost_connection_saves_on_all(ssh_server: SshServer, tmp_path: Path) -> None:
+    """Nobody is left to ask the ranks to stop, or to show what they print."""
+    config = write_config(tmp_path, stages=[{"name": "only", "train": {"steps": 3000}}], checkpoint={"every": 0})
+    run = tmp_path / "runs" / "run"
+    process = launch(ssh_server, config)
+    wait_for_step(run, 5)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 120
+    while str(config) in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline, "the ranks go on alone"
+        time.sleep(0.2)
+    done = len(steps(run))
+    assert 5 <= done < 3000
+    assert (run / "checkpoints" / f"step-{done:06d}" / "manifest.json").exists()

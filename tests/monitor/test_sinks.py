@@ -14,7 +14,7 @@ from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
-from internevo.monitor.sinks import open_sinks
+from internevo.monitor.sinks import RecordError, open_sinks
 from tests.monitor.test_records import evaluation, step
 
 CONFIG = """
@@ -138,8 +138,36 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "wandb-id").read_text() == first_id  # a resumed run goes on under the same id
 
 
-@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "tensorboard")])
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # what an import of an absent package meets
     with pytest.raises(UserError, match=rf"pip install 'internevo\[{name}\]'"):
         open_sinks(config(tmp_path, **{name: True}), tmp_path, 0)
+
+
+def test_a_log_on_a_full_disk_is_told_once_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank-0000.log").symlink_to("/dev/full")
+    play(open_sinks(config(tmp_path), tmp_path, 0))
+    out = capsys.readouterr().out
+    assert out.count("rank-0000.log is lost (OSError: [Errno 28]") == 1
+    assert out.count("skipped: not finite") == 1  # the console goes on
+    assert len(read_metrics(tmp_path / METRICS)) == 10
+
+
+def test_tensorboard_that_breaks_on_the_way_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sinks = open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0)
+    play_on, broken = sinks.others[:-1], sinks.others[-1]
+    broken._writer.file_writer.event_writer._async_writer._writer._file.close()  # type: ignore[attr-defined]
+    for number in (1, 2, 3):
+        sinks.step(step(number, stage="base"))
+    assert sinks.others == play_on
+    sinks.close()
+    assert capsys.readouterr().out.count("TensorBoard is lost (") == 1
+    assert len(read_metrics(tmp_path / METRICS)) == 3
+
+
+def test_a_record_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / METRICS).mkdir()
+    with pytest.raises(RecordError, match=r"metrics.jsonl cannot be written: Is a directory"):
+        open_sinks(config(tmp_path), tmp_path, 0)
