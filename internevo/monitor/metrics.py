@@ -38,10 +38,12 @@ class StepMetrics:
     tokens_per_s: float
     """Real tokens."""
     tokens_per_s_per_gpu: float
-    mfu: float
-    """Share of the device's peak, attention counted causally inside documents."""
-    mfu_full: float
-    """The same in the older convention: attention counted as full squares of `seq_len`."""
+    mfu: float | None
+    """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
+    CPU, and where the step did more than the peak, which therefore is none."""
+    mfu_full: float | None
+    """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
+    be above 1, as most of a square is then never computed."""
     memory_gib: float
     """Peak so far: allocated on a GPU, resident on a CPU."""
     skipped: bool
@@ -72,8 +74,9 @@ class EvalMetrics:
     """Labels evaluated."""
     loss: float
     """Nats per label."""
-    unigram: float
-    """What a model that knows only token frequencies would score on the same labels."""
+    frequencies: float | None
+    """What a model that knows only how often each token comes in the source's training documents would score on the
+    same labels; None in records of versions that did not know it."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels)."""
 
@@ -157,13 +160,16 @@ BF16_PEAKS = {
 }
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str] | None:
     """The device's ceiling for matrix products in FLOP/s, and whether it is from a `datasheet` or `measured`.
 
-    Where no data sheet figure is known, a large product is timed: MFU is then the share of what this machine's
-    own matrix product reaches.
+    For a GPU of which no data sheet figure is known, a large product is timed: MFU is then the share of what this GPU's
+    own matrix product reaches. None for a CPU: other processes share it, so that what one moment measures is no
+    ceiling of the next.
     """
-    if device.type == "cuda" and dtype == torch.bfloat16:
+    if device.type != "cuda":
+        return None
+    if dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in BF16_PEAKS.items():
             if known in name:
@@ -172,14 +178,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 
 def _measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    size = 8192 if device.type == "cuda" else 1024
+    size = 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, deadline = math.inf, time.perf_counter() + 0.5
     while time.perf_counter() < deadline:
         start = time.perf_counter()
         a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

@@ -20,6 +20,13 @@ from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
 from internevo.monitor.page import asset, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
+from internevo.monitor.smoothing import control
+
+_PEAKS = {
+    "datasheet": "the maker's data sheet, dense",
+    "measured": "a large matrix product measured on this machine, not a data sheet",
+}
+"""Where the ceiling of a device may be from."""
 
 
 def write_report(run: Path) -> Path:
@@ -40,6 +47,7 @@ def write_report(run: Path) -> Path:
         learning=_learning(config, evals),
         positions=_positions(evals),
         speed_note=_speed_note(environment),
+        smoothing=control(),
         mixture=mixture_table(config, steps),
         packing=packing_table(config, steps),
         time=_time(run),
@@ -89,25 +97,51 @@ def _cards(steps: Sequence[Record], evals: Sequence[Record], environment: Record
     if not steps:
         return _card("no steps yet", "training has not begun")
     speed = statistics.median(step["tokens_per_s"] for step in steps)
-    mfu, full = (statistics.median(step[key] for step in steps) for key in ("mfu", "mfu_full"))
     seconds = sum(step["step_s"] for step in steps)
-    losses = [step["loss"] for step in steps[-20:] if step["loss"] is not None]
+    stage = steps[-1]["stage"]  # another stage's loss is of other rows, or other data
+    losses = [step["loss"] for step in steps[-20:] if step["loss"] is not None and step["stage"] == stage]
     cards = [
         _card(
-            f"{statistics.mean(losses):.3f}" if losses else "–", f"training loss, mean of the last {len(losses)} steps"
+            f"{statistics.mean(losses):.3f}" if losses else "–",
+            f"training loss, mean of the last {len(losses)} steps of {stage}",
         ),
         *(
-            _card(f"{one['loss']:.3f}", f"held-out {one['source']}; {one['unigram']:.3f} by frequencies alone")
-            for one in {one["source"]: one for one in evals}.values()
+            _card(_loss(one), f"held-out {source}, {_when(one)}; {_number(one['frequencies'])} by frequencies alone")
+            for source, one in newest(evals).items()
         ),
         _card(human(speed), "real tokens per second, median"),
-        _card(f"{mfu:.1%}", f"MFU, causal attention, median; {full:.1%} counted as full attention"),
+        *_mfu(steps),
         _card(duration(seconds), f"in {len(steps):,} steps"),
         _card(f"{max(step['memory_gib'] for step in steps):.2f} GiB", "peak memory"),
     ]
     if skipped := sum(step["skipped"] for step in steps):
         cards.append(_card(str(skipped), "steps skipped: loss or gradient not finite"))
     return "".join(cards)
+
+
+def newest(evals: Sequence[Record]) -> dict[str, Record]:
+    """By source the evaluation that tells best where the run is: the newest, but not the first one of a later stage.
+
+    That has the weights with which the stage before ended, perhaps with longer rows and a rotary embedding that they
+    were not trained on: it says what is to be learned, not what was.
+    """
+    return {one["source"]: one for one in evals if one["when"] != "start" or not one["step"]}
+
+
+def _when(one: Record) -> str:
+    return f"{one['when']} of {one['stage']}, step {one['step']:,}"
+
+
+def _mfu(steps: Sequence[Record]) -> list[str]:
+    """The card of MFU; none where no step has it."""
+    causal, full = ([step[key] for step in steps if step[key] is not None] for key in ("mfu", "mfu_full"))
+    if not causal:
+        return []
+    share = statistics.median(full) if full else 0.0
+    more = "; above 100%, as that counts attention between documents, which is not computed" if share > 1 else ""
+    least = "" if len(causal) == len(steps) else f" of the {len(causal):,} steps that have one"
+    meaning = f"MFU, causal attention, median{least}; {share:.1%} counted as full attention{more}"
+    return [_card(f"{statistics.median(causal):.1%}", meaning)]
 
 
 def _card(value: str, meaning: str) -> str:
@@ -119,17 +153,26 @@ def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
         return '<p class="note">Nothing was evaluated: the stores hold no held-out documents yet.</p>'
     stages = [stage.name for stage in config.stages]
     first = {one["source"]: one for one in reversed(evals) if one["when"] == "start" and one["stage"] == stages[0]}
-    ends = {(one["source"], one["stage"]): one for one in evals if one["when"] == "end"}
+    ends = {(one["source"], one["stage"]): one for one in evals if one["when"] in ("middle", "end")}
     rows = []
     for source in dict.fromkeys(one["source"] for one in evals):
-        unigram = next(one["unigram"] for one in reversed(evals) if one["source"] == source)
-        values = [f"{unigram:.3f}", _loss(first.get(source)), *(_loss(ends.get((source, name))) for name in stages)]
+        alone = next(one["frequencies"] for one in reversed(evals) if one["source"] == source)
+        values = [_number(alone), _loss(first.get(source)), *(_ended(ends.get((source, name))) for name in stages)]
         rows.append([source, *values])
     return table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
 
 
 def _loss(one: Record | None) -> str:
-    return "–" if one is None else f"{one['loss']:.3f}"
+    return "–" if one is None else _number(one["loss"])
+
+
+def _ended(one: Record | None) -> str:
+    """The loss at a stage's end; before that the newest one within it, with its step."""
+    return _loss(one) if one is None or one["when"] == "end" else f"{_loss(one)} at step {one['step']:,}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _positions(evals: Sequence[Record]) -> str:
@@ -165,16 +208,14 @@ def _heat(loss: float | None, low: float, high: float) -> str:
 
 
 def _speed_note(environment: Record) -> str:
-    if "peak_flops" not in environment:
-        return ""
-    source = {
-        "datasheet": "the maker's data sheet, dense",
-        "measured": "a large matrix product measured on this machine, not a data sheet",
-    }[environment["peak_source"]]
+    peak, source = environment.get("peak_flops"), environment.get("peak_source")
+    if not isinstance(peak, int | float) or source not in _PEAKS:
+        return "Utilisation is shown for GPUs: of a CPU, which other work shares, no peak is known that would last."
     return (
-        f"Utilisation is a share of {environment['peak_flops'] / 1e12:,.3g} TFLOP/s ({source}). <em>Causal</em> counts "
-        "attention once, inside documents; <em>full attention</em> is the older convention that counts whole squares "
-        "of the row. Padding counts in neither."
+        f"Utilisation is a share of {peak / 1e12:,.3g} TFLOP/s ({_PEAKS[source]}). <em>Causal</em> counts attention "
+        "once, inside documents; steps that did more than the peak show none, as it was measured too low. "
+        "<em>Full attention</em> is the older convention that counts whole squares of the row: with packed documents it "
+        "may be above 100%, as most of a square is never computed. Padding counts in neither."
     )
 
 

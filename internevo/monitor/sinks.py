@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,7 +132,7 @@ class WandbSink:
         self._run.define_metric("*", step_metric="step")
 
     def step(self, metrics: StepMetrics) -> None:
-        values: dict[str, Any] = {f"train/{key}": getattr(metrics, key) for key in _CHARTED}
+        values: dict[str, Any] = {f"train/{key}": value for key, value in _charted(metrics)}
         values |= {f"data/{source}": tokens for source, tokens in metrics.sources.items()}
         self._run.log({"step": metrics.step, "train/skipped": int(metrics.skipped), **values})
 
@@ -159,8 +159,8 @@ class TensorBoardSink:
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, metrics: StepMetrics) -> None:
-        for key in _CHARTED:
-            self._writer.add_scalar(f"train/{key}", getattr(metrics, key), metrics.step)
+        for key, value in _charted(metrics):
+            self._writer.add_scalar(f"train/{key}", value, metrics.step)
         self._writer.flush()
 
     def evaluation(self, metrics: EvalMetrics) -> None:
@@ -174,8 +174,18 @@ class TensorBoardSink:
         self._writer.close()
 
 
+def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
+    """Without shares of a peak that is not known, or of more than it, beside which a chart can put no word."""
+    for key in _CHARTED:
+        value = getattr(metrics, key)
+        if value is not None and not (key.startswith("mfu") and value > 1):
+            yield key, value
+
+
 def _eval_values(metrics: EvalMetrics) -> dict[str, float]:
-    values = {f"heldout/{metrics.source}": metrics.loss, f"unigram/{metrics.source}": metrics.unigram}
+    values = {f"heldout/{metrics.source}": metrics.loss}
+    if metrics.frequencies is not None:
+        values[f"frequencies/{metrics.source}"] = metrics.frequencies
     for first, last, loss, _ in metrics.by_position:
         values[f"heldout/{metrics.source}/positions {first}-{last}"] = loss
     return values

@@ -131,7 +131,7 @@ def _show_learning(evals: list[dict[str, Any]], out: Console) -> None:
     table = Table("source", "token frequencies alone", *(f"after {stage}" for stage in stages), box=None)
     for kind in KINDS:
         losses = {one["stage"]: one for one in ends if one["source"] == kind}
-        table.add_row(kind, f"{losses[stages[-1]]['unigram']:.3f}", *(f"{losses[s]['loss']:.3f}" for s in stages))
+        table.add_row(kind, f"{losses[stages[-1]]['frequencies']:.3f}", *(f"{losses[s]['loss']:.3f}" for s in stages))
     out.print(table)
     first_length = ends[0]["seq_len"]
     far = {one["when"]: far_loss(one, first_length) for one in evals if one["stage"] == "long" == one["source"]}

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+import numpy as np
+
 from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
@@ -17,6 +19,7 @@ from internevo.config.schema import RunConfig, StageConfig
 from internevo.data.fingerprint import Facts, check_same, data_facts
 from internevo.data.loader import Cursor, evaluation_batches
 from internevo.data.plan import source_name
+from internevo.data.statistics import label_counts
 from internevo.data.store import TokenStore
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
@@ -70,6 +73,7 @@ class Run:
         self.config, self.folder, self.world = config, folder, world
         found = world.on_main(lambda: find_latest(folder.checkpoints))
         self.progress = Progress(Cursor())
+        self.counted: dict[str, np.ndarray] = {}
         data_changes: list[str] = []
         if found.path is not None:
             state = read_state(found.path)
@@ -78,7 +82,7 @@ class Run:
             data_changes = self._check_data(state["data"])
         changes = world.on_main(lambda: folder.adopt(config))
         dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
-        self.peaks = {precision: Peak(*peak_flops(world.device, dtype)) for precision, dtype in dtypes.items()}
+        self.peaks = {precision: Peak(*(peak_flops(world.device, dtype) or ())) for precision, dtype in dtypes.items()}
         stage = config.stages[self.progress.stage]
         self.kernel = describe_kernel(stage_kernel(stage, world.device), world.device)
         world.on_main(lambda: self._record(command))
@@ -188,7 +192,7 @@ class Run:
             rows = train.micro_batch * part.parts
             padded = self.world.size > 1  # ranks take the same number of equally large steps
             batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded)
-            result = held_out_loss(trainer.engine, batches)
+            result = held_out_loss(trainer.engine, batches, self._label_counts(path, stage))
             self.sinks.evaluation(
                 EvalMetrics(
                     step=self.progress.step,
@@ -198,12 +202,19 @@ class Run:
                     seq_len=stage.train.seq_len,
                     tokens=result.labels,
                     loss=result.loss,
-                    unigram=result.unigram,
+                    frequencies=result.frequencies,
                     by_position=result.by_position,
                 )
             )
             if interrupt.agreed(self.world):
                 return
+
+    def _label_counts(self, path: str, stage: StageConfig) -> np.ndarray:
+        """Of the training documents of a source, counted once."""
+        if path not in self.counted:
+            store, vocab = partial(TokenStore.open_source, path, stage.data.cache), stage.model.vocab
+            self.counted[path] = self.world.on_main(lambda: label_counts(store(), vocab))
+        return self.counted[path]
 
     def _record(self, command: Sequence[str]) -> None:
         """Put the records of the run where it goes on, and write down what it runs on."""
