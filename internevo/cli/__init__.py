@@ -11,16 +11,20 @@ from internevo import __version__
 from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, out, plain
 from internevo.config.errors import UserError
+from internevo.config.refusals import refusal
 
 __all__ = ["app", "data", "evaluate", "launch", "main", "models", "refine", "runs", "sweep"]
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake ends it with one message and exit code 2."""
+    """Run the command line; a user's mistake, or a file that the system refuses, ends it with one message and code 2."""
     try:
         app()
-    except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(str(error))}")
+    except (UserError, OSError) as error:
+        told = refusal(error) if isinstance(error, OSError) else str(error)
+        if told is None:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(told)}")
         raise SystemExit(2) from None
     raise SystemExit(0)
 

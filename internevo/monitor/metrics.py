@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from internevo.monitor.records import split_records
+
 METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 
 
@@ -85,7 +87,7 @@ class JsonLines:
     """A file that grows by one JSON object a line, flushed line by line."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: StepMetrics | EvalMetrics) -> None:
         """Append a record; numbers that are not finite become null."""
@@ -97,39 +99,40 @@ class JsonLines:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics or evals file; none when it does not exist.
+_SCHEMAS: dict[str, type] = {METRICS: StepMetrics, EVALS: EvalMetrics}
 
-    A process that was killed may have left half a line at the end; it is passed over.
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics or evals file, or of another of lines with a `step`; none when it does not exist.
+
+    Lines that are no records are passed over: a process that was killed may have left half a line at the end, a disk or
+    a person anything else. `damaged_lines` counts them.
     """
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    return [record for _, record in split_records(path, _SCHEMAS.get(path.name))[0]]
+
+
+def damaged_lines(path: Path) -> int:
+    """Lines of the file that are no records."""
+    return len(split_records(path, _SCHEMAS.get(path.name))[1])
 
 
 def rewind(run: Path, step: int) -> None:
     """Bring a run's records back to `step`, from which it goes on.
 
-    Lines of later steps, which will be trained again, are moved to `metrics.replaced.jsonl` and
-    `evals.replaced.jsonl`, so that the main files hold each step once and nothing is lost.
+    Lines of later steps, which will be trained again, and lines that are no records are moved to
+    `metrics.replaced.jsonl` and `evals.replaced.jsonl`, so that the main files hold each step once and nothing is lost.
     """
-    for name in (METRICS, EVALS):
+    for name, schema in _SCHEMAS.items():
         path = run / name
-        records = read_metrics(path)
-        kept = [record for record in records if record["step"] <= step]
         if not path.exists():
             continue
-        if len(kept) < len(records):
-            with path.with_suffix(".replaced.jsonl").open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records if record["step"] > step)
+        records, others = split_records(path, schema)
+        later = [line for line, record in records if record["step"] > step]
+        if later or others:
+            with path.with_suffix(".replaced.jsonl").open("ab") as file:
+                file.writelines(line + b"\n" for line in (*later, *others))
         aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        aside.write_bytes(b"".join(line + b"\n" for line, record in records if record["step"] <= step))
         aside.rename(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,11 +12,12 @@ from typing import Any
 
 from internevo.config.derive import stage_steps
 from internevo.config.errors import UserError
+from internevo.config.json_files import is_number, read_mapping
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.charts import Record, build_charts
 from internevo.monitor.data_tables import mixture_table, packing_table
-from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
 from internevo.monitor.page import asset, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
 from internevo.monitor.smoothing import control
@@ -39,10 +39,11 @@ def write_report(run: Path) -> Path:
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
     config = load_config(config_file, check_data=False)
     steps, evals = read_metrics(run / METRICS), read_metrics(run / EVALS)
-    environment = json.loads(_text(run / "environment.json") or "{}")
+    environment = dict(read_mapping(run / "environment.json"))
     total = sum(stage_steps(stage.train) for stage in config.stages)
     done = steps[-1]["step"] if steps else 0
     body = Template(asset("report.html")).substitute(
+        damaged=_damaged(run),
         cards=_cards(steps, evals, environment),
         learning=_learning(config, evals),
         positions=_positions(evals),
@@ -53,7 +54,7 @@ def write_report(run: Path) -> Path:
         time=_time(run),
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
-        config=escape(config_file.read_text()),
+        config=escape(config_file.read_text(encoding="utf-8")),
     )
     return write_page(
         run / "report.html",
@@ -67,8 +68,13 @@ def write_report(run: Path) -> Path:
     )
 
 
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _damaged(run: Path) -> str:
+    """What of the run's records could not be read."""
+    counts = {name: damaged_lines(run / name) for name in (METRICS, EVALS)}
+    told = [f"{count:,} lines of {name} are no records and are left out." for name, count in counts.items() if count]
+    if (run / "environment.json").is_file() and not read_mapping(run / "environment.json"):
+        told.append("environment.json is damaged.")
+    return f'<p class="note">{" ".join(told)}</p>' if told else ""
 
 
 def _stages(config: RunConfig) -> list[dict[str, Any]]:
@@ -83,13 +89,13 @@ def _stages(config: RunConfig) -> list[dict[str, Any]]:
 
 def _lede(config: RunConfig, steps: Sequence[Record], environment: Record) -> str:
     parts = []
-    if environment.get("parameters"):
+    if is_number(environment.get("parameters")):
         parts.append(f"{human(environment['parameters'])} parameters")
     if steps:
         parts.append(f"{human(steps[-1]['tokens'])} tokens")
     parts.append(" → ".join(stage.name for stage in config.stages))
     if environment.get("device"):
-        parts.append(environment["device"])
+        parts.append(str(environment["device"]))
     return escape(" · ".join(parts))
 
 
@@ -184,8 +190,8 @@ def _positions(evals: Sequence[Record]) -> str:
         # the start of a stage is the end of the one before unless the stage changed how the model reads
         chosen = [one for i, one in enumerate(chosen) if i == 0 or one["by_position"] != chosen[i - 1]["by_position"]]
         edges = sorted({(first, last) for one in chosen for first, last, _, _ in one["by_position"]})
-        values = [loss for one in chosen for _, _, loss, _ in one["by_position"]]
-        low, high = min(values), max(values)
+        values = [loss for one in chosen for _, _, loss, _ in one["by_position"] if loss is not None]
+        low, high = min(values, default=0.0), max(values, default=0.0)
         head = "".join(f"<th>{first:,}–{last - 1:,}</th>" for first, last in edges)
         body = ""
         for one in chosen:
@@ -209,7 +215,7 @@ def _heat(loss: float | None, low: float, high: float) -> str:
 
 def _speed_note(environment: Record) -> str:
     peak, source = environment.get("peak_flops"), environment.get("peak_source")
-    if not isinstance(peak, int | float) or source not in _PEAKS:
+    if not is_number(peak) or source not in _PEAKS:
         return "Utilisation is shown for GPUs: of a CPU, which other work shares, no peak is known that would last."
     return (
         f"Utilisation is a share of {peak / 1e12:,.3g} TFLOP/s ({_PEAKS[source]}). <em>Causal</em> counts attention "
@@ -235,9 +241,12 @@ def _time(run: Path) -> str:
 def _checkpoints(run: Path) -> str:
     rows = []
     for path in sorted((run / "checkpoints").glob("step-*")):
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        state = json.loads(_text(path / "state.json") or "{}")
-        when = datetime.fromtimestamp(path.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            state, written = read_mapping(path / "state.json"), path.stat().st_mtime
+        except FileNotFoundError:  # the run is deleting it
+            continue
+        when = datetime.fromtimestamp(written).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append([path.name, str(state.get("stage", "–")), f"{size / 1e6:,.1f} MB", when])
     return table(["checkpoint", "stage", "size", "written"], rows) if rows else '<p class="note">None yet.</p>'
 
@@ -245,8 +254,9 @@ def _checkpoints(run: Path) -> str:
 def _environment(environment: Record) -> str:
     rows = []
     for key, value in environment.items():
-        if key == "earlier":
-            key, value = "earlier starts", ", ".join(one.get("started", "?") for one in value)
+        if key == "earlier" and isinstance(value, list):
+            starts = [str(one.get("started", "?")) for one in value if isinstance(one, dict)]
+            key, value = "earlier starts", ", ".join(starts)
         if value is not None:
             rows.append([key, " ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return table(["", ""], rows, text=True) if rows else '<p class="note">Not recorded yet.</p>'

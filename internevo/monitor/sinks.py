@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,11 +76,20 @@ class Sinks:
             sink.close()
 
 
-def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
-    """The sinks that `config.monitor` asks for, for a run that goes on after `step`; a log alone past rank 0.
+def check_sinks(config: RunConfig) -> None:
+    """Raise UserError when `config.monitor` asks for a package that is not installed."""
+    for name, module in (("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")):
+        if getattr(config.monitor, name):
+            try:
+                import_module(module)
+            except ImportError:
+                raise UserError(
+                    f"monitor.{name} is on, but {name} is missing: pip install 'internevo[{name}]'"
+                ) from None
 
-    Raises UserError when one needs a package that is not installed.
-    """
+
+def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
+    """The sinks that `config.monitor` asks for, for a run that goes on after `step`; a log alone past rank 0."""
     if rank > 0:
         return Sinks(ConsoleSink(config, run / "logs" / f"rank-{rank:04d}.log"), [], config.monitor.every)
     others: list[Sink] = [ConsoleSink(config, None), ConsoleSink(config, run / "logs" / "rank-0000.log")]
@@ -114,10 +124,8 @@ class WandbSink:
     """Weights & Biases. A resumed run goes on under the same id; offline mode (WANDB_MODE=offline) works."""
 
     def __init__(self, config: RunConfig, run: Path):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("monitor.wandb is on, but wandb is missing: pip install 'internevo[wandb]'") from None
+        import wandb
+
         id_file = run / "wandb-id"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
@@ -150,12 +158,8 @@ class TensorBoardSink:
     """TensorBoard event files in `RUN/tensorboard`."""
 
     def __init__(self, run: Path, step: int):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "monitor.tensorboard is on, but tensorboard is missing: pip install 'internevo[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, metrics: StepMetrics) -> None:

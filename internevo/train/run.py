@@ -27,7 +27,7 @@ from internevo.monitor.environment import capture, write_environment
 from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rewind
 from internevo.monitor.profile import StepProfiler
 from internevo.monitor.report import write_report
-from internevo.monitor.sinks import Sinks, open_sinks
+from internevo.monitor.sinks import Sinks, check_sinks, open_sinks
 from internevo.parallel.prepare import compute_dtype, stage_kernel
 from internevo.parallel.world import World, join_world
 from internevo.train.begin import begin_from
@@ -51,6 +51,7 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
         world = stack.enter_context(join_world(choose_device(config.train.device)))
         for stage in config.stages:
             check_engine(stage, world.size, world.device)  # every stage can be trained, or nothing is begun
+        world.on_main(lambda: check_sinks(config))  # before there is a folder of a run that cannot begin
         seen = preflight(world, config)
         folder = RunFolder.of(config)
         world.on_main(lambda: stack.enter_context(folder).path)
