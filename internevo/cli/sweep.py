@@ -87,7 +87,9 @@ def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | 
     skipped = {Status.complete} if retry else {Status.complete, Status.failed}
     chosen = [n for n, run in enumerate(planned.runs) if state(planned, run).status not in skipped]
     left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
-    out.print(f"{plain(planned.name)}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time")
+    out.print(
+        f"{plain(planned.name)}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time"
+    )
     return run_sweep(
         planned,
         file,

@@ -106,7 +106,9 @@ def _check_types(file: Path, found: Any) -> None:
     """Raise UserError for a value that is none of what its key can have, such as a number in quotes."""
     if not isinstance(found, dict):
         raise UserError(f"{file} holds a {type(found).__name__}; a config.json is a mapping of keys to values")
-    wrong = [f"{key}: expected a whole number above 0, found {found[key]!r}" for key in _WHOLE if not _is(found, key, True)]
+    wrong = [
+        f"{key}: expected a whole number above 0, found {found[key]!r}" for key in _WHOLE if not _is(found, key, True)
+    ]
     wrong += [f"{key}: expected a number, found {found[key]!r}" for key in _NUMBERS if not _is(found, key, False)]
     for place in ("rope_parameters", "rope_scaling"):
         said = found.get(place)
@@ -116,7 +118,9 @@ def _check_types(file: Path, found: Any) -> None:
             wrong.append(f"{place}: expected a mapping, found {said!r}")
             continue
         numbers = ("rope_theta", *ROPE_KEYS.values())
-        wrong += [f"{place}.{key}: expected a number, found {said[key]!r}" for key in numbers if not _is(said, key, False)]
+        wrong += [
+            f"{place}.{key}: expected a number, found {said[key]!r}" for key in numbers if not _is(said, key, False)
+        ]
         for key in ("rope_type", "type"):
             if not isinstance(said.get(key, ""), str | types.NoneType):
                 wrong.append(f"{place}.{key}: expected a name, found {said[key]!r}")

@@ -12,7 +12,18 @@ from internevo.config.read import ConfigError
 from internevo.data.refine.config import load_refinery
 from internevo.launch.sweep import read_sweep
 
-GOOD = ["web", "数据", "donnees-écrites", "हिन्दी", "v1.0_a+b", "7b", "_x", "train", "x" * MOST_BYTES, "字" * (MOST_BYTES // 3)]
+GOOD = [
+    "web",
+    "数据",
+    "donnees-écrites",
+    "हिन्दी",
+    "v1.0_a+b",
+    "7b",
+    "_x",
+    "train",
+    "x" * MOST_BYTES,
+    "字" * (MOST_BYTES // 3),
+]
 BAD = {
     "../x": "must begin|has '/'",
     "a/b": "has '/'",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,26 +17,14 @@ import pytest
 import torch
 import yaml
 
-from internevo.cli import main
 from internevo.data.train_tokenizer import train_tokenizer
+from tests.monitor.children import command, fill_disk, in_child
 from tests.monitor.damage import damage, reseal, restore
 from tests.train.runs import write_store
 
 ROUNDS = int(os.environ.get("DAMAGE_ROUNDS", "30"))
 FIRST = int(os.environ.get("DAMAGE_FIRST", "0"))
 VOCAB = 300
-
-
-def command(*arguments: str | Path) -> int:
-    """The command line in this process: its exit code. Raises what no verb may raise."""
-    before = sys.argv
-    sys.argv = ["internevo", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else 1
-    finally:
-        sys.argv = before
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +106,18 @@ def test_a_damaged_run(
     assert code in (0, 1, 2), told
     assert (code == 2) == ("error:" in printed.err), f"{told}\n{printed.err}"
     assert "\x1b[31m" not in printed.out + printed.err, told
+
+
+def test_a_disk_that_is_full_under_an_export(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole)
+    restore(whole / "whole", whole / "runs")
+
+    def export() -> int:
+        fill_disk(10_000)
+        return command("export", "runs/s/run", tmp_path / "out")
+
+    code, printed = in_child(tmp_path / "log", export)
+    assert code == 2, printed
+    assert "error: File too large" in printed
+    assert "Traceback" not in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]  # a full disk does not stay full

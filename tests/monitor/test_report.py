@@ -41,7 +41,8 @@ def make_run(folder: Path, steps: int = 10) -> Path:
     records.write(evaluation(6, "end"))
     records.close()
     write_environment(
-        folder / "environment.json", {"device": "a <GPU></script><b>of ours", "peak_flops": 989e12, "peak_source": "datasheet"}
+        folder / "environment.json",
+        {"device": "a <GPU></script><b>of ours", "peak_flops": 989e12, "peak_source": "datasheet"},
     )
     checkpoint = folder / "checkpoints" / "step-000006"
     checkpoint.mkdir(parents=True)
