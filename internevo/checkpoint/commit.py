@@ -113,7 +113,10 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The checkpoint's `state.json`: everything in it that is not a tensor. Raises CheckpointError when it is damaged."""
+    """The checkpoint's `state.json`: everything in it that is not a tensor.
+
+    Raises CheckpointError when it is damaged.
+    """
     state = read_mapping(path / STATE)
     if not is_number(state.get("step")) or not isinstance(state.get("stage", ""), str):
         raise CheckpointError(

@@ -17,7 +17,7 @@ __all__ = ["app", "data", "evaluate", "launch", "main", "models", "refine", "run
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake, or a file that the system refuses, ends it with one message and code 2."""
+    """Run the command line; a user's mistake, or what the system refuses, ends it with one message and exit code 2."""
     try:
         app()
     except (UserError, OSError) as error:

@@ -30,7 +30,7 @@ app.add_typer(data_app, name="data")
 out = Console(highlight=False, soft_wrap=True)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal obeys instead of showing it, but for tabs and ends of lines; and what turns the writing's direction."""
+"""What a terminal obeys instead of showing it, tabs and ends of lines apart; and what turns the writing's direction."""
 _LOG_EVERY_S = 30
 """Between the lines that long work prints where there is no terminal."""
 

@@ -84,8 +84,8 @@ def _heldout(found: Findings, charts: dict[str, Any]) -> str:
         "<section><h2>Held-out loss</h2>",
         f'<p class="note">Nats per token, the mean over all tokens. Documents are cut at {first[sources[0]].seq_len:,} '
         "tokens, for every model here. Positions count from the beginning of a document: what a long context is for "
-        "shows in the far ones. A store of which nothing was held out is evaluated whole: whether a model was trained on "
-        "it, only a person can say.</p>",
+        "shows in the far ones. A store of which nothing was held out is evaluated whole: whether a model was trained "
+        "on it, only a person can say.</p>",
         table(["source", "documents", "tokens", *found.models], rows),
     ]
     for name in sources:

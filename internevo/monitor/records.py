@@ -39,7 +39,10 @@ def _record(line: bytes, schema: type | None) -> dict[str, Any] | None:
         optional = isinstance(hint, types.UnionType)
         if optional and key not in found:
             found[key] = None
-        if key not in found or not ((optional or key in MAY_BE_NULL) and found[key] is None or _is(found[key], hint)):
+        if key not in found:
+            return None
+        null = found[key] is None and (optional or key in MAY_BE_NULL)
+        if not null and not _is(found[key], hint):
             return None
     return found
 

@@ -220,8 +220,8 @@ def _speed_note(environment: Record) -> str:
     return (
         f"Utilisation is a share of {peak / 1e12:,.3g} TFLOP/s ({_PEAKS[source]}). <em>Causal</em> counts attention "
         "once, inside documents; steps that did more than the peak show none, as it was measured too low. "
-        "<em>Full attention</em> is the older convention that counts whole squares of the row: with packed documents it "
-        "may be above 100%, as most of a square is never computed. Padding counts in neither."
+        "<em>Full attention</em> is the older convention that counts whole squares of the row: with packed documents "
+        "it may be above 100%, as most of a square is never computed. Padding counts in neither."
     )
 
 

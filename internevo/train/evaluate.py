@@ -38,7 +38,8 @@ def position_edges(seq_len: int) -> list[int]:
 def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray) -> HeldOutLoss:
     """Run the model over held-out batches, of which each rank has its part.
 
-    `training` has for each id how often it is a label in the training documents, `[vocab]`. Raises ValueError when the batches hold no label, and UserError for an id past the vocabulary.
+    `training` has for each id how often it is a label in the training documents, `[vocab]`. Raises ValueError when the
+    batches hold no label, and UserError for an id past the vocabulary.
     """
     edges = torch.tensor(position_edges(engine.stage.train.seq_len), device=engine.device)
     sums = torch.zeros(2, len(edges) - 1, dtype=torch.float64, device=engine.device)

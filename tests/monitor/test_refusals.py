@@ -144,7 +144,7 @@ def test_a_damaged_environment(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"), [("2", "RANK, MASTER_ADDR, MASTER_PORT is not set"), ("two", "found 'two'")]
+    ("said", "words"), [("2", "RANK, MASTER_ADDR, MASTER_PORT is not set"), ("two", "found 'two'"), ("0", "found '0'")]
 )
 def test_world_size_alone(monkeypatch: pytest.MonkeyPatch, said: str, words: str) -> None:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
