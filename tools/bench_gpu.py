@@ -169,13 +169,22 @@ def facts(device: torch.device) -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = None
-    peak, source = peak_flops(device, torch.bfloat16)
+    peak, source = peak_flops(device, torch.bfloat16) or (None, None)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": name, "python": platform.python_version(), **packages, "peak_flops": peak, "peak_source": source}
 
 
-def table(results: list[dict[str, Any]], peak: float) -> str:
-    """One line a system and case; ratios are internevo's speed over that system's."""
+def share(flops: float, peak: float | None) -> str:
+    """What part of the peak; no number where no peak is known, or where it was too low to be one."""
+    return "–" if peak is None else f"{flops / peak:.1%}" if flops <= peak else "> peak"
+
+
+def table(results: list[dict[str, Any]], peak: float | None) -> str:
+    """One line a system and case; ratios are internevo's speed over that system's.
+
+    MFU is a share of `peak`, in FLOP/s; `> peak` stands for more than that: of `full`, which counts what is not
+    computed, or where the peak was measured too low.
+    """
     columns = "".join(f"{name:>8}" for name in ("MFU", "full", "GiB", "wait", "ratio"))
     width = max([10, *(len(one["rows"]) for one in results)]) + 2
     lines = [f"{'model':7}{'rows':{width}}{'system':15}{'tokens/s':>11}{columns}"]
@@ -189,8 +198,8 @@ def table(results: list[dict[str, Any]], peak: float) -> str:
         ratio = f"{first / one['tokens_per_s']:.2f}" if first else "–"
         memory = f"{one['peak_gib']:.1f}" if one["peak_gib"] is not None else "–"
         lines.append(
-            f"{head}{one['tokens_per_s']:11,.0f}{one['flops_per_s'] / peak:8.1%}{one['full_flops_per_s'] / peak:8.1%}"
-            f"{memory:>8}{one['wait_share']:8.2%}{ratio:>8}"
+            f"{head}{one['tokens_per_s']:11,.0f}{share(one['flops_per_s'], peak):>8}"
+            f"{share(one['full_flops_per_s'], peak):>8}{memory:>8}{one['wait_share']:8.2%}{ratio:>8}"
         )
     return "\n".join(lines)
 

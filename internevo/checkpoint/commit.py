@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internevo.checkpoint.errors import CheckpointError
 from internevo.checkpoint.finite import name_some, not_finite_on_disk
+from internevo.config.json_files import is_number, read_mapping
 
 MANIFEST, STATE = "manifest.json", "state.json"
 TENSORS = ".metadata"
@@ -66,19 +68,20 @@ def commit(partial: Path, final: Path, permanent: bool, finite: bool = False) ->
 
 def problems(path: Path) -> list[str]:
     """What is wrong with a checkpoint: nothing for a whole one with finite numbers. Reads every byte."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        listed = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    manifest = read_mapping(path / MANIFEST)
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or not all(isinstance(facts, dict) for facts in listed.values()):
         return [f"{MANIFEST} is missing or unreadable"]
+    if not listed:
+        return [f"{MANIFEST} lists no files"]
     found = dict(_files(path))
     wrong = []
     for name, facts in listed.items():
         if name not in found:
             wrong.append(f"{name} is missing")
-        elif (size := found[name].stat().st_size) != facts["bytes"]:
-            wrong.append(f"{name} has {size:,} bytes, the manifest says {facts['bytes']:,}")
-        elif _sha256(found[name]) != facts["sha256"]:
+        elif (size := found[name].stat().st_size) != facts.get("bytes"):
+            wrong.append(f"{name} has {size:,} bytes, the manifest says {facts.get('bytes')}")
+        elif _sha256(found[name]) != facts.get("sha256"):
             wrong.append(f"{name} does not match its checksum")
     # what was written before manifests said `finite` may hold NaN
     if not wrong and TENSORS in listed and not manifest.get("finite") and (bad := not_finite_on_disk(path)):
@@ -114,8 +117,16 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The checkpoint's `state.json`: everything in it that is not a tensor."""
-    return json.loads((path / STATE).read_text())
+    """The checkpoint's `state.json`: everything in it that is not a tensor.
+
+    Raises CheckpointError when it is damaged.
+    """
+    state = read_mapping(path / STATE)
+    if not is_number(state.get("step")) or not isinstance(state.get("stage", ""), str):
+        raise CheckpointError(
+            f"{path / STATE} is missing or damaged. `internevo verify` tells which checkpoints are whole."
+        )
+    return dict(state)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,18 +11,22 @@ from internevo import __version__
 from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, out, plain
 from internevo.config.errors import UserError
+from internevo.config.refusals import refusal
 from internevo.monitor.terminal import Terminal, let_go
 
 __all__ = ["app", "data", "evaluate", "launch", "main", "models", "refine", "runs", "sweep"]
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake ends it with one message and exit code 2."""
+    """Run the command line; a user's mistake, or what the system refuses, ends it with one message and exit code 2."""
     try:
         app()
-    except UserError as error:
+    except (UserError, OSError) as error:
+        told = refusal(error) if isinstance(error, OSError) else str(error)
+        if told is None:
+            raise
         to = cast("TextIO", Terminal("stderr"))
-        Console(file=to, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(str(error))}")
+        Console(file=to, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(told)}")
         raise SystemExit(2) from None
     finally:
         let_go()

@@ -71,7 +71,7 @@ def tokenizer_train(
     texts = (one.text for one in documents if isinstance(one, Document))
     with out.status("training the tokenizer"):
         train_tokenizer(texts, output, vocab, max_characters)
-    out.print(f"wrote {output}: {vocab:,} pieces")
+    out.print(f"wrote {plain(output)}: {vocab:,} pieces")
     then(f"internevo data prepare {' '.join(map(str, inputs))} --tokenizer {output} --out tokens/NAME")
 
 
@@ -196,7 +196,7 @@ def data_index(
     from internevo.data.flat import index_documents
 
     for file in files:
-        out.print(f"{file}: {index_documents(file, eos, token_bytes):,} documents")
+        out.print(f"{plain(file)}: {index_documents(file, eos, token_bytes):,} documents")
     then(f"name {files[0] if len(files) == 1 else files[0].parent} under data.sources in a config")
 
 
@@ -241,7 +241,7 @@ def data_inspect(
                 out.rule(f"{plain(path)}: document {number}", align="left")
                 out.print(plain(text))
     if page is not None:
-        out.print(f"wrote {write_store_page(page, stores, shown)}")
+        out.print(f"wrote {plain(write_store_page(page, stores, shown))}")
     then("name them under data.sources in a config, then internevo train CONFIG")
 
 

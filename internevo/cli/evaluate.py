@@ -113,7 +113,7 @@ def _evaluate(model: Path, step: int | None, against: Path | None, asked: Asked,
             return
         _show(found)
         page = write_findings(found, output)
-    out.print(f"wrote {page} and eval.json")
+    out.print(f"wrote {plain(page)} and eval.json")
     then(f"open {page} in a browser")
 
 
@@ -158,8 +158,13 @@ def _show(found: Findings) -> None:
 
 
 def _named(text: str) -> tuple[str, str]:
-    name, equals, path = text.rpartition("=")
-    return (name, path) if equals else (Path(text).name, text)
+    from internevo.config.names import name_problem
+
+    given, equals, path = text.rpartition("=")
+    name = given if equals else Path(text).name
+    if wrong := name_problem(name):
+        raise UserError(f"--source {text}: the name {name!r} {wrong}; `--source NAME={path}` gives it another")
+    return name, path
 
 
 def _lengths(text: str | None) -> list[int]:

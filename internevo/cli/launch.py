@@ -75,7 +75,7 @@ def launch(
     except ValueError:
         raise UserError(f"--nodes: with --slurm it is the number of machines, found {nodes!r}") from None
     for stage in resolved.stages:
-        out.print(f"stage {stage.name}: {make_layout(stage, count * processes)}")
+        out.print(f"stage {plain(stage.name)}: {make_layout(stage, count * processes)}")
     stop = [] if until is None else ["--until", str(until)]
     arguments = ["train", str(config), *stop, *(overrides or ())]
     if slurm:
@@ -120,7 +120,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
     script.write_text(slurm.render(job, slurm.command(arguments), folder))
-    out.print(f"wrote {script}")
+    out.print(f"wrote {plain(script)}")
     if dry_run:
         then(f"sbatch {script}")
         return 0
@@ -131,7 +131,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
         watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"]), folder))
         out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
     log = folder / f"{number}.log"
-    out.print(f"submitted job {number}; its log is {log}")
+    out.print(f"submitted job {number}; its log is {plain(log)}")
     if detach:
         then(f"squeue --job {number} · scancel {number} · tail -f {log}")
         return 0

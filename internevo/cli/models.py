@@ -52,7 +52,7 @@ def import_folder(
         report = import_model(folder, output, workers=workers, progress=progress)
     for note in report.facts.notes:
         out.print(f"[yellow]note:[/] {plain(note)}")
-    out.print(f"wrote {output}: {report}")
+    out.print(f"wrote {plain(output)}: {plain(report)}")
     then(f"a config that begins with `_base_: {output}/{MODEL_FILE}`, then internevo train CONFIG")
 
 
@@ -98,7 +98,7 @@ def export(
     if report.overflowed:
         count = f"{report.overflowed:,} weights"
         out.print(f"[bold yellow]warning:[/] {count} are too large for {report.dtype} and became infinite")
-    out.print(f"wrote {output} from {stored.name}: {report}")
+    out.print(f"wrote {plain(output)} from {plain(stored.name)}: {plain(report)}")
     then(f"internevo serve {output}, or load it with transformers")
 
 
@@ -167,8 +167,8 @@ def serve(
                     dtype=stored.dtype,
                     progress=progress,
                 )
-            out.print(f"wrote {folder}: {report}")
+            out.print(f"wrote {plain(folder)}: {plain(report)}")
     command = engine_command(chosen, folder, host, port, extra or ())
-    out.print(f"serving {folder} with {chosen} on http://{host}:{port}/v1")
+    out.print(f"serving {plain(folder)} with {chosen} on http://{host}:{port}/v1")
     out.print(f"[dim]{plain(' '.join(command))}[/]")
     os.execvp(command[0], command)

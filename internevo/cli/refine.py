@@ -41,9 +41,9 @@ def data_refine(
     page = refinery.output / "report.html"
     if only_report:
         if not any(step.done for step in step_counts(refinery.output)):
-            out.print(f"nothing is in {refinery.output} yet")
+            out.print(f"nothing is in {plain(refinery.output)} yet")
             raise typer.Exit(1)
-        out.print(f"wrote {write_refine_page(refinery.output)}")
+        out.print(f"wrote {plain(write_refine_page(refinery.output))}")
         return
     if passed := refinery.steps[0].step.passed_over(refinery.inputs):
         kinds = ", ".join(f"{ending or 'no ending'} {count:,}" for ending, count in passed.most_common(5))
@@ -55,13 +55,13 @@ def data_refine(
         out.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
     if jobs:
-        out.print(f"submitted jobs {', '.join(jobs)}; logs in {refinery.output}/NN-STEP/logs")
+        out.print(f"submitted jobs {', '.join(jobs)}; logs in {plain(refinery.output)}/NN-STEP/logs")
         then(f"squeue --me, then open {page} in a browser; the same command submits again what has failed")
         return
     for step in step_counts(refinery.output):
         kept = step.tally.kept.documents
         out.print(plain(f"{step.name}: given {step.given:,} documents, kept {kept:,} ({share(kept, step.given)})"))
-    out.print(f"wrote {page}")
+    out.print(f"wrote {plain(page)}")
     then(f"open {page} in a browser, then internevo data prepare {refinery.output / 'kept'} --tokenizer T --out tokens")
 
 
@@ -111,7 +111,7 @@ def classifier_train(
             [good], [bad], output, text_key=text_key, held_out=held_out, max_documents=max_documents
         )
     out.print(
-        f"wrote {output}: learned from {fitted.learned:,} documents; on {fitted.held_out:,} others, "
+        f"wrote {plain(output)}: learned from {fitted.learned:,} documents; on {fitted.held_out:,} others, "
         f"accuracy {fitted.accuracy:.1%}, AUC {fitted.auc:.4f}"
     )
     then(f"name it in a refinery's steps, `- quality: {{classifier: {output}}}`, and internevo data refine CONFIG")

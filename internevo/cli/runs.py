@@ -62,7 +62,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         raise SystemExit(0 if stopped is None else 128 + stopped)
     if stopped is not None:
-        out.print(f"stopped by {stopped.name}; the run is saved in {run}")
+        out.print(f"stopped by {stopped.name}; the run is saved in {plain(run)}")
         then("run the same command to go on")
         raise SystemExit(128 + stopped)
     then(f"internevo report {run} · internevo generate {run} --prompt ... · internevo export {run} DIR --format llama")
@@ -77,7 +77,7 @@ def report(run: RunArgument) -> None:
     from internevo.monitor.report import write_report
 
     path = write_report(run)
-    out.print(f"wrote {path}")
+    out.print(f"wrote {plain(path)}")
     then(f"open {path} in a browser")
 
 

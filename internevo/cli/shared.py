@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ app.add_typer(data_app, name="data")
 out = Console(file=cast("TextIO", Terminal()), highlight=False, soft_wrap=True)
 """Goes on without a word when nobody reads it any more."""
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it, tabs and ends of lines apart; and what turns the writing's direction."""
 _LOG_EVERY_S = 30
 """Between the lines that long work prints where there is no terminal."""
 
@@ -49,10 +52,11 @@ StepOption = Annotated[int | None, typer.Option(help="The checkpoint of this ste
 UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.")]
 
 
-def plain(text: str) -> str:
+def plain(text: object) -> str:
+    """The text as it is to be read: no markup in it counts, and no control character reaches the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text)))
 
 
 def then(text: str) -> None:

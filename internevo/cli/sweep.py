@@ -87,7 +87,9 @@ def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | 
     skipped = {Status.complete} if retry else {Status.complete, Status.failed}
     chosen = [n for n, run in enumerate(planned.runs) if state(planned, run).status not in skipped]
     left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
-    out.print(f"{planned.name}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time")
+    out.print(
+        f"{plain(planned.name)}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time"
+    )
     return run_sweep(
         planned,
         file,
@@ -108,7 +110,7 @@ def _compare(planned: Sweep) -> None:
     planned.folder.mkdir(parents=True, exist_ok=True)
     found = results(planned)
     head, rows = ranked_rows(found)
-    shown = Table(*head, box=None)
+    shown = Table(*map(plain, head), box=None)
     for row in rows:
         shown.add_row(*(plain(cell) for cell in row))
     if out.is_terminal:
@@ -119,7 +121,7 @@ def _compare(planned: Sweep) -> None:
         if one.state.status is Status.failed:
             out.print(f"[bold red]{plain(one.state.run.name)} failed:[/] {plain(one.state.cause)}")
     path = write_sweep_page(planned, found)
-    out.print(f"wrote {path}")
+    out.print(f"wrote {plain(path)}")
     then(f"open {path} in a browser")
 
 
@@ -141,7 +143,7 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
     script = folder / "job.sbatch"
     mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"])
     script.write_text(slurm.render(job, mine, folder))
-    out.print(f"wrote {script}")
+    out.print(f"wrote {plain(script)}")
     number = slurm.submit(script)
-    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {folder}")
+    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {plain(folder)}")
     then(f"squeue --job {number} · internevo sweep {file} --show")

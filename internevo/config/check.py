@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
 from internevo.config.derive import places_before, stage_steps, step_from
+from internevo.config.names import name_problem
 from internevo.config.remote import is_remote
 from internevo.config.schema import (
     MOST_IN_BLOCK,
@@ -86,8 +86,9 @@ LEAST = {
 def check(config: RunConfig, check_data: bool) -> list[str]:
     """A sentence for each mistake, beginning with the path of its key."""
     problems = []
-    if not re.fullmatch(r"[\w.+-]+", config.name) or config.name.startswith("."):
-        problems.append(f"name: {config.name!r} cannot name a folder; use letters, digits and . _ + -")
+    if wrong := name_problem(config.name):
+        problems.append(f"name: {config.name!r} {wrong}")
+    problems += [f"stages: the name {one.name!r} {wrong}" for one in config.stages if (wrong := name_problem(one.name))]
     names = [stage.name for stage in config.stages]
     problems += [f"stages: two are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
     problems += _unchanging(config)
@@ -297,6 +298,9 @@ def _data(data: DataConfig, check_data: bool) -> Iterator[str]:
     names = [source.name or Path(source.path).name for source in data.sources]
     for i, source in enumerate(data.sources):
         at = f"data.sources[{i}]"
+        if wrong := name_problem(names[i]):
+            key, more = ("name", "") if source.name else ("path", f"; or give the source a name of its own, {at}.name")
+            yield f"{at}.{key}: the name {names[i]!r} {wrong}{more}"
         if not source.weight >= 0 or not math.isfinite(source.weight):
             yield f"{at}.weight: must be at least 0, found {source.weight}"
         yield from _part_of_source(at, source)

@@ -166,10 +166,15 @@ def _special_tokens(path: Path) -> dict[str, str]:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = path.with_name(name)
         try:
-            content: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+            content: Any = json.loads(file.read_bytes()) if file.is_file() else {}
         except ValueError as error:
-            raise TokenizerError(f"{file} is not JSON: {error}. Mend it, or fetch it again.") from None
+            raise TokenizerError(f"{file} is not JSON: {error}. Repair it, or fetch it again.") from None
+        if not isinstance(content, dict):
+            raise TokenizerError(f"{file} holds no mapping of keys to values. Repair it, or fetch it again.")
         for key in ("bos_token", "eos_token"):
             if token := content.get(key):
-                named[key] = token["content"] if isinstance(token, dict) else token
+                text = token.get("content") if isinstance(token, dict) else token
+                if not isinstance(text, str):
+                    raise TokenizerError(f"{file}: {key}: expected one token as text, found {token!r}")
+                named[key] = text
     return named

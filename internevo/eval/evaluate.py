@@ -30,7 +30,7 @@ class Asked:
     sources: dict[str, str] = field(default_factory=dict)
     """Held-out loss of these token stores, by name."""
     seq_len: int | None = None
-    """Documents are cut there; the model's own row length when None."""
+    """Documents are cut there; when None at the model's own row length, of two models at the shorter one's."""
     tokens: int = 1_000_000
     """Of each source at most."""
     needle: Sequence[int] = ()
@@ -62,8 +62,9 @@ def evaluate(
     """
     _check(models, asked, world)
     found = Findings([stored.name for stored in models])
+    # what stands side by side must be measured on the same documents, cut at the same place
+    seq_len = asked.seq_len or min(stored.seq_len for stored in models)
     for stored in models:
-        seq_len = asked.seq_len or stored.seq_len
         scorer = None
         if asked.sources or asked.needle or asked.contamination or asked.choices:
             progress(f"{stored.name}: loading")
@@ -114,7 +115,8 @@ def _score(
         )
     if asked.contamination:
         progress(f"{stored.name}: contamination")
-        test, reference, *train = (open_for_evaluation(path) for path in asked.contamination)
+        test, reference = (open_for_evaluation(path) for path in asked.contamination[:2])
+        train = [TokenStore.open_source(path) for path in asked.contamination[2:]]  # what was trained on, not held out
         found.contamination.append(
             contamination(scorer, test, reference, train[0] if train else None, seq_len, asked.tokens)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,10 @@ class DocumentLosses:
     """(first position, last exclusive, loss, predictions), counted from the document's start."""
     documents: list[float] = field(repr=False)
     """Each document's own mean."""
+    seq_len: int = 0
+    """Where documents were cut."""
+    held_out: bool = True
+    """Whether they were held out when the store was made; otherwise they are all that it has."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -68,10 +72,12 @@ def evaluate_sources(
     results = {}
     for name, path in sources.items():
         progress(name)
-        documents = first_tokens(open_for_evaluation(path), seq_len, max_tokens)
+        store = TokenStore.open_heldout(path)
+        documents = first_tokens(store or TokenStore.open_source(path), seq_len, max_tokens)
         if not documents:
             raise UserError(f"{path} has no document of two tokens to evaluate on")
-        results[name] = summarise(scorer.score(documents), seq_len)
+        losses = summarise(scorer.score(documents), seq_len)
+        results[name] = replace(losses, held_out=store is not None)
     return results
 
 
@@ -90,4 +96,4 @@ def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
         if count
     ]
     means = [float(one.losses.mean(dtype=np.float64)) for one in scored]
-    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means)
+    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means, seq_len)

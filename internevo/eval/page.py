@@ -70,12 +70,23 @@ def _heldout(found: Findings, charts: dict[str, Any]) -> str:
     if not found.heldout:
         return ""
     sources = list(found.heldout[0])
-    rows = [[name, *(f"{losses[name].loss:.4f}" for losses in found.heldout)] for name in sources]
+    first = found.heldout[0]
+    rows = [
+        [
+            name,
+            "held out" if first[name].held_out else "all of the store",
+            f"{first[name].tokens:,}",
+            *(f"{losses[name].loss:.4f}" for losses in found.heldout),
+        ]
+        for name in sources
+    ]
     parts = [
         "<section><h2>Held-out loss</h2>",
-        '<p class="note">Nats per token. Positions count from the beginning of a document: what a long context is for '
-        "shows in the far ones.</p>",
-        table(["source", *found.models], rows),
+        f'<p class="note">Nats per token, the mean over all tokens. Documents are cut at {first[sources[0]].seq_len:,} '
+        "tokens, for every model here. Positions count from the beginning of a document: what a long context is for "
+        "shows in the far ones. A store of which nothing was held out is evaluated whole: whether a model was trained "
+        "on it, only a person can say.</p>",
+        table(["source", "documents", "tokens", *found.models], rows),
     ]
     for name in sources:
         edges = sorted({(first, last) for losses in found.heldout for first, last, _, _ in losses[name].by_position})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
+from internevo.config.json_files import is_number
 from internevo.config.schema import ModelConfig, RopeScalingConfig
 from internevo.hf.families import FAMILIES, Family
 
@@ -37,6 +39,10 @@ ROPE_KEYS_OF = {
 """Which of ROPE_KEYS a kind of scaling has."""
 
 
+_WHOLE = (*SIZES.values(), "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window")
+_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range")
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a Hugging Face folder's `config.json` says of its model."""
@@ -60,14 +66,15 @@ def read_facts(folder: Path) -> ModelFacts:
         raise UserError(f"{folder} is no Hugging Face folder: it has no config.json") from None
     except ValueError as error:
         raise UserError(f"{file} is not JSON: {error}") from None
+    _check_types(file, found)
     name = found.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{file}: model_type {name!r} is not known here; known are {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     for key, wanted in {**family.needed, "hidden_act": "silu"}.items():
         if found.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {found[key]!r}; this package has {name} with {key} {wanted!r} only")
-    if missing := [key for key in SIZES.values() if key not in found]:
+    if missing := [key for key in SIZES.values() if found.get(key) is None]:
         raise UserError(f"{file} does not say {', '.join(missing)}")
     notes: list[str] = []
     sizes = {ours: found[theirs] for ours, theirs in SIZES.items()}
@@ -93,6 +100,38 @@ def read_facts(folder: Path) -> ModelFacts:
         init_std=found.get("initializer_range", 0.02),
     )
     return ModelFacts(name, model, seq_len, found.get("torch_dtype") or found.get("dtype"), tuple(notes))
+
+
+def _check_types(file: Path, found: Any) -> None:
+    """Raise UserError for a value that is none of what its key can have, such as a number in quotes."""
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds a {type(found).__name__}; a config.json is a mapping of keys to values")
+    wrong = [
+        f"{key}: expected a whole number above 0, found {found[key]!r}" for key in _WHOLE if not _is(found, key, True)
+    ]
+    wrong += [f"{key}: expected a number, found {found[key]!r}" for key in _NUMBERS if not _is(found, key, False)]
+    for place in ("rope_parameters", "rope_scaling"):
+        said = found.get(place)
+        if said is None:
+            continue
+        if not isinstance(said, dict):
+            wrong.append(f"{place}: expected a mapping, found {said!r}")
+            continue
+        numbers = ("rope_theta", *ROPE_KEYS.values())
+        wrong += [
+            f"{place}.{key}: expected a number, found {said[key]!r}" for key in numbers if not _is(said, key, False)
+        ]
+        for key in ("rope_type", "type"):
+            if not isinstance(said.get(key, ""), str | types.NoneType):
+                wrong.append(f"{place}.{key}: expected a name, found {said[key]!r}")
+    if wrong:
+        raise UserError(f"{file}:\n  " + "\n  ".join(wrong))
+
+
+def _is(found: dict[str, Any], key: str, whole: bool) -> bool:
+    """Whether a key is absent, null, or a number above 0 that can be computed with."""
+    value = found.get(key)
+    return value is None or (is_number(value) and value > 0 and (not whole or isinstance(value, int)))
 
 
 def _rope(file: Path, found: dict[str, Any], family: Family, notes: list[str]) -> tuple[float, RopeScalingConfig]:

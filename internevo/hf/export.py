@@ -108,7 +108,12 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     aside.mkdir(parents=True)
     start = time.perf_counter()
-    groups, overflowed = _write_weights(_Job(weights, config, family, dtype, aside, max_shard_bytes), workers, progress)
+    job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
+    try:
+        groups, overflowed = _write_weights(job, workers, progress)
+    except OSError:  # a full disk is not to stay full
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     seconds = time.perf_counter() - start
     ids = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     stored = _name(dtype or weights.dtype("embed.weight"))

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from internevo.config.errors import UserError
+from internevo.config.json_files import read_mapping
 
 INDEX = "model.safetensors.index.json"
 _INDICES = (INDEX, "pytorch_model.bin.index.json")
@@ -44,7 +45,9 @@ class TensorFiles:
     def _find(self) -> dict[str, Path]:
         for name in _INDICES:
             if (index := self.folder / name).is_file():
-                files = json.loads(index.read_text())["weight_map"]
+                files = read_mapping(index).get("weight_map")
+                if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+                    raise UserError(f"{index} is damaged: it has no weight_map of tensors to files; fetch it again")
                 if lost := sorted({file for file in files.values() if not (self.folder / file).is_file()}):
                     raise UserError(f"{self.folder} lacks {', '.join(lost)}, which its {name} lists")
                 return {tensor: self.folder / file for tensor, file in files.items()}

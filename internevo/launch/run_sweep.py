@@ -18,6 +18,7 @@ from types import FrameType
 
 from internevo.config.derive import stage_steps
 from internevo.config.errors import UserError
+from internevo.config.json_files import is_number, parsed, read_mapping
 from internevo.launch.signals import stop_signals
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
@@ -52,7 +53,7 @@ def state(sweep: Sweep, run: PlannedRun) -> RunState:
     folder = sweep.folder / run.name
     total = sum(stage_steps(stage.train) for stage in sweep.load(run).stages)
     steps = _last_step(folder)
-    mark = _read(_mark(sweep, run))
+    mark = read_mapping(_mark(sweep, run))
     if mark.get("code") == 0 and steps >= total:
         return RunState(run, Status.complete, steps, total)
     if mark.get("code") and not mark.get("stopped"):
@@ -163,17 +164,10 @@ def _mark(sweep: Sweep, run: PlannedRun) -> Path:
     return sweep.folder / "logs" / f"{run.name}.json"
 
 
-def _read(path: Path) -> dict[str, object]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def _last_step(folder: Path) -> int:
     file = folder / "metrics.jsonl"
-    if not file.exists():
-        return 0
-    for line in reversed(file.read_text().splitlines()):
-        try:
-            return json.loads(line)["step"]
-        except ValueError:  # half a line of a process that was killed
-            continue
+    for line in reversed(file.read_bytes().splitlines()) if file.exists() else ():
+        found = parsed(line)
+        if isinstance(found, dict) and is_number(step := found.get("step")):  # no half line of a killed process
+            return int(step)
     return 0

@@ -32,6 +32,7 @@ from typing import Any
 from internevo.config.errors import UserError
 from internevo.config.expression import evaluate
 from internevo.config.load import load_config
+from internevo.config.names import name_problem
 from internevo.config.read import ConfigError, number, read_tree
 from internevo.config.schema import RunConfig
 from internevo.config.typed import build, did_you_mean, typed_tree
@@ -110,6 +111,8 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     if not file.config:
         raise ConfigError(f"{path}: config: missing; name the run's configuration, relative to this file")
     name = file.name or path.stem
+    if wrong := name_problem(name):
+        raise UserError(f"{path}: name: {name!r} {wrong}")
     folder = Path(file.runs) / name
     config = path.parent / file.config
     planned: list[PlannedRun] = []

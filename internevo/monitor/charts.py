@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from internevo.monitor.smoothing import widths
+
 Record = dict[str, Any]
 BUCKETS = 500
 """A longer run is cut into so many stretches; each keeps its first step and its extremes of loss and gradient."""
-_SMOOTHING = 0.9
 
 
 def thin(steps: Sequence[Record]) -> list[int]:
@@ -36,16 +37,21 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
     def line(label: str, colour: int, values: Sequence[Any], **style: Any) -> dict[str, Any]:
         return {"label": label, "colour": colour, "y": [_rounded(values[i]) for i in kept], **style}
 
+    def smoothed(label: str, colour: int, values: Sequence[Any]) -> dict[str, Any]:
+        choices = {width: [_rounded(curve[i]) for i in kept] for width, curve in widths(values).items()}
+        return {"label": label, "colour": colour, "widths": choices}
+
     def column(key: str) -> list[Any]:
         return [step[key] for step in steps]
 
+    shares = [step["mfu"] for step in steps]
     waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
     return {
         "loss": _chart(
             "Training loss",
             "nats per token",
             x,
-            [line("each step", 0, column("loss"), faint=True), line("smoothed", 0, smooth(column("loss")))],
+            [line("each step", 0, column("loss"), faint=True), smoothed("smoothed", 0, column("loss"))],
             height=300,
         ),
         "lr": _chart("Learning rate", "", x, [line("learning rate", 4, column("lr"))], zero=True),
@@ -56,15 +62,15 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             x,
             [
                 line("each step", 2, column("tokens_per_s"), faint=True),
-                line("smoothed", 2, smooth(column("tokens_per_s"))),
+                smoothed("smoothed", 2, column("tokens_per_s")),
             ],
             zero=True,
         ),
         "mfu": _chart(
             "Model FLOPs utilisation",
             "share of the peak",
-            x,
-            [line("causal", 0, smooth(column("mfu"))), line("full attention", 1, smooth(column("mfu_full")))],
+            x if any(share is not None for share in shares) else [],
+            [smoothed("causal", 0, shares), smoothed("full attention", 1, column("mfu_full"))],
             zero=True,
             percent=True,
         ),
@@ -75,8 +81,8 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
     }
 
 
-def _chart(title: str, unit: str, x: list[int], series: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    return {"title": title, "unit": unit, "x": x, "series": series, **options}
+def _chart(title: str, unit: str, x: Sequence[float], series: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    return {"title": title, "unit": unit, "x": list(x), "series": series, **options}
 
 
 def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
@@ -92,34 +98,25 @@ def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
 
 
 def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
-    """Each source's held-out loss over the run, and its unigram entropy as a dashed line."""
-    losses: dict[str, dict[int, float]] = defaultdict(dict)
-    unigram: dict[str, float] = {}
+    """Each source's held-out loss over the run, and what token frequencies alone give as a dashed line.
+
+    A later stage's first evaluation stands half a step after the last of the stage before, whose step it shares: the
+    weights are the same, but the rows or the rotary embedding may not be.
+    """
+    losses: dict[str, dict[float, float | None]] = defaultdict(dict)
+    alone: dict[str, float | None] = {}
     for one in evals:
-        losses[one["source"]][one["step"]] = one["loss"]
-        unigram[one["source"]] = one["unigram"]
+        later = one["when"] == "start" and one["step"] > 0
+        losses[one["source"]][one["step"] + 0.5 if later else one["step"]] = one["loss"]
+        alone[one["source"]] = one["frequencies"]
     x = sorted({step for source in losses.values() for step in source})
     series = []
     for colour, (name, values) in enumerate(losses.items()):
         y = [_rounded(values.get(step)) for step in x]
         series.append({"label": name, "colour": colour, "y": y, "points": True})
-        flat = [_rounded(unigram[name])] * len(x)
+        flat = [_rounded(alone[name])] * len(x)
         series.append({"label": f"{name}, frequencies alone", "colour": colour, "y": flat, "dashed": True})
     return _chart("Held-out loss", "nats per token", x, series, height=280)
-
-
-def smooth(values: Sequence[float | None]) -> list[float | None]:
-    """An exponential average that starts unbiased; gaps stay gaps."""
-    total = weight = 0.0
-    smooth: list[float | None] = []
-    for value in values:
-        if value is None:
-            smooth.append(None)
-            continue
-        total = _SMOOTHING * total + (1 - _SMOOTHING) * value
-        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
-        smooth.append(total / weight)
-    return smooth
 
 
 def _rounded(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from rich.console import Console
+from rich.markup import escape
 
 from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig
@@ -20,6 +21,10 @@ _HEADER = (
 )
 _HEADER_EVERY = 40
 _RECENT = 20
+
+
+def _share(of_peak: float | None) -> str:
+    return "–" if of_peak is None else f"{of_peak:.1%}"
 
 
 class ConsoleSink:
@@ -52,17 +57,18 @@ class ConsoleSink:
         train = self._trains[place]
         self._recent.append((metrics.step_s, places_before(train, inside) - places_before(train, inside - 1)))
         line = (
-            f"{metrics.stage:<10}{step:>15}{metrics.loss:>9.4f}{metrics.grad_norm:>8.3f}{metrics.lr:>10.2e}"
-            f"{metrics.tokens_per_s:>12,.0f}{metrics.mfu:>8.1%}{metrics.memory_gib:>8.2f}G{wait:>7.1%}"
+            f"{escape(f'{metrics.stage:<10}')}{step:>15}{metrics.loss:>9.4f}{metrics.grad_norm:>8.3f}{metrics.lr:>10.2e}"
+            f"{metrics.tokens_per_s:>12,.0f}{_share(metrics.mfu):>8}{metrics.memory_gib:>8.2f}G{wait:>7.1%}"
             f"{self._left(metrics.step):>9}"
         )
         self._print(line + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         buckets = "  ".join(f"{first:,}-{last:,}: {loss:.3f}" for first, last, loss, _ in metrics.by_position)
+        alone = "" if metrics.frequencies is None else f" (token frequencies alone: {metrics.frequencies:.4f})"
         self._print(
-            f"[bold]held out[/] {metrics.source}, {metrics.when} of {metrics.stage}: loss [bold]{metrics.loss:.4f}[/] "
-            f"(token frequencies alone: {metrics.unigram:.4f})  by position  {buckets}"
+            f"[bold]held out[/] {escape(metrics.source)}, {metrics.when} of {escape(metrics.stage)}: "
+            f"loss [bold]{metrics.loss:.4f}[/]{alone}  by position  {buckets}"
         )
 
     def message(self, text: str) -> None:

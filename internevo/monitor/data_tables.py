@@ -41,5 +41,7 @@ def packing_table(config: RunConfig, steps: Sequence[Record]) -> str:
         documents, cut, padding = (sum(one[key] for one in mine) for key in ("documents", "cut_documents", "padding"))
         places = padding + sum(sum(one["sources"].values()) for one in mine)
         cut_share = f"{cut / documents:.2%}" if documents else "–"
-        rows.append([stage.name, stage.data.packing, f"{documents:,}", cut_share, f"{padding / places:.3%}"])
+        rows.append(
+            [stage.name, stage.data.packing, f"{documents:,}", cut_share, f"{padding / places:.3%}" if places else "–"]
+        )
     return table(["stage", "packing", "documents", "cut over rows", "padding"], rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import internevo
+from internevo.config.json_files import read_mapping
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +72,11 @@ def code_version() -> str:
 def write_environment(path: Path, facts: dict[str, Any]) -> None:
     """Write the facts; those of earlier starts of the run stay in the list `earlier`."""
     if path.exists():
-        before = json.loads(path.read_text())
-        facts = {**facts, "earlier": [*before.pop("earlier", []), before]}
+        before = dict(read_mapping(path))
+        if not before:
+            path.rename(path.with_name(f"{path.stem}.damaged.json"))
+        earlier = before.pop("earlier", [])
+        facts = {**facts, "earlier": [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]}
     aside = path.with_suffix(".partial")
     aside.write_text(json.dumps(facts, indent=1) + "\n")
     aside.rename(path)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from internevo.monitor.records import split_records
+
 METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 
 
@@ -38,10 +40,12 @@ class StepMetrics:
     tokens_per_s: float
     """Real tokens."""
     tokens_per_s_per_gpu: float
-    mfu: float
-    """Share of the device's peak, attention counted causally inside documents."""
-    mfu_full: float
-    """The same in the older convention: attention counted as full squares of `seq_len`."""
+    mfu: float | None
+    """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
+    CPU, and where the step did more than the peak, which therefore is none."""
+    mfu_full: float | None
+    """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
+    be above 1, as most of a square is then never computed."""
     memory_gib: float
     """Peak so far: allocated on a GPU, resident on a CPU."""
     skipped: bool
@@ -72,8 +76,9 @@ class EvalMetrics:
     """Labels evaluated."""
     loss: float
     """Nats per label."""
-    unigram: float
-    """What a model that knows only token frequencies would score on the same labels."""
+    frequencies: float | None
+    """What a model that knows only how often each token comes in the source's training documents would score on the
+    same labels; None in records of versions that did not know it."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels)."""
 
@@ -82,7 +87,7 @@ class JsonLines:
     """A file that grows by one JSON object a line, flushed line by line."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: StepMetrics | EvalMetrics) -> None:
         """Append a record; numbers that are not finite become null."""
@@ -94,39 +99,40 @@ class JsonLines:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics or evals file; none when it does not exist.
+_SCHEMAS: dict[str, type] = {METRICS: StepMetrics, EVALS: EvalMetrics}
 
-    A process that was killed may have left half a line at the end; it is passed over.
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics or evals file, or of another of lines with a `step`; none when it does not exist.
+
+    Lines that are no records are passed over: a process that was killed may have left half a line at the end, a disk or
+    a person anything else. `damaged_lines` counts them.
     """
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    return [record for _, record in split_records(path, _SCHEMAS.get(path.name))[0]]
+
+
+def damaged_lines(path: Path) -> int:
+    """Lines of the file that are no records."""
+    return len(split_records(path, _SCHEMAS.get(path.name))[1])
 
 
 def rewind(run: Path, step: int) -> None:
     """Bring a run's records back to `step`, from which it goes on.
 
-    Lines of later steps, which will be trained again, are moved to `metrics.replaced.jsonl` and
-    `evals.replaced.jsonl`, so that the main files hold each step once and nothing is lost.
+    Lines of later steps, which will be trained again, and lines that are no records are moved to
+    `metrics.replaced.jsonl` and `evals.replaced.jsonl`, so that the main files hold each step once and nothing is lost.
     """
-    for name in (METRICS, EVALS):
+    for name, schema in _SCHEMAS.items():
         path = run / name
-        records = read_metrics(path)
-        kept = [record for record in records if record["step"] <= step]
         if not path.exists():
             continue
-        if len(kept) < len(records):
-            with path.with_suffix(".replaced.jsonl").open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records if record["step"] > step)
+        records, others = split_records(path, schema)
+        later = [line for line, record in records if record["step"] > step]
+        if later or others:
+            with path.with_suffix(".replaced.jsonl").open("ab") as file:
+                file.writelines(line + b"\n" for line in (*later, *others))
         aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        aside.write_bytes(b"".join(line + b"\n" for line, record in records if record["step"] <= step))
         aside.rename(path)
 
 
@@ -157,13 +163,16 @@ BF16_PEAKS = {
 }
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str] | None:
     """The device's ceiling for matrix products in FLOP/s, and whether it is from a `datasheet` or `measured`.
 
-    Where no data sheet figure is known, a large product is timed: MFU is then the share of what this machine's
-    own matrix product reaches.
+    For a GPU of which no data sheet figure is known, a large product is timed: MFU is then the share of what this GPU's
+    own matrix product reaches. None for a CPU: other processes share it, so that what one moment measures is no
+    ceiling of the next.
     """
-    if device.type == "cuda" and dtype == torch.bfloat16:
+    if device.type != "cuda":
+        return None
+    if dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in BF16_PEAKS.items():
             if known in name:
@@ -172,14 +181,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 
 def _measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    size = 8192 if device.type == "cuda" else 1024
+    size = 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, deadline = math.inf, time.perf_counter() + 0.5
     while time.perf_counter() < deadline:
         start = time.perf_counter()
         a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

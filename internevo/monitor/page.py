@@ -47,8 +47,12 @@ def write_page(
         uplot_js=asset("uplot.min.js"),
     )
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    return aside.rename(path)
+    try:
+        aside.write_text(page, encoding="utf-8")
+        return aside.rename(path)
+    except OSError:  # a full disk: half a page helps nobody
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def asset(name: str) -> str:

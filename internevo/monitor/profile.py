@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from internevo.config.json_files import is_number, read_mapping
 from internevo.config.schema import ProfileConfig
 from internevo.monitor.terminal import warn
 
@@ -134,6 +135,11 @@ def _covered(intervals: Sequence[tuple[float, float]]) -> float:
 
 def read_profiles(run: Path) -> list[dict[str, Any]]:
     """What was written of a run's profiled steps, a record a rank."""
-    return [
-        json.loads(path.read_text()) | {"rank": path.stem} for path in sorted((run / FOLDER).glob("rank-????.json"))
-    ]
+    found = [{**read_mapping(path), "rank": path.stem} for path in sorted((run / FOLDER).glob("rank-????.json"))]
+    return [one for one in found if _whole(one)]
+
+
+def _whole(profile: dict[str, Any]) -> bool:
+    seconds = profile.get("seconds")
+    parts = isinstance(seconds, dict) and all(is_number(seconds.get(kind)) for kind in KINDS) and sum(seconds.values())
+    return bool(parts) and all(is_number(profile.get(key)) for key in ("first", "steps"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,13 +12,21 @@ from typing import Any
 
 from internevo.config.derive import stage_steps
 from internevo.config.errors import UserError
+from internevo.config.json_files import is_number, read_mapping
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.charts import Record, build_charts
 from internevo.monitor.data_tables import mixture_table, packing_table
-from internevo.monitor.metrics import EVALS, METRICS, read_metrics
+from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
 from internevo.monitor.page import asset, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
+from internevo.monitor.smoothing import control
+
+_PEAKS = {
+    "datasheet": "the maker's data sheet, dense",
+    "measured": "a large matrix product measured on this machine, not a data sheet",
+}
+"""Where the ceiling of a device may be from."""
 
 
 def write_report(run: Path) -> Path:
@@ -32,20 +39,22 @@ def write_report(run: Path) -> Path:
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
     config = load_config(config_file, check_data=False)
     steps, evals = read_metrics(run / METRICS), read_metrics(run / EVALS)
-    environment = json.loads(_text(run / "environment.json") or "{}")
+    environment = dict(read_mapping(run / "environment.json"))
     total = sum(stage_steps(stage.train) for stage in config.stages)
     done = steps[-1]["step"] if steps else 0
     body = Template(asset("report.html")).substitute(
+        damaged=_damaged(run),
         cards=_cards(steps, evals, environment),
         learning=_learning(config, evals),
         positions=_positions(evals),
         speed_note=_speed_note(environment),
+        smoothing=control(),
         mixture=mixture_table(config, steps),
         packing=packing_table(config, steps),
         time=_time(run),
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
-        config=escape(config_file.read_text()),
+        config=escape(config_file.read_text(encoding="utf-8")),
     )
     return write_page(
         run / "report.html",
@@ -59,8 +68,13 @@ def write_report(run: Path) -> Path:
     )
 
 
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _damaged(run: Path) -> str:
+    """What of the run's records could not be read."""
+    counts = {name: damaged_lines(run / name) for name in (METRICS, EVALS)}
+    told = [f"{count:,} lines of {name} are no records and are left out." for name, count in counts.items() if count]
+    if (run / "environment.json").is_file() and not read_mapping(run / "environment.json"):
+        told.append("environment.json is damaged.")
+    return f'<p class="note">{" ".join(told)}</p>' if told else ""
 
 
 def _stages(config: RunConfig) -> list[dict[str, Any]]:
@@ -75,13 +89,13 @@ def _stages(config: RunConfig) -> list[dict[str, Any]]:
 
 def _lede(config: RunConfig, steps: Sequence[Record], environment: Record) -> str:
     parts = []
-    if environment.get("parameters"):
+    if is_number(environment.get("parameters")):
         parts.append(f"{human(environment['parameters'])} parameters")
     if steps:
         parts.append(f"{human(steps[-1]['tokens'])} tokens")
     parts.append(" → ".join(stage.name for stage in config.stages))
     if environment.get("device"):
-        parts.append(environment["device"])
+        parts.append(str(environment["device"]))
     return escape(" · ".join(parts))
 
 
@@ -89,25 +103,51 @@ def _cards(steps: Sequence[Record], evals: Sequence[Record], environment: Record
     if not steps:
         return _card("no steps yet", "training has not begun")
     speed = statistics.median(step["tokens_per_s"] for step in steps)
-    mfu, full = (statistics.median(step[key] for step in steps) for key in ("mfu", "mfu_full"))
     seconds = sum(step["step_s"] for step in steps)
-    losses = [step["loss"] for step in steps[-20:] if step["loss"] is not None]
+    stage = steps[-1]["stage"]  # another stage's loss is of other rows, or other data
+    losses = [step["loss"] for step in steps[-20:] if step["loss"] is not None and step["stage"] == stage]
     cards = [
         _card(
-            f"{statistics.mean(losses):.3f}" if losses else "–", f"training loss, mean of the last {len(losses)} steps"
+            f"{statistics.mean(losses):.3f}" if losses else "–",
+            f"training loss, mean of the last {len(losses)} steps of {stage}",
         ),
         *(
-            _card(f"{one['loss']:.3f}", f"held-out {one['source']}; {one['unigram']:.3f} by frequencies alone")
-            for one in {one["source"]: one for one in evals}.values()
+            _card(_loss(one), f"held-out {source}, {_when(one)}; {_number(one['frequencies'])} by frequencies alone")
+            for source, one in newest(evals).items()
         ),
         _card(human(speed), "real tokens per second, median"),
-        _card(f"{mfu:.1%}", f"MFU, causal attention, median; {full:.1%} counted as full attention"),
+        *_mfu(steps),
         _card(duration(seconds), f"in {len(steps):,} steps"),
         _card(f"{max(step['memory_gib'] for step in steps):.2f} GiB", "peak memory"),
     ]
     if skipped := sum(step["skipped"] for step in steps):
         cards.append(_card(str(skipped), "steps skipped: loss or gradient not finite"))
     return "".join(cards)
+
+
+def newest(evals: Sequence[Record]) -> dict[str, Record]:
+    """By source the evaluation that tells best where the run is: the newest, but not the first one of a later stage.
+
+    That has the weights with which the stage before ended, perhaps with longer rows and a rotary embedding that they
+    were not trained on: it says what is to be learned, not what was.
+    """
+    return {one["source"]: one for one in evals if one["when"] != "start" or not one["step"]}
+
+
+def _when(one: Record) -> str:
+    return f"{one['when']} of {one['stage']}, step {one['step']:,}"
+
+
+def _mfu(steps: Sequence[Record]) -> list[str]:
+    """The card of MFU; none where no step has it."""
+    causal, full = ([step[key] for step in steps if step[key] is not None] for key in ("mfu", "mfu_full"))
+    if not causal:
+        return []
+    share = statistics.median(full) if full else 0.0
+    more = "; above 100%, as that counts attention between documents, which is not computed" if share > 1 else ""
+    least = "" if len(causal) == len(steps) else f" of the {len(causal):,} steps that have one"
+    meaning = f"MFU, causal attention, median{least}; {share:.1%} counted as full attention{more}"
+    return [_card(f"{statistics.median(causal):.1%}", meaning)]
 
 
 def _card(value: str, meaning: str) -> str:
@@ -119,17 +159,26 @@ def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
         return '<p class="note">Nothing was evaluated: the stores hold no held-out documents yet.</p>'
     stages = [stage.name for stage in config.stages]
     first = {one["source"]: one for one in reversed(evals) if one["when"] == "start" and one["stage"] == stages[0]}
-    ends = {(one["source"], one["stage"]): one for one in evals if one["when"] == "end"}
+    ends = {(one["source"], one["stage"]): one for one in evals if one["when"] in ("middle", "end")}
     rows = []
     for source in dict.fromkeys(one["source"] for one in evals):
-        unigram = next(one["unigram"] for one in reversed(evals) if one["source"] == source)
-        values = [f"{unigram:.3f}", _loss(first.get(source)), *(_loss(ends.get((source, name))) for name in stages)]
+        alone = next(one["frequencies"] for one in reversed(evals) if one["source"] == source)
+        values = [_number(alone), _loss(first.get(source)), *(_ended(ends.get((source, name))) for name in stages)]
         rows.append([source, *values])
     return table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
 
 
 def _loss(one: Record | None) -> str:
-    return "–" if one is None else f"{one['loss']:.3f}"
+    return "–" if one is None else _number(one["loss"])
+
+
+def _ended(one: Record | None) -> str:
+    """The loss at a stage's end; before that the newest one within it, with its step."""
+    return _loss(one) if one is None or one["when"] == "end" else f"{_loss(one)} at step {one['step']:,}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _positions(evals: Sequence[Record]) -> str:
@@ -141,8 +190,8 @@ def _positions(evals: Sequence[Record]) -> str:
         # the start of a stage is the end of the one before unless the stage changed how the model reads
         chosen = [one for i, one in enumerate(chosen) if i == 0 or one["by_position"] != chosen[i - 1]["by_position"]]
         edges = sorted({(first, last) for one in chosen for first, last, _, _ in one["by_position"]})
-        values = [loss for one in chosen for _, _, loss, _ in one["by_position"]]
-        low, high = min(values), max(values)
+        values = [loss for one in chosen for _, _, loss, _ in one["by_position"] if loss is not None]
+        low, high = min(values, default=0.0), max(values, default=0.0)
         head = "".join(f"<th>{first:,}–{last - 1:,}</th>" for first, last in edges)
         body = ""
         for one in chosen:
@@ -165,16 +214,14 @@ def _heat(loss: float | None, low: float, high: float) -> str:
 
 
 def _speed_note(environment: Record) -> str:
-    if "peak_flops" not in environment:
-        return ""
-    source = {
-        "datasheet": "the maker's data sheet, dense",
-        "measured": "a large matrix product measured on this machine, not a data sheet",
-    }[environment["peak_source"]]
+    peak, source = environment.get("peak_flops"), environment.get("peak_source")
+    if not is_number(peak) or source not in _PEAKS:
+        return "Utilisation is shown for GPUs: of a CPU, which other work shares, no peak is known that would last."
     return (
-        f"Utilisation is a share of {environment['peak_flops'] / 1e12:,.3g} TFLOP/s ({source}). <em>Causal</em> counts "
-        "attention once, inside documents; <em>full attention</em> is the older convention that counts whole squares "
-        "of the row. Padding counts in neither."
+        f"Utilisation is a share of {peak / 1e12:,.3g} TFLOP/s ({_PEAKS[source]}). <em>Causal</em> counts attention "
+        "once, inside documents; steps that did more than the peak show none, as it was measured too low. "
+        "<em>Full attention</em> is the older convention that counts whole squares of the row: with packed documents "
+        "it may be above 100%, as most of a square is never computed. Padding counts in neither."
     )
 
 
@@ -194,9 +241,12 @@ def _time(run: Path) -> str:
 def _checkpoints(run: Path) -> str:
     rows = []
     for path in sorted((run / "checkpoints").glob("step-*")):
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        state = json.loads(_text(path / "state.json") or "{}")
-        when = datetime.fromtimestamp(path.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            state, written = read_mapping(path / "state.json"), path.stat().st_mtime
+        except FileNotFoundError:  # the run is deleting it
+            continue
+        when = datetime.fromtimestamp(written).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append([path.name, str(state.get("stage", "–")), f"{size / 1e6:,.1f} MB", when])
     return table(["checkpoint", "stage", "size", "written"], rows) if rows else '<p class="note">None yet.</p>'
 
@@ -204,8 +254,9 @@ def _checkpoints(run: Path) -> str:
 def _environment(environment: Record) -> str:
     rows = []
     for key, value in environment.items():
-        if key == "earlier":
-            key, value = "earlier starts", ", ".join(one.get("started", "?") for one in value)
+        if key == "earlier" and isinstance(value, list):
+            starts = [str(one.get("started", "?")) for one in value if isinstance(one, dict)]
+            key, value = "earlier starts", ", ".join(starts)
         if value is not None:
             rows.append([key, " ".join(map(str, value)) if isinstance(value, list) else str(value)])
     return table(["", ""], rows, text=True) if rows else '<p class="note">Not recorded yet.</p>'

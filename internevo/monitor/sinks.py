@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,18 +110,22 @@ class Sinks:
 
 
 def check_sinks(config: RunConfig) -> None:
-    """Raise UserError when a sink that `config.monitor` asks for needs a package that is not installed."""
-    for name, wanted in (("wandb", config.monitor.wandb), ("tensorboard", config.monitor.tensorboard)):
-        if wanted and find_spec(name) is None:
-            raise UserError(f"monitor.{name} is on, but {name} is missing: pip install 'internevo[{name}]'")
+    """Raise UserError when `config.monitor` asks for a package that is not installed."""
+    for name, module in (("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")):
+        if getattr(config.monitor, name):
+            try:
+                import_module(module)
+            except ImportError:
+                raise UserError(
+                    f"monitor.{name} is on, but {name} is missing: pip install 'internevo[{name}]'"
+                ) from None
 
 
 def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
     """The sinks that `config.monitor` asks for, for a run that goes on after `step`; a log alone past rank 0.
 
-    One that cannot be opened is left out, and said so. Raises UserError when one needs a package that is not installed.
+    One that cannot be opened is left out, and said so.
     """
-    check_sinks(config)
     log = run / "logs" / f"rank-{rank:04d}.log"
     if rank > 0:
         return _open(Sinks(None, [], every=1), {str(log): lambda: ConsoleSink(config, log)})
@@ -208,7 +212,7 @@ class WandbSink:
         self._run.define_metric("*", step_metric="step")
 
     def step(self, metrics: StepMetrics) -> None:
-        values: dict[str, Any] = {f"train/{key}": getattr(metrics, key) for key in _CHARTED}
+        values: dict[str, Any] = {f"train/{key}": value for key, value in _charted(metrics)}
         values |= {f"data/{source}": tokens for source, tokens in metrics.sources.items()}
         self._run.log({"step": metrics.step, "train/skipped": int(metrics.skipped), **values})
 
@@ -233,8 +237,8 @@ class TensorBoardSink:
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, metrics: StepMetrics) -> None:
-        for key in _CHARTED:
-            self._writer.add_scalar(f"train/{key}", getattr(metrics, key), metrics.step)
+        for key, value in _charted(metrics):
+            self._writer.add_scalar(f"train/{key}", value, metrics.step)
         self._writer.flush()
 
     def evaluation(self, metrics: EvalMetrics) -> None:
@@ -248,8 +252,18 @@ class TensorBoardSink:
         self._writer.close()
 
 
+def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
+    """Without shares of a peak that is not known, or of more than it, beside which a chart can put no word."""
+    for key in _CHARTED:
+        value = getattr(metrics, key)
+        if value is not None and not (key.startswith("mfu") and value > 1):
+            yield key, value
+
+
 def _eval_values(metrics: EvalMetrics) -> dict[str, float]:
-    values = {f"heldout/{metrics.source}": metrics.loss, f"unigram/{metrics.source}": metrics.unigram}
+    values = {f"heldout/{metrics.source}": metrics.loss}
+    if metrics.frequencies is not None:
+        values[f"frequencies/{metrics.source}"] = metrics.frequencies
     for first, last, loss, _ in metrics.by_position:
         values[f"heldout/{metrics.source}/positions {first}-{last}"] = loss
     return values

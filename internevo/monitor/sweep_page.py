@@ -12,9 +12,9 @@ from typing import Any
 
 from internevo.launch.run_sweep import RunState, Status, state
 from internevo.launch.sweep import Sweep
-from internevo.monitor.charts import smooth
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
 from internevo.monitor.page import table, write_page
+from internevo.monitor.smoothing import control, widths
 
 _LAST = 0.1
 """The share of its steps that a run's training loss is the mean of."""
@@ -97,7 +97,8 @@ def write_sweep_page(sweep: Sweep, found: Sequence[Result]) -> Path:
 <p class="note">By {escape(_meaning(sweep.rank_by))}; less is better. Only complete runs have a place.</p>
 {table(head, rows)}</section>
 {f'<section><h2>By key</h2><div class="charts">{figures}</div></section>' if figures else ""}
-<section><h2>Training loss</h2><p class="note">Smoothed. Drag to zoom, double-click to go back.</p>
+<section><h2>Training loss</h2><p class="note">Smoothed by lines fitted to the steps around each one. Drag to
+zoom, double-click to go back. {control()}</p>
 <div class="charts"><figure class="wide" data-chart="loss"></figure></div></section>
 {f"<section><h2>What failed</h2>{causes}</section>" if causes else ""}"""
     bad = f", {len(failed)} failed" if failed else ""
@@ -113,17 +114,24 @@ def write_sweep_page(sweep: Sweep, found: Sequence[Result]) -> Path:
 
 
 def _curves(sweep: Sweep, found: Sequence[Result]) -> dict[str, Any]:
-    lines = {}
+    lines: dict[str, dict[int, int]] = {}
+    curves: dict[str, dict[str, list[float | None]]] = {}
     for one in found:
-        steps = read_metrics(sweep.folder / one.state.run.name / METRICS)
-        values = smooth([step["loss"] for step in steps])
+        steps, name = read_metrics(sweep.folder / one.state.run.name / METRICS), one.state.run.name
+        curves[name] = widths([step["loss"] for step in steps])
         every = max(1, len(steps) // _POINTS)
-        lines[one.state.run.name] = {
-            step["step"]: value for step, value in list(zip(steps, values, strict=True))[::every] if value is not None
-        }
+        lines[name] = {steps[place]["step"]: place for place in range(0, len(steps), every)}
     x = sorted({step for line in lines.values() for step in line})
     series = [
-        {"label": name, "colour": number, "dashed": number % 12 >= 6, "y": [line.get(step) for step in x]}
+        {
+            "label": name,
+            "colour": number,
+            "dashed": number % 12 >= 6,
+            "widths": {
+                width: [None if (place := line.get(step)) is None else curve[place] for step in x]
+                for width, curve in curves[name].items()
+            },
+        }
         for number, (name, line) in enumerate(lines.items())
     ]
     return {"title": "Training loss", "unit": "nats per token", "x": x, "series": series, "height": 380}

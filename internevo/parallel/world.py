@@ -69,18 +69,36 @@ class World:
     def on_main(self, action: Callable[[], T]) -> T:
         """What `action` returns on the main process, on all; it is run there alone.
 
-        Its UserError is raised there; the other processes leave quietly with the same exit code.
+        Its UserError is raised there, and so is what the system says of a file; the other processes leave quietly with
+        the same exit code.
         """
-        outcome: tuple[T | None, UserError | None] = (None, None)
+        outcome: tuple[T | None, UserError | OSError | None] = (None, None)
         if self.main:
             try:
                 outcome = (action(), None)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 outcome = (None, error)
         value, failure = self.from_main(outcome)
         if failure is not None:
             raise failure if self.main else SystemExit(2)
         return cast(T, value)
+
+
+_NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells each process, beside how many there are."""
+
+
+def _size() -> int:
+    """How many processes there are. Raises UserError when the environment tells only a part of what it must."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UserError(f"WORLD_SIZE in the environment must be a number of processes, found {text!r}; unset it")
+    if int(text) > 1 and (missing := [name for name in _NEEDED if not os.environ.get(name)]):
+        raise UserError(
+            f"WORLD_SIZE is {text} in the environment, but {', '.join(missing)} is not set: a job's script has set one "
+            "without the others. Unset WORLD_SIZE for a single process, or start all of them with `internevo launch`."
+        )
+    return int(text)
 
 
 @contextmanager
@@ -89,7 +107,7 @@ def join_world(device: torch.device) -> Iterator[World]:
 
     `device` is `cpu` or `cuda`; of several GPUs, this process takes that of its local rank.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _size()
     if size == 1:
         try:
             yield World(0, 1, device, None, None, None)

@@ -54,7 +54,8 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
     with _step(out, "3/7  token stores with held-out documents"):
         _prepare(corpus, tokens, tokenizer, out)
     run = folder / "runs" / "quickstart"
-    out.print(f"[bold]4/7  training three stages[/]  ({config}; `internevo train {config}` does the same)")
+    same = escape(f"{config}; `internevo train {config}` does the same")
+    out.print(f"[bold]4/7  training three stages[/]  ({same})")
     stopped = train(load_config(config), sys.argv)
     if stopped is not None:
         out.print("stopped and saved; run the same command to go on")
@@ -72,7 +73,7 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
                 tokenizer=load_tokenizer(tokenizer),
                 dtype=torch.float32,
             )
-            out.print(f"     {written}")
+            out.print(f"     {escape(str(written))}")
     out.print("[bold]6/7  a sample[/]")
     for piece in sample_text(open_model(run), PROMPT, 96, 0.7, 0.9, seed=0):
         out.print(escape(piece), end="")
@@ -82,8 +83,8 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
     report = write_report(run)
     out.print(f"done in {time.perf_counter() - start:.0f} s")
     out.print(
-        f"[dim]next:[/] open {report} in a browser · internevo generate {run} --prompt 'import ' · "
-        f"AutoModelForCausalLM.from_pretrained('{exported}')"
+        f"[dim]next:[/] open {escape(str(report))} in a browser · internevo generate {escape(str(run))} --prompt "
+        f"'import ' · AutoModelForCausalLM.from_pretrained('{escape(str(exported))}')"
     )
     return None
 
@@ -131,7 +132,7 @@ def _show_learning(evals: list[dict[str, Any]], out: Console) -> None:
     table = Table("source", "token frequencies alone", *(f"after {stage}" for stage in stages), box=None)
     for kind in KINDS:
         losses = {one["stage"]: one for one in ends if one["source"] == kind}
-        table.add_row(kind, f"{losses[stages[-1]]['unigram']:.3f}", *(f"{losses[s]['loss']:.3f}" for s in stages))
+        table.add_row(kind, f"{losses[stages[-1]]['frequencies']:.3f}", *(f"{losses[s]['loss']:.3f}" for s in stages))
     out.print(table)
     first_length = ends[0]["seq_len"]
     far = {one["when"]: far_loss(one, first_length) for one in evals if one["stage"] == "long" == one["source"]}

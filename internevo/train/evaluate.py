@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from internevo.data.batch import IGNORE, Batch
-from internevo.data.statistics import entropy
+from internevo.data.statistics import frequency_loss
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids
 
@@ -20,8 +21,8 @@ class HeldOutLoss:
 
     loss: float
     labels: int
-    unigram: float
-    """Entropy of the same labels under their own frequencies: the score of a model that knows only those."""
+    frequencies: float
+    """What a model that knows only how often each token comes in training would score on the same labels."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels): positions count from the document's start in its row."""
 
@@ -34,10 +35,11 @@ def position_edges(seq_len: int) -> list[int]:
     return [*edges, seq_len]
 
 
-def held_out_loss(engine: Engine, batches: Iterable[Batch]) -> HeldOutLoss:
+def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray) -> HeldOutLoss:
     """Run the model over held-out batches, of which each rank has its part.
 
-    Raises ValueError when the batches hold no label, and UserError for an id past the vocabulary.
+    `training` has for each id how often it is a label in the training documents, `[vocab]`. Raises ValueError when the
+    batches hold no label, and UserError for an id past the vocabulary.
     """
     edges = torch.tensor(position_edges(engine.stage.train.seq_len), device=engine.device)
     sums = torch.zeros(2, len(edges) - 1, dtype=torch.float64, device=engine.device)
@@ -58,5 +60,5 @@ def held_out_loss(engine: Engine, batches: Iterable[Batch]) -> HeldOutLoss:
         for (first, last), total, count in zip(pairwise(edges.tolist()), loss, labels, strict=True)
         if count
     ]
-    unigram = entropy(engine.add_up(counts).cpu().numpy())
-    return HeldOutLoss(sum(loss) / sum(labels), int(sum(labels)), unigram, buckets)
+    alone = frequency_loss(engine.add_up(counts).cpu().numpy(), training)
+    return HeldOutLoss(sum(loss) / sum(labels), int(sum(labels)), alone, buckets)

@@ -42,7 +42,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("a+")
+        self._lock = _open_lock(self.path / ".lock")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -91,6 +91,15 @@ class RunFolder:
         aside = self.config_file.with_suffix(".partial")
         aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}")
         aside.rename(self.config_file)
+
+
+def _open_lock(path: Path) -> TextIO:
+    """The lock's file, which whoever may write into the folder may write too, whatever the first one's umask was."""
+    new = not path.exists()
+    file = path.open("a+", encoding="utf-8")
+    if new:
+        path.chmod(path.parent.stat().st_mode & 0o666)
+    return file
 
 
 def _fixed(key: str) -> bool:

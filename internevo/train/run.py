@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
@@ -18,6 +20,7 @@ from internevo.config.schema import RunConfig, StageConfig
 from internevo.data.fingerprint import Facts, check_same, data_facts
 from internevo.data.loader import Cursor, evaluation_batches
 from internevo.data.plan import source_name
+from internevo.data.statistics import label_counts
 from internevo.data.store import TokenStore
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
@@ -52,7 +55,7 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
         world = stack.enter_context(join_world(choose_device(config.train.device)))
         for stage in config.stages:
             check_engine(stage, world.size, world.device)  # every stage can be trained, or nothing is begun
-        check_sinks(config)
+        world.on_main(lambda: check_sinks(config))  # before there is a folder of a run that cannot begin
         seen = preflight(world, config)
         folder = RunFolder.of(config)
         world.on_main(lambda: stack.enter_context(folder).path)
@@ -82,6 +85,8 @@ class Run:
         self.config, self.folder, self.world = config, folder, world
         found = world.on_main(lambda: find_latest(folder.checkpoints))
         self.progress = Progress(Cursor())
+        self.sources = {source_name(one): one.path for each in config.stages for one in each.data.sources}
+        self.counted: dict[str, np.ndarray] = {}
         data_changes: list[str] = []
         if found.path is not None:
             state = read_state(found.path)
@@ -90,7 +95,7 @@ class Run:
             data_changes = self._check_data(state["data"])
         self.changes = world.on_main(lambda: folder.changes(config))
         dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
-        self.peaks = {precision: Peak(*peak_flops(world.device, dtype)) for precision, dtype in dtypes.items()}
+        self.peaks = {precision: Peak(*(peak_flops(world.device, dtype) or ())) for precision, dtype in dtypes.items()}
         stage = config.stages[self.progress.stage]
         self.kernel = describe_kernel(stage_kernel(stage, world.device), world.device)
         self.refused = found.refused
@@ -238,7 +243,7 @@ class Run:
             rows = train.micro_batch * part.parts
             padded = self.world.size > 1  # ranks take the same number of equally large steps
             batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded)
-            result = held_out_loss(trainer.engine, batches)
+            result = held_out_loss(trainer.engine, batches, self._label_counts(name, stage))
             recorded(self.sinks.evaluation, interrupt)(
                 EvalMetrics(
                     step=self.progress.step,
@@ -248,7 +253,7 @@ class Run:
                     seq_len=stage.train.seq_len,
                     tokens=result.labels,
                     loss=result.loss,
-                    unigram=result.unigram,
+                    frequencies=result.frequencies,
                     by_position=result.by_position,
                 )
             )
@@ -261,13 +266,19 @@ class Run:
             return {}
         records = self.world.on_main(lambda: read_metrics(self.folder.evals))
         done = {(one["stage"], one["when"], one["source"], one["step"]) for one in records}
-        sources = {source_name(one): one.path for each in self.config.stages for one in each.data.sources}
         stores = {
             name: TokenStore.open_heldout(path, stage.data.cache)
-            for name, path in sources.items()
+            for name, path in self.sources.items()
             if (stage.name, when, name, self.progress.step) not in done
         }
         return {name: store for name, store in stores.items() if store is not None}
+
+    def _label_counts(self, source: str, stage: StageConfig) -> np.ndarray:
+        """Of the training documents of a source, counted once."""
+        if source not in self.counted:
+            store, vocab = partial(TokenStore.open_source, self.sources[source], stage.data.cache), stage.model.vocab
+            self.counted[source] = self.world.on_main(lambda: label_counts(store(), vocab))
+        return self.counted[source]
 
     def _record(self, command: Sequence[str]) -> None:
         """Put the records of the run where it goes on, and write down what it runs on."""

@@ -32,8 +32,13 @@ from internevo.train.step import StepResult, train_step
 class Peak:
     """The device's arithmetic ceiling, which MFU is a share of."""
 
-    flops: float
-    source: str
+    flops: float | None = None
+    """FLOP/s; None where no ceiling is known."""
+    source: str | None = None
+
+    def share(self, flops: float, device_seconds: float) -> float | None:
+        """What part of the ceiling so many operations were; None where it is not known."""
+        return None if self.flops is None else flops / (self.flops * device_seconds)
 
 
 class StageTrainer:
@@ -162,7 +167,12 @@ class StageTrainer:
         sources: dict[str, int] = {}
         for source, real in zip(batch.sources, batch.real_tokens, strict=True):
             sources[source] = sources.get(source, 0) + real
-        possible = self.peak.flops * seconds * self.world.size
+        mfu, mfu_full = (
+            self.peak.share(training_flops(model, tokens, pairs), seconds * self.world.size)
+            for pairs in (real_pairs(batch), tokens * seq_len)
+        )
+        if mfu is not None and mfu > 1:  # what was measured is no ceiling: a share of it would mislead
+            mfu = mfu_full = None
         return StepMetrics(
             step=self.progress.step,
             stage=self.stage.name,
@@ -175,8 +185,8 @@ class StageTrainer:
             data_s=waited,
             tokens_per_s=tokens / seconds,
             tokens_per_s_per_gpu=tokens / seconds / self.world.size,
-            mfu=training_flops(model, tokens, real_pairs(batch)) / possible,
-            mfu_full=training_flops(model, tokens, tokens * seq_len) / possible,
+            mfu=mfu,
+            mfu_full=mfu_full,
             memory_gib=memory_gib(self.world.device),
             skipped=result.skipped,
             digest=self.engine.digest(batch),

@@ -39,8 +39,8 @@ OVERRIDES = {
     "a block of nothing": ("data.block=0", "data.block: must be at least 1, found 0"),
     "a block of everything": ("data.block=2000000", "data.block: must be at most 1,048,576, found 2,000,000"),
     "an unknown packer": ("data.packing=best-fit", "data.packing: unknown value 'best-fit'; did you mean best_fit?"),
-    "a name that is no folder": ("name=a/b", "name: 'a/b' cannot name a folder"),
-    "a name that is hidden": ("name=.run", "name: '.run' cannot name a folder"),
+    "a name that is no folder": ("name=a/b", "name: 'a/b' has '/'; use letters and digits of any script"),
+    "a name that is hidden": ("name=.run", "name: '.run' must begin with a letter, a digit or _"),
     # speed and memory
     "a recomputation that is not there": ("train.recompute=some", "train.recompute: unknown value 'some'"),
     "a budget of nothing": (

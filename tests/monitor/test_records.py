@@ -21,6 +21,7 @@ from internevo.monitor.metrics import (
     read_metrics,
     rewind,
 )
+from internevo.train.trainer import Peak
 
 
 def step(number: int, stage: str = "base", **changes) -> StepMetrics:
@@ -121,10 +122,12 @@ def test_environment(tmp_path: Path) -> None:
     assert "earlier" not in kept["earlier"][0]
 
 
-def test_the_measured_peak_is_one_that_a_product_reaches() -> None:
-    peak, source = peak_flops(torch.device("cpu"), torch.float32)
-    assert source == "measured"
-    assert 1e9 < peak < 1e14
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_has_no_peak(dtype: torch.dtype) -> None:
+    """A product timed at one moment is no ceiling of the next, when other processes have stopped."""
+    assert peak_flops(torch.device("cpu"), dtype) is None
+    assert Peak().share(1e12, 1.0) is None
+    assert Peak(1e12, "datasheet").share(5e11, 1.0) == 0.5
 
 
 def test_memory_is_that_of_this_process() -> None:

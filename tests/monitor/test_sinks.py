@@ -14,7 +14,7 @@ from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
-from internevo.monitor.sinks import RecordError, open_sinks
+from internevo.monitor.sinks import RecordError, check_sinks, open_sinks
 from tests.monitor.test_records import evaluation, step
 
 CONFIG = """
@@ -142,7 +142,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # what an import of an absent package meets
     with pytest.raises(UserError, match=rf"pip install 'internevo\[{name}\]'"):
-        open_sinks(config(tmp_path, **{name: True}), tmp_path, 0)
+        check_sinks(config(tmp_path, **{name: True}))
 
 
 def test_a_log_on_a_full_disk_is_told_once_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

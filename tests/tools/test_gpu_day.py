@@ -60,7 +60,7 @@ def test_a_day_is_written_down_and_shown(tmp_path: Path) -> None:
         (case,) = [one for one in mine if "case" in one]
         assert case["tokens_per_s"] > 0
         assert [one["loss"] for one in mine if one["status"] == "step"] == case["losses"]
-        assert any(one.get("peak_flops", 0) > 0 for one in mine)
+        assert any(one.get("product_flops_per_s", 0) > 0 for one in mine)
     assert "128 full, lean" in printed.splitlines()[-3]
     shown = subprocess.run(
         [sys.executable, str(TOOLS / "gpu_day.py"), "--show", str(out)], capture_output=True, text=True, check=True

@@ -59,7 +59,7 @@ def test_a_run_on_two_processes(tmp_path: Path, one_rank: Path) -> None:
     for got, expected in zip(ours, theirs, strict=True):
         assert got["tokens"] == expected["tokens"]
         assert got["loss"] == pytest.approx(expected["loss"], rel=1e-3)
-        assert got["unigram"] == pytest.approx(expected["unigram"], rel=1e-9)
+        assert got["frequencies"] == pytest.approx(expected["frequencies"], rel=1e-9)
     for rank in range(2):
         assert "step" in (run / "logs" / f"rank-{rank:04d}.log").read_text()
     assert (run / "report.html").is_file()

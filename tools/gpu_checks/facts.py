@@ -64,9 +64,9 @@ def hardware() -> dict[str, Any]:
 def most(small: bool) -> dict[str, Any]:
     """The two ceilings of the benchmark, and the peak that MFU is a share of."""
     found = ceilings(device(), small)
-    peak, source = peak_flops(device(), torch.bfloat16)
+    peak, source = peak_flops(device(), torch.bfloat16) or (None, None)
     told = f"{found['product_flops_per_s'] / 1e12:.1f} TFLOP/s, {found['copy_bytes_per_s'] / 1e9:.0f} GB/s"
-    told += f"; MFU is a share of {peak / 1e12:.0f} ({source})"
+    told += f"; MFU is a share of {peak / 1e12:.0f} ({source})" if peak else "; no peak is known that MFU is a share of"
     return {"status": "measured", "told": told, **found, "peak_flops": peak}
 
 

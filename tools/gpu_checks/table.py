@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import inf
 from typing import Any
 
 from bench_gpu import table
@@ -49,7 +48,7 @@ def _part(name: str, found: list[dict[str, Any]]) -> list[str]:
 
 
 def _benchmark(day: list[dict[str, Any]]) -> list[str]:
-    peak = next((one["peak_flops"] for one in day if "peak_flops" in one), None)
+    peak = next((one["peak_flops"] for one in day if one.get("peak_flops")), None)
     cases = [one for one in day if "case" in one and "tokens_per_s" in one]
     if not cases:
         return ["the benchmark has no figures"]
@@ -59,7 +58,7 @@ def _benchmark(day: list[dict[str, Any]]) -> list[str]:
         rows.append({**one, "system": system, "model": model, "rows": ", ".join(what)})
     order = list(dict.fromkeys((one["model"], one["rows"]) for one in rows))
     rows.sort(key=lambda one: order.index((one["model"], one["rows"])))
-    return table(rows, peak or inf).splitlines()
+    return table(rows, peak).splitlines()
 
 
 def _totals(day: list[dict[str, Any]]) -> list[str]:

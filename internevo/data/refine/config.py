@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
+from internevo.config.names import name_problem
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
 from internevo.config.typed import build, did_you_mean, typed_tree
 from internevo.data.refine.step import Step
@@ -134,8 +134,8 @@ def _problems(config: RefineConfig, tree: dict[str, Any], chain: Sequence[NamedS
     problems = []
     if "name" not in tree:
         problems.append("name: every refinery needs a name; its folder is called so")
-    elif not re.fullmatch(r"[\w.-]+", config.name):
-        problems.append(f"name: expected letters, digits, `.`, `_` and `-`, found {config.name!r}")
+    elif wrong := name_problem(config.name):
+        problems.append(f"name: {config.name!r} {wrong}")
     if not tree.get("input"):
         problems.append("input: no file or folder is named")
     if not tree.get("steps"):

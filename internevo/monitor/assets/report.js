@@ -3,6 +3,7 @@ const report = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
 const ink = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const sync = uPlot.sync("steps");
+const smoothing = document.getElementById("smoothing");
 
 const short = (value) => {
   if (value === null || value === undefined) return "–";
@@ -54,6 +55,7 @@ function draw(figure) {
     font: "12px system-ui, sans-serif",
   };
   const bySteps = !chart.over;
+  const values = (one) => (one.widths ? one.widths[smoothing ? smoothing.value : "0"] : one.y);
   const series = chart.series.map((one) => ({
     label: one.label,
     stroke: ink("--c" + (one.colour % 6)) + (one.faint ? "55" : ""),
@@ -73,7 +75,7 @@ function draw(figure) {
       { ...axis, size: 58, values: (u, ticks) => ticks.map((v) => (v === null ? "" : value(v))) },
     ],
     series: [{ label: chart.over || "step", value: (u, v) => (v === null ? "–" : v.toLocaleString("en")) }, ...series],
-  }, [chart.x, ...chart.series.map((one) => one.y)], figure);
+  }, [chart.x, ...chart.series.map(values)], figure);
 }
 
 const drawAll = () => document.querySelectorAll("figure[data-chart]").forEach(draw);
@@ -87,5 +89,6 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 setTheme(wanted || (dark.matches ? "dark" : "light"));
 dark.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
 document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+if (smoothing) smoothing.addEventListener("change", drawAll);
 let pending;
 addEventListener("resize", () => { clearTimeout(pending); pending = setTimeout(drawAll, 120); });

@@ -47,7 +47,7 @@ def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
     [
         ({"nmae": "b"}, "nmae: unknown key; did you mean name?"),
         ({"name": ...}, "name: every refinery needs a name"),
-        ({"name": "a/b"}, "name: expected letters, digits"),
+        ({"name": "a/b"}, "name: 'a/b' has '/'; use letters and digits"),
         ({"input": ...}, "input: no file or folder is named"),
         ({"input": "a.jsonl"}, "input: expected a list, found 'a.jsonl'"),
         ({"input": ["nowhere"]}, "input: nowhere does not exist"),
