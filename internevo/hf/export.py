@@ -20,12 +20,12 @@ from torch import Tensor
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
 from internevo.data.tokenizer import Tokenizer
-from internevo.hf.compare import compare
+from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES, Row, choose_family
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
-from internevo.hf.weights import Weights
+from internevo.hf.weights import Weights, check_finite
 from internevo.model.transformer import Transformer
 
 FORMATS = ("auto", *FAMILIES)
@@ -47,10 +47,7 @@ class ExportReport:
     bytes: int
     dtype: str
     """What the weights are stored as."""
-    tokens: int
-    """Tokens of real text that the logits were compared on."""
-    difference: float
-    """The largest difference between two logits, in fp32."""
+    compared: Comparison
     overflowed: int
     """Weights that are finite but too large for `dtype`, and became infinite."""
     seconds: float
@@ -59,8 +56,7 @@ class ExportReport:
     def __str__(self) -> str:
         return (
             f"{self.family}, {self.bytes / 1e6:,.1f} MB of {self.dtype} in {self.files} file{'s' * (self.files > 1)}; "
-            f"written in {self.seconds:.1f} s; logits on {self.tokens} tokens of text differ by at most "
-            f"{self.difference:.1e}"
+            f"written in {self.seconds:.1f} s; {self.compared}"
         )
 
 
@@ -108,7 +104,12 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     aside.mkdir(parents=True)
     start = time.perf_counter()
-    groups, overflowed = _write_weights(_Job(weights, config, family, dtype, aside, max_shard_bytes), workers, progress)
+    job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
+    try:
+        groups, overflowed = _write_weights(job, workers, progress)
+    except UserError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     seconds = time.perf_counter() - start
     ids = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     stored = _name(dtype or weights.dtype("embed.weight"))
@@ -141,7 +142,7 @@ def export(
         output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(family, len(groups), total, stored, compared.tokens, compared.difference, overflowed, seconds)
+    return ExportReport(family, len(groups), total, stored, compared, overflowed, seconds)
 
 
 def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tensor:
@@ -196,10 +197,12 @@ def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overfl
     for name in ours:
         if dtype == torch.float16 and job.weights.dtype(name) != dtype:
             exact = job.weights.read(name)
+            check_finite(name, exact)
             rounded = exact.to(dtype)
             overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
         else:
             rounded = job.weights.read(name, dtype)
+            check_finite(name, rounded)
         parts.append(rounded)
     return row.layout.pack(parts, job.config)
 
