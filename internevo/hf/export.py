@@ -117,10 +117,10 @@ def export(
         aside / "config.json",
         write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=ids[0], eos_id=ids[1]),
     )
-    _write_json(
-        aside / "generation_config.json",
-        {"bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[1], "max_length": seq_len},
-    )
+    generation = {"bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[1], "max_length": seq_len}
+    if tokenizer and (unused := tokenizer.unused(config.vocab)):
+        generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
+    _write_json(aside / "generation_config.json", generation)
     if family == "internlm2":
         for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
             (aside / name).write_text(files("internevo.hf.internlm2").joinpath(name).read_text())
