@@ -10,6 +10,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -32,6 +33,7 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from internevo.checkpoint.errors import CheckpointError
+from internevo.config.errors import UserError
 
 # One process saving alone is what is meant, not an accident that torch should remark on at every save.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -257,19 +259,36 @@ def copy_tensors(
 ) -> None:
     """Write tensors of `source` into `folder` as a checkpoint, under their names with `rename` put before.
 
-    One tensor is in memory at a time. Over the ranks of `group`, each with names of its own, or on a process alone.
+    One tensor is in memory at a time. Over the ranks of `group`, each with names of its own, or on a process alone. A
+    UserError of the source is raised on all ranks.
     """
     like = {rename + one: torch.empty(source.shape(one), dtype=source.dtype(one), device="meta") for one in names}
-    write_tensors(LazyTensors(like, lambda name: source.read(name.removeprefix(rename))), folder, group)
+    with _errors_of_the_source():
+        write_tensors(LazyTensors(like, lambda name: source.read(name.removeprefix(rename))), folder, group)
 
 
 def fill_tensors(source: TensorSource, into: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Fill the tensors of `into` in place, each rank its part, from the tensors of these names in `source`.
 
     All ranks of `group` call it together; None is a process alone. A rank reads what it needs of a tensor, where the
-    source can do that.
+    source can do that. A UserError of the source is raised on all ranks.
     """
-    dcp.load(dict(into), storage_reader=_SourceReader(source, list(into)), process_group=group, no_dist=group is None)
+    with _errors_of_the_source():
+        dcp.load(
+            dict(into), storage_reader=_SourceReader(source, list(into)), process_group=group, no_dist=group is None
+        )
+
+
+@contextmanager
+def _errors_of_the_source() -> Iterator[None]:
+    """torch collects what any rank raises in an exception of its own: give out the sentence for people in it."""
+    try:
+        yield
+    except dcp.CheckpointException as error:
+        for failure, _ in error.failures.values():
+            if isinstance(failure, UserError):
+                raise failure from None
+        raise
 
 
 class _SourceReader(dcp.StorageReader):

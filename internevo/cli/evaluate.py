@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internevo.cli.shared import ModelArgument, StepOption, app, out, plain, then
+from internevo.cli.shared import ModelArgument, StepOption, app, note, out, plain, then
 from internevo.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def _evaluate(model: Path, step: int | None, against: Path | None, asked: Asked,
 
     with join_world(choose_device(device)) as world:
         chosen = world.on_main(lambda: [open_model(model, step), *([open_model(against)] if against else [])])
+        if world.main:
+            for one in chosen:
+                note([f"{one.name}: {line}" for line in one.notes])
         with out.status("evaluating") as status:
             found = evaluate(chosen, asked, world, lambda what: status.update(plain(what)))
         if not world.main:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from internevo.cli.shared import ModelArgument, StepOption, app, moving, out, plain, then
+from internevo.cli.shared import ModelArgument, StepOption, app, moving, note, out, plain, then
 
 
 class Format(StrEnum):
@@ -50,8 +50,7 @@ def import_folder(
 
     with moving("importing") as progress:
         report = import_model(folder, output, workers=workers, progress=progress)
-    for note in report.facts.notes:
-        out.print(f"[yellow]note:[/] {plain(note)}")
+    note(report.facts.notes)
     out.print(f"wrote {plain(output)}: {plain(report)}")
     then(f"a config that begins with `_base_: {output}/{MODEL_FILE}`, then internevo train CONFIG")
 
@@ -81,6 +80,7 @@ def export(
     from internevo.train.stored_model import open_model
 
     stored = open_model(model, step)
+    note(stored.notes)
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
     family = stored.family if format is Format.auto and stored.family else format
     with moving("exporting") as progress:
@@ -119,7 +119,9 @@ def generate(
     from internevo.train.sample import sample_text
     from internevo.train.stored_model import open_model
 
-    for piece in sample_text(open_model(model, step), prompt, tokens, temperature, top_p, seed):
+    stored = open_model(model, step)
+    note(stored.notes)
+    for piece in sample_text(stored, prompt, tokens, temperature, top_p, seed):
         out.print(plain(piece), end="")
     out.print()
     then(f"internevo export {model} DIR")
@@ -151,6 +153,7 @@ def serve(
     from internevo.train.stored_model import open_model
 
     stored = open_model(model, step)
+    note(stored.notes)
     chosen = choose_engine(engine)
     folder = model
     if not (model / "config.json").is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -62,6 +62,12 @@ def plain(text: object) -> str:
 def then(text: str) -> None:
     """Every verb ends with what to do next."""
     out.print(f"[dim]next:[/] {plain(text)}")
+
+
+def note(lines: Sequence[str]) -> None:
+    """Tell what a person should know of a model; not among the output, which may be piped."""
+    for line in lines:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]note:[/] {plain(line)}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,21 @@ class Tokenizer(ABC):
         """Ids of each text, without BOS and EOS."""
 
     @abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """The text of ids that all have a piece."""
+
+    @abstractmethod
+    def _has(self, token: int) -> bool:
+        """Whether an id has a piece."""
+
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these ids; special tokens have none."""
+        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`."""
+        runs = groupby((int(i) for i in ids), self._has)
+        return "".join(self._decode(list(run)) if known else "".join(f"<id {i}>" for i in run) for known, run in runs)
+
+    def unused(self, vocab: int) -> list[int]:
+        """Ids below `vocab`, a model's, that have no piece: they must not be sampled."""
+        return [i for i in range(vocab) if not self._has(i)]
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without BOS and EOS."""
@@ -111,8 +125,11 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(list(texts), num_threads=1)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._model.decode([int(i) for i in ids])
+    def _decode(self, ids: list[int]) -> str:
+        return self._model.decode(ids)
+
+    def _has(self, token: int) -> bool:
+        return 0 <= token < self.vocab_size
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -139,6 +156,7 @@ class HuggingFaceTokenizer(Tokenizer):
             )
         self._faster = tiktoken_of(path, self._fast)
         ids = self._fast.get_vocab(with_added_tokens=True)
+        self._ids = frozenset(ids.values())
         self.eos_id = ids[eos]
         self.bos_id = ids.get(named.get("bos_token", ""), self.eos_id)
         self.prefix = [one for one in self._fast.encode("").ids if one != self.eos_id]
@@ -156,8 +174,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [one.ids for one in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._fast.decode([int(i) for i in ids], skip_special_tokens=True)
+    def _decode(self, ids: list[int]) -> str:
+        return self._fast.decode(ids, skip_special_tokens=True)
+
+    def _has(self, token: int) -> bool:
+        return token in self._ids
 
 
 def _special_tokens(path: Path) -> dict[str, str]:

@@ -53,6 +53,7 @@ class InternevoLM(TemplateLM):
 
     def _set_up(self, stored: StoredModel, world: World, precision: str) -> None:
         self.max_length, self.text = stored.seq_len, stored.needs_tokenizer()
+        self.never = self.text.unused(stored.config.vocab)
         self.scorer = Scorer(stored, world, stored.seq_len + 1, precision)
 
     @property
@@ -107,9 +108,16 @@ class InternevoLM(TemplateLM):
         ids: list[int] = []
         model = self.scorer.model.transformer
         generator = torch.Generator(device=self.scorer.world.device).manual_seed(0)
-        for token in generate(
-            model, prompt, count, temperature=temperature, eos_id=self.eot_token_id, generator=generator
-        ):
+        new = generate(
+            model,
+            prompt,
+            count,
+            temperature=temperature,
+            eos_id=self.eot_token_id,
+            never=self.never,
+            generator=generator,
+        )
+        for token in new:
             ids.append(token)
             if any(stop in self.text.decode(ids) for stop in until):
                 break

@@ -1,11 +1,14 @@
 """The proof of a conversion: our model and transformers' compute the same, layer by layer.
 
-Both run over the same tokens with one part's weights in memory at a time, in fp32, so that a model of any size can be
-checked on any machine. Transformers' side reads the Hugging Face folder by its own names: no table of ours takes part.
+Both run over the same tokens in fp32. transformers loads the Hugging Face folder as a user would, by `from_pretrained`: no
+table and no reader of ours takes part, and a tensor that it does not use is a mismatch. Our side, and transformers' where
+the whole model would need more than WHOLE_BYTES, has one part's weights in memory at a time, so that a model of any size
+can be checked on any machine; then transformers' classes and names are used, but not its loading.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +22,9 @@ from torch import Tensor, nn
 
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
-from internevo.hf.config_json import read_facts
-from internevo.hf.families import FAMILIES
 from internevo.hf.files import TensorFiles
-from internevo.hf.tokenizer_files import quiet_transformers
-from internevo.hf.weights import Weights
+from internevo.hf.quiet import quiet_transformers
+from internevo.hf.weights import NO_WEIGHTS, Weights
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer
 
@@ -31,6 +32,9 @@ TOLERANCE = 1e-4
 """Largest difference of logits in fp32, as a share of the largest logit where that is above one."""
 _WRONG = 1e-3
 """A layer whose output differs by this share of its size is wrong; rounding makes less."""
+
+WHOLE_BYTES = 4 << 30
+"""Size in fp32 up to which transformers loads the whole model."""
 
 _SLICE = 8192
 """Rows of the output head that are in fp32 at a time."""
@@ -50,6 +54,12 @@ class Comparison:
     tokens: int
     difference: float
     """The largest difference between two logits."""
+    streamed: bool
+    """Whether transformers' model was too large to be loaded whole."""
+
+    def __str__(self) -> str:
+        how = f"; over {WHOLE_BYTES >> 30} GiB, so transformers' side read one layer at a time" if self.streamed else ""
+        return f"logits on {self.tokens} tokens differ from transformers' by at most {self.difference:.1e}{how}"
 
 
 @torch.no_grad()
@@ -76,12 +86,12 @@ def compare(
             wrong.append(f"{name} (by {share:.1%} of its size)")
         difference = (mine - theirs).abs().max().item()
 
-    _run_theirs(folder, tokens, check)
+    streamed = _run_theirs(folder, tokens, check)
     allowed = TOLERANCE * max(1.0, ours[-1][1].abs().max().item())
     if not difference <= allowed:
         first = f"the first part to differ is {wrong[0]}" if wrong else "no part by itself is far off"
         raise Mismatch(f"logits differ by {difference:.2e}, {allowed:.0e} is allowed; {first}")
-    return Comparison(tokens.shape[1], difference)
+    return Comparison(tokens.shape[1], difference, streamed)
 
 
 def _run_ours(
@@ -108,43 +118,97 @@ def _run_ours(
         model(tokens, torch.arange(length)[None], Documents.of([length]))
 
 
-def _run_theirs(folder: Path, tokens: Tensor, seen: Seen) -> None:
-    files, facts = TensorFiles(folder), read_facts(folder)
+def _run_theirs(folder: Path, tokens: Tensor, seen: Seen) -> bool:
+    """Let transformers compute; whether its model was streamed."""
+    files = TensorFiles(folder)
+    nbytes = sum(torch.Size(files.shape(name)).numel() * 4 for name in files.where)
     with quiet_transformers():
-        kind = _transformers_class(FAMILIES[facts.family].architecture)
-        config = kind.config_class.from_pretrained(folder)
-        config._attn_implementation = "sdpa"
-        with torch.device("meta"):
-            model = kind(config).eval()
-        for name, module in list(model.named_modules()):
-            if "inv_freq" in module._buffers:  # not a weight: computed from the configuration
-                model.set_submodule(name, type(module)(config))
+        if nbytes > WHOLE_BYTES:
+            _run_streamed(folder, files, tokens, seen)
+            return True
+        model = _load_whole(folder)
+        handles = [
+            module.register_forward_hook(
+                lambda module, arguments, out, label=label: seen(label, out[0] if isinstance(out, tuple) else out)
+            )
+            for label, module in _parts(model)
+        ]
+        model(input_ids=tokens, use_cache=False)
+        for handle in handles:
+            handle.remove()
+    return False
+
+
+def _load_whole(folder: Path) -> Any:
+    """The model as a user loads it, in fp32. Raises Mismatch unless it took every stored tensor and missed none."""
+    kind = _transformers_class(folder)
+    try:
+        model, info = kind.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Mismatch(f"transformers cannot load {folder}: {error}") from None
+    for what, names in (
+        ("does not find", info["missing_keys"]),
+        ("does not use", [name for name in info["unexpected_keys"] if not NO_WEIGHTS.search(name)]),
+        ("finds in another shape", [one[0] for one in info["mismatched_keys"]]),
+    ):
+        if names:
+            raise Mismatch(f"transformers {what} {', '.join(sorted(names)[:5])} in {folder}")
+    return model.eval()
+
+
+def _run_streamed(folder: Path, files: TensorFiles, tokens: Tensor, seen: Seen) -> None:
+    """The same with one part's weights in memory at a time, read by transformers' own names."""
+    kind = _transformers_class(folder)
+    from transformers import AutoConfig
+
+    reader = getattr(kind, "config_class", None) or AutoConfig
+    config = reader.from_pretrained(folder, trust_remote_code=False)
+    config._attn_implementation = "sdpa"
+    build = getattr(kind, "from_config", kind)
+    with torch.device("meta"):
+        model = build(config).eval()
+    for name, module in list(model.named_modules()):
+        if "inv_freq" in module._buffers:  # not a weight: computed from the configuration
+            model.set_submodule(name, type(module)(config))
     paths = {id(module): name for name, module in model.named_modules()}
-    head = paths[id(model.get_output_embeddings())]
-    modules: list[tuple[str, Any]] = [
+    embed, head = (paths[id(one)] for one in (model.get_input_embeddings(), model.get_output_embeddings()))
+    read: set[str] = set()
+
+    def read_weight(name: str) -> Tensor:
+        if name == f"{head}.weight" and name not in files.where and config.tie_word_embeddings:
+            name = f"{embed}.weight"
+        if name not in files.where:
+            raise Mismatch(f"transformers does not find {name} in {folder}")
+        read.add(name)
+        return files.read(name)
+
+    with _streamed([(label, paths[id(module)], module) for label, module in _parts(model)], read_weight, seen):
+        model(input_ids=tokens, use_cache=False)
+    if unread := sorted(name for name in files.where if name not in read and not NO_WEIGHTS.search(name)):
+        raise Mismatch(f"transformers does not use {', '.join(unread[:5])} in {folder}")
+
+
+def _parts(model: Any) -> list[tuple[str, Any]]:
+    """The parts of transformers' model that are compared, by our names for people."""
+    return [
         ("the embedding", model.get_input_embeddings()),
         *((f"layer {n}", layer) for n, layer in enumerate(model.model.layers)),
         ("the last norm", model.model.norm),
         ("the output head", model.get_output_embeddings()),
     ]
-    parts = [(label, paths[id(module)], module) for label, module in modules]
-
-    def read(name: str) -> Tensor:
-        tied = facts.model.tied and name == f"{head}.weight"
-        return files.read(f"{paths[id(model.get_input_embeddings())]}.weight" if tied else name)
-
-    with _streamed(parts, read, seen):
-        model(input_ids=tokens, use_cache=False)
 
 
-def _transformers_class(name: str) -> Any:
-    if name == "InternLM2ForCausalLM":
+def _transformers_class(folder: Path) -> Any:
+    """What reads the folder. No code of the folder's is ever run: InternLM2 is the class that our exports ship."""
+    if json.loads((folder / "config.json").read_bytes())["model_type"] == "internlm2":
         from internevo.hf.internlm2.modeling_internlm2 import InternLM2ForCausalLM
 
         return InternLM2ForCausalLM
-    import transformers
+    from transformers import AutoModelForCausalLM
 
-    return getattr(transformers, name)
+    return AutoModelForCausalLM
 
 
 @contextmanager

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import types
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
-from internevo.config.json_files import is_number
-from internevo.config.schema import ModelConfig, RopeScalingConfig
+from internevo.config.schema import ModelConfig
 from internevo.hf.families import FAMILIES, Family
+from internevo.hf.rope_json import read_rope, write_scaling
+from internevo.hf.values import number, truth, whole
 
 SIZES = {
     "hidden": "hidden_size",
@@ -22,25 +23,14 @@ SIZES = {
 }
 """Our name and theirs of what every `config.json` must say."""
 
-ROPE_KEYS = {
-    "factor": "factor",
-    "original_seq_len": "original_max_position_embeddings",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "temperature": "attention_factor",
+_UNCHANGING: dict[str, tuple[Any, ...]] = {
+    "quantization_config": (None,),
+    "compression_config": (None,),
+    "per_layer_config": (None,),
+    "transformers_weights": (None,),
+    "is_causal": (True,),
 }
-ROPE_KEYS_OF = {
-    "linear": ("factor",),
-    "llama3": ("factor", "original_seq_len", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "original_seq_len", "beta_fast", "beta_slow", "temperature"),
-}
-"""Which of ROPE_KEYS a kind of scaling has."""
-
-
-_WHOLE = (*SIZES.values(), "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window")
-_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range")
+"""Keys by which transformers computes something else, or reads other files, and the values with which it does not."""
 
 
 @dataclass(frozen=True)
@@ -58,101 +48,115 @@ class ModelFacts:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Read `folder/config.json`. Raises UserError for a family or a setting that this package has no counterpart of."""
+    """Read `folder/config.json` as transformers reads it.
+
+    Raises UserError, which names the key, for a family or a setting that this package has no counterpart of.
+    """
     file = folder / "config.json"
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except OSError:
-        raise UserError(f"{folder} is no Hugging Face folder: it has no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
-    _check_types(file, found)
-    name = found.get("model_type")
+    said = _read(folder, file)
+    name = said.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{file}: model_type {name!r} is not known here; known are {', '.join(FAMILIES)}")
     family = FAMILIES[name]
+    found = {**family.defaults, **said}
     for key, wanted in {**family.needed, "hidden_act": "silu"}.items():
         if found.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {found[key]!r}; this package has {name} with {key} {wanted!r} only")
-    if missing := [key for key in SIZES.values() if found.get(key) is None]:
+    for key, values in _UNCHANGING.items():
+        if key in found and found[key] not in values:
+            raise UserError(f"{file}: {key} is {found[key]!r}, which this package does not know how to compute with")
+    if missing := [key for key in (*SIZES.values(), "max_position_embeddings") if key not in found]:
         raise UserError(f"{file} does not say {', '.join(missing)}")
-    notes: list[str] = []
-    sizes = {ours: found[theirs] for ours, theirs in SIZES.items()}
-    base, scaling = _rope(file, found, family, notes)
-    seq_len = found.get("max_position_embeddings") or 4096
-    window = found.get("sliding_window") if found.get("use_sliding_window", True) else None
+    sizes = {ours: whole(file, theirs, found[theirs]) for ours, theirs in SIZES.items()}
+    seq_len = whole(file, "max_position_embeddings", found["max_position_embeddings"])
+    kv_heads = found.get("num_key_value_heads")
+    head_dim = found.get("head_dim")
+    base, scaling, left_out = read_rope(file, found, family.scalings)
+    model = ModelConfig(
+        **sizes,
+        kv_heads=sizes["heads"] if kv_heads is None else whole(file, "num_key_value_heads", kv_heads),
+        head_dim=sizes["hidden"] // sizes["heads"] if head_dim is None else whole(file, "head_dim", head_dim),
+        norm_eps=number(file, "rms_norm_eps", found.get("rms_norm_eps", 1e-6), least=0),
+        rope_base=base,
+        rope_scaling=scaling,
+        tied=truth(file, "tie_word_embeddings", found.get("tie_word_embeddings", False)),
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
+        init_std=number(file, "initializer_range", found.get("initializer_range", 0.02), least=0),
+    )
+    if model.heads % model.kv_heads:
+        raise UserError(f"{file}: {model.kv_heads} num_key_value_heads cannot serve {model.heads} heads evenly")
+    if model.head_dim % 2:
+        raise UserError(f"{file}: head_dim is {model.head_dim}; rotary positions need an even one")
+    notes = [left_out] if left_out else []
+    window = _window(file, found, family, model.layers)
     if window is not None and window < seq_len:
         notes.append(
             f"its attention reaches back {window:,} tokens (sliding_window); ours reaches the whole document, which is "
             f"the same up to rows of {window:,}"
         )
         seq_len = window
-    model = ModelConfig(
-        **sizes,
-        kv_heads=found.get("num_key_value_heads") or sizes["heads"],
-        head_dim=found.get("head_dim") or sizes["hidden"] // sizes["heads"],
-        norm_eps=found.get("rms_norm_eps", 1e-6),
-        rope_base=base,
-        rope_scaling=scaling,
-        tied=bool(found.get("tie_word_embeddings", False)),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
-        init_std=found.get("initializer_range", 0.02),
-    )
+    if code := _foreign_code(folder, said):
+        notes.append(f"its own code ({code}) was not run; this package computes what it knows as {name}")
     return ModelFacts(name, model, seq_len, found.get("torch_dtype") or found.get("dtype"), tuple(notes))
 
 
-def _check_types(file: Path, found: Any) -> None:
-    """Raise UserError for a value that is none of what its key can have, such as a number in quotes."""
+def _read(folder: Path, file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError:
+        raise UserError(f"{folder} is no Hugging Face folder: it has no config.json") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{file} holds a {type(found).__name__}; a config.json is a mapping of keys to values")
-    wrong = [
-        f"{key}: expected a whole number above 0, found {found[key]!r}" for key in _WHOLE if not _is(found, key, True)
-    ]
-    wrong += [f"{key}: expected a number, found {found[key]!r}" for key in _NUMBERS if not _is(found, key, False)]
-    for place in ("rope_parameters", "rope_scaling"):
-        said = found.get(place)
-        if said is None:
-            continue
-        if not isinstance(said, dict):
-            wrong.append(f"{place}: expected a mapping, found {said!r}")
-            continue
-        numbers = ("rope_theta", *ROPE_KEYS.values())
-        wrong += [
-            f"{place}.{key}: expected a number, found {said[key]!r}" for key in numbers if not _is(said, key, False)
-        ]
-        for key in ("rope_type", "type"):
-            if not isinstance(said.get(key, ""), str | types.NoneType):
-                wrong.append(f"{place}.{key}: expected a name, found {said[key]!r}")
-    if wrong:
-        raise UserError(f"{file}:\n  " + "\n  ".join(wrong))
+        raise UserError(f"{file} holds {type(found).__name__}, not the settings of a model")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder} holds an adapter (adapter_config.json), which transformers would add to the weights. Merge it into "
+            "them first, with peft's merge_and_unload."
+        )
+    return found
 
 
-def _is(found: dict[str, Any], key: str, whole: bool) -> bool:
-    """Whether a key is absent, null, or a number above 0 that can be computed with."""
-    value = found.get(key)
-    return value is None or (is_number(value) and value > 0 and (not whole or isinstance(value, int)))
+def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> int | None:
+    """How far back the layers reach that do not reach the whole document; None when all do."""
+    if "sliding_window" not in family.settings:
+        return None  # the key means nothing there
+    wanted = "use_sliding_window" not in family.settings or found["use_sliding_window"]
+    window = whole(file, "sliding_window", found["sliding_window"]) if wanted and found["sliding_window"] else None
+    if "use_sliding_window" not in family.settings:
+        return window
+    kinds = found.get("layer_types")
+    if kinds is None:
+        return window if window is not None and found["max_window_layers"] < layers else None
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or any(kind not in ("full_attention", "sliding_attention") for kind in kinds)
+    ):
+        raise UserError(
+            f"{file}: layer_types is {kinds!r}; it must say full_attention or sliding_attention {layers} times"
+        )
+    if "sliding_attention" not in kinds:
+        return None
+    if window is None:
+        raise UserError(f"{file}: layer_types says sliding_attention, but there is no sliding_window in use")
+    return window
 
 
-def _rope(file: Path, found: dict[str, Any], family: Family, notes: list[str]) -> tuple[float, RopeScalingConfig]:
-    """Base and scaling. transformers 5 writes both as `rope_parameters`; before, they were keys of their own."""
-    said = dict(found.get("rope_parameters") or found.get("rope_scaling") or {})
-    base = float(said.pop("rope_theta", None) or found.get("rope_theta") or 10000.0)
-    kind = said.pop("rope_type", None) or said.pop("type", None) or "default"
-    said.pop("type", None)
-    if kind == "dynamic":
-        longest = found.get("max_position_embeddings")
-        notes.append(f"its dynamic rope_scaling, which changes rows longer than {longest:,} only, is left out")
-    if kind in ("default", "dynamic"):
-        return base, RopeScalingConfig()
-    if kind not in family.scalings:
-        raise UserError(f"{file}: rope_scaling of type {kind!r} is not known here; known are {family.scalings[1:]}")
-    if kind == "yarn":
-        said.setdefault("original_max_position_embeddings", found.get("max_position_embeddings"))
-    values = {ours: said.pop(ROPE_KEYS[ours]) for ours in ROPE_KEYS_OF[kind] if said.get(ROPE_KEYS[ours]) is not None}
-    if rest := {key: value for key, value in said.items() if value is not None and key not in ROPE_KEYS.values()}:
-        raise UserError(f"{file}: rope_scaling of type {kind!r} says {rest}, which is not known here")
-    return base, RopeScalingConfig(kind, **values)
+def _foreign_code(folder: Path, said: dict[str, Any]) -> str:
+    """Files of Python that the folder wants to be run, where they are not those of our own exports."""
+    named = said.get("auto_map")
+    values = [one for one in named.values() if isinstance(one, str)] if isinstance(named, dict) else []
+    modules = {one.rpartition("--")[2].partition(".")[0] for one in values}
+    ours = files("internevo.hf.internlm2")
+    return ", ".join(
+        f"{name}.py"
+        for name in sorted(modules)
+        if not ours.joinpath(f"{name}.py").is_file()
+        or not (folder / f"{name}.py").is_file()
+        or ours.joinpath(f"{name}.py").read_bytes() != (folder / f"{name}.py").read_bytes()
+    )
 
 
 def write_facts(
@@ -171,23 +175,11 @@ def write_facts(
         "initializer_range": config.init_std,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_base,
-        "rope_scaling": _written_scaling(config.rope_scaling),
+        "rope_scaling": write_scaling(config.rope_scaling),
         "tie_word_embeddings": config.tied,
         "use_cache": True,
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
         "pad_token_id": eos_id,
         "torch_dtype": dtype,
-    }
-
-
-def _written_scaling(scaling: RopeScalingConfig) -> dict[str, Any] | None:
-    if scaling.kind == "none":
-        return None
-    values = {ROPE_KEYS[ours]: getattr(scaling, ours) for ours in ROPE_KEYS_OF[scaling.kind]}
-    # older readers look for `type`, newer ones for `rope_type`
-    return {
-        "type": scaling.kind,
-        "rope_type": scaling.kind,
-        **{key: value for key, value in values.items() if value is not None},
     }

@@ -20,12 +20,12 @@ from torch import Tensor
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
 from internevo.data.tokenizer import Tokenizer
-from internevo.hf.compare import compare
+from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES, Row, choose_family
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
-from internevo.hf.weights import Weights
+from internevo.hf.weights import Weights, check_finite
 from internevo.model.transformer import Transformer
 
 FORMATS = ("auto", *FAMILIES)
@@ -47,10 +47,7 @@ class ExportReport:
     bytes: int
     dtype: str
     """What the weights are stored as."""
-    tokens: int
-    """Tokens of real text that the logits were compared on."""
-    difference: float
-    """The largest difference between two logits, in fp32."""
+    compared: Comparison
     overflowed: int
     """Weights that are finite but too large for `dtype`, and became infinite."""
     seconds: float
@@ -59,8 +56,7 @@ class ExportReport:
     def __str__(self) -> str:
         return (
             f"{self.family}, {self.bytes / 1e6:,.1f} MB of {self.dtype} in {self.files} file{'s' * (self.files > 1)}; "
-            f"written in {self.seconds:.1f} s; logits on {self.tokens} tokens of text differ by at most "
-            f"{self.difference:.1e}"
+            f"written in {self.seconds:.1f} s; {self.compared}"
         )
 
 
@@ -111,7 +107,7 @@ def export(
     job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
     try:
         groups, overflowed = _write_weights(job, workers, progress)
-    except OSError:  # a full disk is not to stay full
+    except (OSError, UserError):  # a full disk is not to stay full
         shutil.rmtree(aside, ignore_errors=True)
         raise
     seconds = time.perf_counter() - start
@@ -121,10 +117,10 @@ def export(
         aside / "config.json",
         write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=ids[0], eos_id=ids[1]),
     )
-    _write_json(
-        aside / "generation_config.json",
-        {"bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[1], "max_length": seq_len},
-    )
+    generation = {"bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[1], "max_length": seq_len}
+    if tokenizer and (unused := tokenizer.unused(config.vocab)):
+        generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
+    _write_json(aside / "generation_config.json", generation)
     if family == "internlm2":
         for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
             (aside / name).write_text(files("internevo.hf.internlm2").joinpath(name).read_text())
@@ -146,7 +142,7 @@ def export(
         output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(family, len(groups), total, stored, compared.tokens, compared.difference, overflowed, seconds)
+    return ExportReport(family, len(groups), total, stored, compared, overflowed, seconds)
 
 
 def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tensor:
@@ -201,10 +197,12 @@ def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overfl
     for name in ours:
         if dtype == torch.float16 and job.weights.dtype(name) != dtype:
             exact = job.weights.read(name)
+            check_finite(name, exact)
             rounded = exact.to(dtype)
             overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
         else:
             rounded = job.weights.read(name, dtype)
+            check_finite(name, rounded)
         parts.append(rounded)
     return row.layout.pack(parts, job.config)
 

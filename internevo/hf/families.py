@@ -36,6 +36,8 @@ class Family:
     """What `config.json` says beside the sizes."""
     needed: dict[str, Any] = field(default_factory=dict)
     """Those of the settings that a model of another kind would have otherwise: an import refuses any other value."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """What transformers assumes where `config.json` is silent, as far as the families differ in it."""
     scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
     """The kinds of `rope_scaling` that the family has."""
 
@@ -102,6 +104,13 @@ def _internlm2_rows() -> tuple[Row, ...]:
     )
 
 
+_QWEN_DEFAULTS = {
+    "num_key_value_heads": 32,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+
 FAMILIES: dict[str, Family] = {
     "internlm2": Family(
         "InternLM2ForCausalLM",
@@ -129,12 +138,14 @@ FAMILIES: dict[str, Family] = {
         "MistralForCausalLM",
         _llama_rows(),
         settings={"attention_dropout": 0.0, "sliding_window": None},
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
     ),
     "qwen2": Family(
         "Qwen2ForCausalLM",
         _llama_rows(qkv_bias=True),
         qkv_bias=True,
         settings={"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False},
+        defaults=_QWEN_DEFAULTS,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
@@ -147,6 +158,7 @@ FAMILIES: dict[str, Family] = {
             "use_sliding_window": False,
         },
         needed={"attention_bias": False},
+        defaults={**_QWEN_DEFAULTS, "head_dim": 128},
     ),
 }
 """By `model_type`. Llama 2, 3 and 3.1, Qwen2 and Qwen2.5 differ in sizes and rotary settings only."""

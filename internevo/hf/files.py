@@ -6,6 +6,7 @@ No more than one tensor is in memory at once, whatever the size of the files.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from internevo.config.errors import UserError
-from internevo.config.json_files import read_mapping
 
 INDEX = "model.safetensors.index.json"
-_INDICES = (INDEX, "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_FILES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where weights may be: transformers takes the first of these that is there."""
 NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -35,7 +35,8 @@ _SLICE_BYTES = 128 << 20
 class TensorFiles:
     """The tensors of a folder, in safetensors or in PyTorch's own files, by name.
 
-    Raises UserError when the folder has neither, or a file is damaged.
+    Raises UserError when the folder has neither, when a file is damaged, and when an index does not say exactly what its
+    files hold: transformers reads the files whatever the index says, so a tensor could be read from two places.
     """
 
     def __init__(self, folder: Path):
@@ -43,18 +44,32 @@ class TensorFiles:
         self.where = self._find()
 
     def _find(self) -> dict[str, Path]:
-        for name in _INDICES:
-            if (index := self.folder / name).is_file():
-                files = read_mapping(index).get("weight_map")
-                if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-                    raise UserError(f"{index} is damaged: it has no weight_map of tensors to files; fetch it again")
-                if lost := sorted({file for file in files.values() if not (self.folder / file).is_file()}):
-                    raise UserError(f"{self.folder} lacks {', '.join(lost)}, which its {name} lists")
-                return {tensor: self.folder / file for tensor, file in files.items()}
-        for name in _SINGLE:
+        for name in _FILES:
             if (file := self.folder / name).is_file():
-                return dict.fromkeys(self._names(file), file)
-        raise UserError(f"{self.folder} has no weights: neither {_SINGLE[0]} nor {INDEX} nor {_SINGLE[1]}")
+                return self._indexed(file) if file.suffix == ".json" else dict.fromkeys(self._names(file), file)
+        raise UserError(f"{self.folder} has no weights: none of {', '.join(_FILES)}")
+
+    def _indexed(self, index: Path) -> dict[str, Path]:
+        try:
+            said: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{index} is not an index of weights ({error!r}); fetch it again") from None
+        files = sorted(set(said.values()))
+        if lost := [file for file in files if not (self.folder / file).is_file()]:
+            raise UserError(f"{self.folder} lacks {', '.join(lost)}, which its {index.name} lists")
+        found: dict[str, str] = {}
+        for file in files:
+            for tensor in self._names(self.folder / file):
+                if tensor in found:
+                    raise UserError(f"{self.folder}: {tensor} is in {found[tensor]} and in {file}; remove one of them")
+                found[tensor] = file
+        for tensor in sorted(said.keys() | found.keys()):
+            if said.get(tensor) != found.get(tensor):
+                raise UserError(
+                    f"{index}: {tensor} is {_place(said.get(tensor), 'listed in', 'not listed')} and "
+                    f"{_place(found.get(tensor), 'stored in', 'stored in none of its files')}; fetch the folder again"
+                )
+        return {tensor: self.folder / file for tensor, file in found.items()}
 
     def _names(self, file: Path) -> list[str]:
         if file.suffix == ".bin":
@@ -112,7 +127,15 @@ def _open(file: Path) -> safe_open:
 
 def _load(file: Path) -> dict[str, Tensor]:
     """PyTorch's own format, mapped into memory; nothing in it is run."""
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} is damaged, or holds more than tensors: {first}") from None
+
+
+def _place(file: str | None, there: str, nowhere: str) -> str:
+    return f"{there} {file}" if file else nowhere
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from internevo.checkpoint.tensors import copy_tensors
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig, RopeScalingConfig
 from internevo.data.tokenizer import load_tokenizer
-from internevo.hf.compare import compare
+from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import ModelFacts
 from internevo.hf.export import check_tokens
 from internevo.hf.tokenizer_files import COPIED
@@ -42,17 +42,14 @@ class ImportReport:
     facts: ModelFacts
     tensors: int
     bytes: int
-    tokens: int
-    """Tokens that the logits were compared on."""
-    difference: float
-    """The largest difference between two logits, in fp32."""
     seconds: float
     """Spent on reading and writing weights; checksums and comparing logits took the rest."""
+    compared: Comparison
 
     def __str__(self) -> str:
         return (
             f"{self.facts.family}, {self.tensors:,} tensors, {self.bytes / 1e6:,.1f} MB copied in "
-            f"{self.seconds:.1f} s; logits on {self.tokens} tokens differ by at most {self.difference:.1e}"
+            f"{self.seconds:.1f} s; {self.compared}"
         )
 
 
@@ -90,7 +87,7 @@ def import_model(
     if output.exists():
         output.rmdir()
     aside.rename(output)
-    return ImportReport(facts, len(weights.names), weights.nbytes, compared.tokens, compared.difference, seconds)
+    return ImportReport(facts, len(weights.names), weights.nbytes, seconds, compared)
 
 
 def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
@@ -106,6 +103,7 @@ def _record(weights: FolderWeights, tokenizer: bool) -> dict[str, Any]:
         "model": asdict(facts.model),
         "seq_len": facts.seq_len,
         "tokenizer": "tokenizer" if tokenizer else None,
+        "notes": facts.notes,
     }
 
 
@@ -160,6 +158,8 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
         while any(process.is_alive() for process in processes):
             progress(sum(file.stat().st_size for file in folder.glob("*.distcp")), weights.nbytes)
             time.sleep(_POLL_S)
+        for said in Path(meeting).glob("*.error"):
+            raise UserError(said.read_text(encoding="utf-8"))
     if any(process.exitcode for process in processes):
         raise UserError("a process that copied weights failed; see its message above")
 
@@ -173,6 +173,8 @@ def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: st
     )
     try:
         copy_tensors(weights, _share(weights, rank, workers), folder, "model/", dist.group.WORLD)
+    except UserError as error:  # for the process that waits, to tell once
+        Path(meeting, f"{rank}.error").write_text(str(error), encoding="utf-8")
     finally:
         dist.destroy_process_group()
 

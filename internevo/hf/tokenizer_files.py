@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
 from internevo.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from internevo.hf.quiet import quiet_transformers
 
 CHAT_TOKENS = {
     92538: "<|plugin|>",
@@ -64,10 +63,10 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path, texts: Sequence[str]) ->
 
     Text that spells a special token is compared as text (`split_special_tokens`), the way training encoded it.
     """
-    from transformers import AutoTokenizer
-
     with quiet_transformers():
-        written = AutoTokenizer.from_pretrained(folder)
+        from transformers import AutoTokenizer
+
+        written = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         encoded = [written(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in texts]
     for text, theirs in zip(texts, encoded, strict=True):
         ours = tokenizer.encode(text)
@@ -77,24 +76,6 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path, texts: Sequence[str]) ->
                 f"the exported tokenizer encodes {text[:60]!r} differently from token {at} on: "
                 f"{theirs[at : at + 5]} instead of {ours[at : at + 5]}"
             )
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without the library's remarks: that it does not know `internlm2`, or that a text is long."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def fast_from_sentencepiece(path: Path) -> Any:

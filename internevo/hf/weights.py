@@ -20,7 +20,7 @@ from internevo.hf.files import TensorFiles
 from internevo.hf.layouts import Layout
 from internevo.model.transformer import Transformer
 
-_NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
+NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
 """What old checkpoints hold beside weights."""
 
 
@@ -56,7 +56,8 @@ class CheckpointWeights:
 class FolderWeights:
     """Those of a Hugging Face folder, through its family's table.
 
-    Raises UserError when the folder lacks a tensor, has one that the family does not know, or one of another shape.
+    Raises UserError when the folder lacks a tensor, has one that nobody would read, or one of another shape; and when a
+    weight that is read holds a number that is not finite.
     """
 
     def __init__(self, folder: Path):
@@ -70,6 +71,7 @@ class FolderWeights:
         if self.config.tied:
             self._rows["head.weight"] = self._rows["embed.weight"]
         self._check_names(wanted)
+        self._check_tied_head()
         self._shapes = self._check_shapes()
         self._unpacked: tuple[str, tuple[Tensor, ...]] = ("", ())
         self.nbytes = sum(
@@ -100,19 +102,32 @@ class FolderWeights:
             if self._unpacked[0] != theirs:  # its neighbours are asked for next
                 self._unpacked = (theirs, tuple(row.layout.unpack(self._files.read(theirs), self.config)))
             tensor = self._unpacked[1][number][part]
+        check_finite(f"{self.folder}: {theirs}", tensor)
         return tensor if dtype is None else tensor.to(dtype)
 
     def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
         fill_tensors(self, into, group)
 
     def _check_names(self, wanted: list[str]) -> None:
-        found = {name for name in self._files.where if not _NO_WEIGHTS.search(name)}
-        spare = {"lm_head.weight", "output.weight"} if self.config.tied else set()
+        found = {name for name in self._files.where if not NO_WEIGHTS.search(name)}
+        spare = {_head(self.facts.family)} if self.config.tied else set()
         for what, names in (("lacks", set(wanted) - found), ("has, unknown here,", found - set(wanted) - spare)):
             if names:
                 some = ", ".join(sorted(names)[:5])
                 rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
                 raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some}{rest}")
+
+    def _check_tied_head(self) -> None:
+        """A tied head that is stored all the same must be the embedding: versions of transformers differ in which counts."""
+        head, embed = _head(self.facts.family), self._rows["embed.weight"][1]
+        if not self.config.tied or head not in self._files.where:
+            return
+        if not torch.equal(self._files.read(head), self._files.read(embed)):
+            raise UserError(
+                f"{self.folder}: config.json says tie_word_embeddings, but {head} is not {embed}. transformers 5 computes "
+                f"with the stored head, transformers 4 with the embedding. Set tie_word_embeddings to false in "
+                f"config.json to keep the head, or remove {head} from the files."
+            )
 
     def _check_shapes(self) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -134,10 +149,24 @@ class FolderWeights:
         return shapes
 
 
+def _head(family: str) -> str:
+    """What a family calls its output head."""
+    return next(row.theirs for row in FAMILIES[family].rows if row.ours == ("head.weight",))
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise UserError when `tensor`, by its name for people, holds NaN or an infinite number."""
+    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # no copy of the tensor is made
+        bad = tensor.numel() - int(tensor.isfinite().sum())
+        raise UserError(
+            f"{name} holds {bad:,} numbers that are not finite (NaN or infinite); these weights are damaged"
+        )
+
+
 def load_model(
     weights: Weights, config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Transformer:
-    """The whole model, its weights rounded to `dtype`."""
+    """The whole model, its weights rounded to `dtype`. Raises UserError when one holds a number that is not finite."""
     with torch.device("meta"):
         model = Transformer(config)
     model = model.to(dtype).to_empty(device=device)
@@ -145,5 +174,7 @@ def load_model(
         model.head.weight = model.embed.weight
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(weights.read(name))
+            weight = weights.read(name)
+            check_finite(name, weight)
+            parameter.copy_(weight)
     return model

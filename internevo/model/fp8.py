@@ -7,7 +7,6 @@ has sides that are no multiple of 16, which the hardware needs. The weights them
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from types import ModuleType
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from internevo.config.errors import UserError
+from internevo.config.quiet import quiet
 from internevo.model.transformer import Transformer
 
 CONVERTED = ("wq", "wo", "gate", "up", "down")
@@ -32,8 +32,7 @@ def use_fp8(model: Transformer, scaling: str, device: torch.device) -> None:
 def check_fp8(device: torch.device) -> ModuleType:
     """torchao's module for FP8. Raises UserError where it is not installed or the GPU has no FP8 units."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             import torchao.float8
     except ImportError as error:
         raise UserError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from internevo.config.errors import UserError
 from internevo.model.cache import KVCache
 from internevo.model.transformer import Transformer
 
@@ -20,20 +22,30 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     eos_id: int | None = None,
+    never: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """New token ids one at a time, as they are sampled; ends after `eos_id`, which is not given out.
 
     `prompt` has at least one token. Temperature 0 takes the likeliest token. `top_p` samples from the smallest
-    set of likeliest tokens whose probability reaches it (nucleus sampling, arXiv 1904.09751).
+    set of likeliest tokens whose probability reaches it (nucleus sampling, arXiv 1904.09751). Ids in `never` are not
+    sampled: a vocabulary may have more rows than the tokenizer has pieces. Raises UserError for a prompt with an id past
+    the vocabulary.
     """
+    if max(prompt) >= model.config.vocab:
+        raise UserError(
+            f"the prompt has token id {max(prompt)}, past the model's vocabulary of {model.config.vocab:,}; its tokenizer "
+            "is that of another model"
+        )
     weight = model.head.weight
+    masked = torch.tensor(list(never), dtype=torch.long, device=weight.device)
     cache = KVCache(1, len(prompt) + max_new_tokens, model.config, weight)
     tokens = torch.tensor([list(prompt)], device=weight.device)
     for _ in range(max_new_tokens):
         positions = cache.positions(tokens.shape[1], weight.device)
         features = model.features(tokens, positions, None, cache)
-        token = choose_token(model.head(features[0, -1]).float(), temperature, top_p, generator)
+        logits = model.head(features[0, -1]).float().index_fill(0, masked, -math.inf)
+        token = choose_token(logits, temperature, top_p, generator)
         if token == eos_id:
             return
         yield token

@@ -68,7 +68,7 @@ def _yarn(frequencies: Tensor, config: ModelConfig) -> Tensor:
     first = max(math.floor(channel(scaling.beta_fast)), 0)
     last = min(math.ceil(channel(scaling.beta_slow)), dim - 1)
     channels = torch.arange(dim // 2, device=frequencies.device, dtype=torch.float32)
-    stretched = ((channels - first) / max(last - first, 1e-3)).clamp(0.0, 1.0)
+    stretched = ((channels - first) / ((last - first) or 1e-3)).clamp(0.0, 1.0)
     return frequencies * (1 - stretched + stretched / scaling.factor)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from internevo.config.errors import UserError
+from internevo.config.quiet import quiet
 from internevo.parallel.mesh import Place
 
 aten = torch.ops.aten
@@ -24,7 +25,10 @@ def enable_async_tensor_parallel(place: Place, device: torch.device) -> None:
     assert place.group is not None
     from torch.distributed._symmetric_memory import enable_symm_mem_for_group
 
-    enable_symm_mem_for_group(place.group.group_name)
+    with (
+        quiet()
+    ):  # torch calls it no longer needed, but its compiler still passes over groups that it was not called for
+        enable_symm_mem_for_group(place.group.group_name)
 
 
 def compile_options() -> dict[str, Any]:

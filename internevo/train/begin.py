@@ -42,7 +42,7 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
         for key in ("rope_base", "rope_scaling")
         if getattr(stage.model, key) != getattr(source.config, key)
     ]
-    return [f"weights from {source.name}", *changes]
+    return [f"weights from {source.name}", *changes, *source.notes]
 
 
 def _open(path: str, ours: ModelConfig) -> StoredModel:

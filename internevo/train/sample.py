@@ -29,6 +29,7 @@ def sample_text(
         temperature=temperature,
         top_p=top_p,
         eos_id=tokenizer.eos_id,
+        never=tokenizer.unused(stored.config.vocab),
         generator=generator,
     )
     for token in new:

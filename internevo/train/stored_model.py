@@ -36,6 +36,8 @@ class StoredModel:
     dtype: torch.dtype | None
     """What it was trained in; None keeps each weight as it is stored."""
     step: int
+    notes: tuple[str, ...] = ()
+    """What a person should know: where transformers computes something else from the folder that it comes from."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -96,7 +98,17 @@ def _of_import(path: Path, step: int | None) -> StoredModel:
     record = read_state(checkpoint)["imported"]
     config, seq_len = read_record(record)
     tokenizer = path / record["tokenizer"] if record["tokenizer"] else None
-    return StoredModel(str(path), CheckpointWeights(checkpoint), config, seq_len, tokenizer, record["family"], None, 0)
+    return StoredModel(
+        name=str(path),
+        weights=CheckpointWeights(checkpoint),
+        config=config,
+        seq_len=seq_len,
+        tokenizer_path=tokenizer,
+        family=record["family"],
+        dtype=None,
+        step=0,
+        notes=tuple(record.get("notes", ())),
+    )
 
 
 def _of_folder(path: Path) -> StoredModel:
@@ -104,7 +116,17 @@ def _of_folder(path: Path) -> StoredModel:
     facts = weights.facts
     found = any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     tokenizer = path if found else None
-    return StoredModel(str(path), weights, facts.model, facts.seq_len, tokenizer, facts.family, None, 0)
+    return StoredModel(
+        name=str(path),
+        weights=weights,
+        config=facts.model,
+        seq_len=facts.seq_len,
+        tokenizer_path=tokenizer,
+        family=facts.family,
+        dtype=None,
+        step=0,
+        notes=facts.notes,
+    )
 
 
 def choose_checkpoint(folder: Path, step: int | None) -> Path:

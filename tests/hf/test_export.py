@@ -203,7 +203,7 @@ def test_tokenizer_and_generation_config_go_along(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(train_tokenizer([text], tmp_path / "t.model", 512))
     model = our_model()
     report = export(ModelWeights(model), model.config, tmp_path / "out", "llama", seq_len=64, tokenizer=tokenizer)
-    assert report.tokens == 64
+    assert report.compared.tokens == 64
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"]) == (1, 2)
     with warnings.catch_warnings():

@@ -50,7 +50,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs(TOKENS).logits
     report = import_model(tmp_path / "saved", tmp_path / "imported")
-    assert report.difference < 1e-5
+    assert report.compared.difference < 1e-5
     stored = open_model(tmp_path / "imported")
     assert (our_logits(stored.load(), TOKENS) - expected).abs().max() < 1e-5
     export_again(stored, tmp_path / "exported")
