@@ -132,7 +132,7 @@ def write_facts(
         "initializer_range": config.init_std,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_base,
-        "rope_scaling": _written_scaling(config.rope_scaling),
+        "rope_scaling": _written_scaling(config.rope_scaling, FAMILIES[family]),
         "tie_word_embeddings": config.tied,
         "use_cache": True,
         "bos_token_id": bos_id,
@@ -142,13 +142,11 @@ def write_facts(
     }
 
 
-def _written_scaling(scaling: RopeScalingConfig) -> dict[str, Any] | None:
+def _written_scaling(scaling: RopeScalingConfig, family: Family) -> dict[str, Any] | None:
     if scaling.kind == "none":
         return None
     values = {ROPE_KEYS[ours]: getattr(scaling, ours) for ours in ROPE_KEYS_OF[scaling.kind]}
-    # older readers look for `type`, newer ones for `rope_type`
     return {
-        "type": scaling.kind,
-        "rope_type": scaling.kind,
+        **dict.fromkeys(family.scaling_keys, scaling.kind),
         **{key: value for key, value in values.items() if value is not None},
     }

@@ -51,7 +51,7 @@ def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
     """Write the tokenizer's files into the folder `output`."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, output / "tokenizer.model")
-        (output / "tokenizer.json").write_text(fast_from_sentencepiece(tokenizer.path).to_str())
+        (output / "tokenizer.json").write_text(_readable(fast_from_sentencepiece(tokenizer.path).to_str()))
         (output / "tokenizer_config.json").write_text(json.dumps(_settings(tokenizer, seq_len), indent=1) + "\n")
         return
     for name in COPIED:
@@ -128,6 +128,13 @@ def fast_from_sentencepiece(path: Path) -> Any:
             single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, model.bos_id())]
         )
     return fast
+
+
+def _readable(definition: str) -> str:
+    """The same with merges as `left right`, which every version of tokenizers reads; pairs came with 0.20."""
+    said = json.loads(definition)
+    said["model"]["merges"] = [" ".join(pair) for pair in said["model"]["merges"]]
+    return json.dumps(said, ensure_ascii=False)
 
 
 def chat_tokens(model: Any) -> dict[int, str]:
