@@ -51,8 +51,10 @@ def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
     """Write the tokenizer's files into the folder `output`."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, output / "tokenizer.model")
-        (output / "tokenizer.json").write_text(_readable(fast_from_sentencepiece(tokenizer.path).to_str()))
-        (output / "tokenizer_config.json").write_text(json.dumps(_settings(tokenizer, seq_len), indent=1) + "\n")
+        definition = _readable(fast_from_sentencepiece(tokenizer.path).to_str())
+        settings = _settings(tokenizer, seq_len, definition["added_tokens"])
+        (output / "tokenizer.json").write_text(_compact(definition), encoding="utf-8")
+        (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return
     for name in COPIED:
         if (file := tokenizer.path.with_name(name)).is_file():
@@ -130,11 +132,15 @@ def fast_from_sentencepiece(path: Path) -> Any:
     return fast
 
 
-def _readable(definition: str) -> str:
+def _readable(definition: str) -> dict[str, Any]:
     """The same with merges as `left right`, which every version of tokenizers reads; pairs came with 0.20."""
     said = json.loads(definition)
     said["model"]["merges"] = [" ".join(pair) for pair in said["model"]["merges"]]
-    return json.dumps(said, ensure_ascii=False)
+    return said
+
+
+def _compact(definition: dict[str, Any]) -> str:
+    return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
 
 
 def chat_tokens(model: Any) -> dict[int, str]:
@@ -172,7 +178,12 @@ def _puts_space_before(model: Any) -> bool:
     return model.encode("a", out_type=str)[0].startswith(SPACE)
 
 
-def _settings(tokenizer: SentencePieceTokenizer, seq_len: int) -> dict[str, Any]:
+def _settings(tokenizer: SentencePieceTokenizer, seq_len: int, added: list[dict[str, Any]]) -> dict[str, Any]:
+    """What transformers reads, and converters that read no `tokenizer.json`.
+
+    Those take from `added_tokens_decoder` which tokens are no ordinary pieces, and what the chat tokens are called;
+    without `add_prefix_space` they would put a space before every text.
+    """
     from sentencepiece import SentencePieceProcessor
 
     model = SentencePieceProcessor(model_file=str(tokenizer.path))
@@ -185,6 +196,10 @@ def _settings(tokenizer: SentencePieceTokenizer, seq_len: int) -> dict[str, Any]
         "eos_token": model.id_to_piece(tokenizer.eos_id),
         "unk_token": model.id_to_piece(model.unk_id()),
         "pad_token": model.id_to_piece(tokenizer.eos_id),
+        "add_bos_token": bool(tokenizer.prefix),
+        "add_eos_token": False,
+        "add_prefix_space": _puts_space_before(model),
+        "added_tokens_decoder": {token["id"]: {k: v for k, v in token.items() if k != "id"} for token in added},
         "clean_up_tokenization_spaces": False,
         "model_max_length": seq_len,
     }
