@@ -15,18 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
+from internevo.data.sentence_pieces import chat_tokens, is_bpe, user_defined, with_chat_tokens
 from internevo.data.tokenizer import SentencePieceTokenizer, Tokenizer
 
-CHAT_TOKENS = {
-    92538: "<|plugin|>",
-    92539: "<|interpreter|>",
-    92540: "<|action_end|>",
-    92541: "<|action_start|>",
-    92542: "<|im_end|>",
-    92543: "<|im_start|>",
-}
-"""What the InternLM2 release calls the last six of the places that its vocabulary keeps free: ChatML and tools."""
-_FREE_PLACE = "[UNUSED_TOKEN_"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
     "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -104,14 +95,15 @@ def fast_from_sentencepiece(path: Path) -> Any:
     from sentencepiece import SentencePieceProcessor
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-    model = SentencePieceProcessor(model_file=str(path))
-    chat = chat_tokens(model)
-    pieces = [chat.get(i) or model.id_to_piece(i) for i in range(model.vocab_size())]
+    model = with_chat_tokens(SentencePieceProcessor(model_file=str(path)))
+    if not is_bpe(model):
+        raise UserError("only SentencePiece models of type BPE can be exported; this one is of another type")
+    pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     # an unused piece keeps its id under a name that no text can lead to
     vocab = {f"<unused {i}>" if model.is_unused(i) else piece: i for i, piece in enumerate(pieces)}
     # a merge makes an ordinary piece: control and byte pieces take no part, user-defined ones match as wholes
-    special = [i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i) or i in chat]
-    whole = [i for i in _user_defined(model) if i not in special]
+    special = [i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i)]
+    whole = user_defined(model)
     aside = {*special, *whole, *(i for i in range(len(pieces)) if model.is_byte(i) or model.is_unused(i))}
     scores = {piece: model.get_score(i) for i, piece in enumerate(pieces) if i not in aside}
     fast = Tokenizer(
@@ -143,13 +135,6 @@ def _compact(definition: dict[str, Any]) -> str:
     return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
 
 
-def chat_tokens(model: Any) -> dict[int, str]:
-    """Ids and names of the ChatML and tool tokens, where the SentencePiece model keeps InternLM2's places for them."""
-    known = {i: name for i, name in CHAT_TOKENS.items() if i < model.vocab_size()}
-    there = bool(known) and all(model.id_to_piece(i).startswith(_FREE_PLACE) for i in known)
-    return known if there and len(known) == len(CHAT_TOKENS) else {}
-
-
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, better pieces first: the order in which SentencePiece merges."""
     found = []
@@ -159,18 +144,6 @@ def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, 
         ways.sort(key=lambda way: (vocab[way[0]], vocab[way[1]]))
         found += [(-score, vocab[piece], way) for way in ways]
     return [way for _, _, way in sorted(found, key=lambda one: one[:2])]
-
-
-def _user_defined(model: Any) -> list[int]:
-    """Pieces that match as wholes before any merging. The library tells them only in its serialised model."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    protocol: Any = sentencepiece_model_pb2  # generated code, whose names type checkers do not see
-    proto = protocol.ModelProto.FromString(model.serialized_model_proto())
-    if proto.trainer_spec.model_type != protocol.TrainerSpec.BPE:
-        raise UserError("only SentencePiece models of type BPE can be exported; this one is of another type")
-    kind = protocol.ModelProto.SentencePiece.USER_DEFINED
-    return [i for i, piece in enumerate(proto.pieces) if piece.type == kind]
 
 
 def _puts_space_before(model: Any) -> bool:
