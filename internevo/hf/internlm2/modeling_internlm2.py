@@ -257,7 +257,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         return_dict=None,
         logits_to_keep=0,
     ):
-        """labels: `[batch, seq]`, the tokens themselves, -100 where none counts; logits_to_keep: of the last tokens only,
+        """labels: `[batch, seq]`, the tokens themselves, -100 where none counts. logits_to_keep: of so many last tokens,
         0 for all."""
         out = self.model(
             input_ids,
@@ -294,7 +294,10 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
 
     @staticmethod
     def _reorder_cache(past_key_values, beam_idx):
-        """For beam search where the cache is made of tuples."""
+        """Rows of the cache for the beams that go on; some versions ask the model, some the cache."""
+        if not isinstance(past_key_values, (tuple, list)):
+            past_key_values.reorder_cache(beam_idx)
+            return past_key_values
         return tuple(
             tuple(part.index_select(0, beam_idx.to(part.device)) for part in layer) for layer in past_key_values
         )
