@@ -38,6 +38,9 @@ def _some_or_all(share: float) -> float:
     return share if share == 1 else _some(share)
 
 
+_SHOWN_NAMES = 8
+"""Of a list of tokens."""
+
 HeldOutOption = Annotated[
     float, typer.Option(help="Share of the documents kept for evaluation, less than 1.", callback=_some)
 ]
@@ -61,6 +64,8 @@ def tokenizer_train(
     max_characters: Annotated[int, typer.Option(help="Learn from so much text at most.")] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
+
+    Text comes back from its ids exactly, but for U+2581, SentencePiece's sign for a space, which comes back as one.
 
     Example: `internevo tokenizer train corpus/ --vocab 8000 --out tokenizer.model`
     """
@@ -96,6 +101,7 @@ def data_prepare(
     """
     from internevo.data.prepare import prepare
 
+    _say_spelled(tokenizer)
     with _preparing() as progress:
         manifest = prepare(
             inputs,
@@ -110,6 +116,18 @@ def data_prepare(
         )
     _say_made(output, manifest)
     then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
+
+
+def _say_spelled(tokenizer: Path) -> None:
+    """Name the control-like tokens that text can spell."""
+    from internevo.data.tokenizer import load_tokenizer
+
+    if names := load_tokenizer(tokenizer).spelled():
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        out.print(
+            f"[yellow]note:[/] text that spells {plain(', '.join(names[:_SHOWN_NAMES]))}{more} becomes these tokens: "
+            "the tokenizer's files call them ordinary, not special"
+        )
 
 
 class Origin(StrEnum):

@@ -1,13 +1,15 @@
 """Tokenizers: SentencePiece models and Hugging Face tokenizers behind one small interface.
 
 Encoding never adds BOS or EOS, and never turns text that happens to spell a special token, such as `</s>` in a web
-page, into that token: only `data prepare` frames documents.
+page, into that token: only `data prepare` frames documents. Added tokens that a tokenizer's files call ordinary
+(`special: false`, as Qwen3's `<think>`) are vocabulary: text that spells one becomes it, as in transformers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,6 +19,7 @@ from typing import Any
 from internevo.config.errors import UserError
 from internevo.data.fast_bpe import tiktoken_of
 
+_BRACKETED = re.compile(r"<.+>|\[.+\]")
 _SPACES = " " * 10_000
 """tiktoken's regular expressions overflow the stack on megabytes of them; those of tokenizers do not."""
 
@@ -52,13 +55,20 @@ class Tokenizer(ABC):
         """Whether an id has a piece."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`."""
+        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`.
+
+        SentencePiece gives U+2581 back as a space.
+        """
         runs = groupby((int(i) for i in ids), self._has)
         return "".join(self._decode(list(run)) if known else "".join(f"<id {i}>" for i in run) for known, run in runs)
 
     def unused(self, vocab: int) -> list[int]:
         """Ids below `vocab`, a model's, that have no piece: they must not be sampled."""
         return [i for i in range(vocab) if not self._has(i)]
+
+    @abstractmethod
+    def spelled(self) -> list[str]:
+        """Tokens in angle or square brackets, as control tokens are, that text can nevertheless spell; by their ids."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without BOS and EOS."""
@@ -108,11 +118,13 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, path: Path):
         from sentencepiece import SentencePieceProcessor, set_min_log_level
 
+        from internevo.data.sentence_pieces import with_chat_tokens
+
         set_min_log_level(2)  # else every worker warns of pieces that were never used
 
         self.path = path
         try:
-            self._model = SentencePieceProcessor(model_file=str(path))
+            self._model = with_chat_tokens(SentencePieceProcessor(model_file=str(path)))
         except (RuntimeError, OSError) as error:
             raise TokenizerError(f"{path} is not a SentencePiece model: {error}") from None
         self.vocab_size = self._model.vocab_size()
@@ -130,6 +142,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _has(self, token: int) -> bool:
         return 0 <= token < self.vocab_size
+
+    def spelled(self) -> list[str]:
+        from internevo.data.sentence_pieces import user_defined
+
+        return [piece for i in user_defined(self._model) if _BRACKETED.fullmatch(piece := self._model.id_to_piece(i))]
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -179,6 +196,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _has(self, token: int) -> bool:
         return token in self._ids
+
+    def spelled(self) -> list[str]:
+        added = sorted(self._fast.get_added_tokens_decoder().items())
+        return [one.content for _, one in added if not one.special and _BRACKETED.fullmatch(one.content)]
 
 
 def _special_tokens(path: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """EleutherAI's lm-evaluation-harness on a checkpoint of ours, without an export in between.
 
 Importing this registers the model `internevo` with the harness; it gives the numbers that the harness' own `hf` model
-gives for the export.
+gives for the export. With a tokenizer that begins texts with BOS, that takes `add_bos_token=False` where whole texts
+are scored: else it counts how surprising a second BOS is after the first, which no text has.
 """
 
 from __future__ import annotations
@@ -84,10 +85,13 @@ class InternevoLM(TemplateLM):
         ]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, the first token after one BOS."""
         totals = []
         for request in requests:
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            begun = ids[:1] == [self.prefix_token_id]  # a text may spell it where it is an ordinary token
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
+                token_list=ids[begun:],
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,

@@ -175,7 +175,7 @@ def write_facts(
         "initializer_range": config.init_std,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_base,
-        "rope_scaling": write_scaling(config.rope_scaling),
+        "rope_scaling": write_scaling(config.rope_scaling, FAMILIES[family].scaling_keys),
         "tie_word_embeddings": config.tied,
         "use_cache": True,
         "bos_token_id": bos_id,

@@ -40,6 +40,10 @@ class Family:
     """What transformers assumes where `config.json` is silent, as far as the families differ in it."""
     scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
     """The kinds of `rope_scaling` that the family has."""
+    wide_heads: bool = True
+    """Whether `head_dim` may be other than hidden / heads: where not, readers compute it and look for no such key."""
+    scaling_keys: tuple[str, ...] = ("type", "rope_type")
+    """What the kind of a scaling is called: older readers look for the first, newer ones for the second."""
 
     def why_not(self, config: ModelConfig) -> str | None:
         """Why the family cannot hold a model of this shape; None when it can."""
@@ -50,6 +54,11 @@ class Family:
                 return f"it has {what}, and this model has not"
         if config.rope_scaling.kind not in self.scalings:
             return f"it does not know rope_scaling {config.rope_scaling.kind}"
+        if not self.wide_heads and config.head_dim * config.heads != config.hidden:
+            return (
+                f"its head_dim is hidden / heads, {config.hidden:,} / {config.heads}, and this model's is "
+                f"{config.head_dim}"
+            )
         return None
 
     def tensors(self, config: ModelConfig) -> Iterator[tuple[Row, tuple[str, ...], str]]:
@@ -127,6 +136,8 @@ FAMILIES: dict[str, Family] = {
         },
         needed={"bias": False},
         scalings=("none", "linear"),
+        wide_heads=False,
+        scaling_keys=("type",),  # the release's own configuration allows `type` and `factor`, and nothing beside them
     ),
     "llama": Family(
         "LlamaForCausalLM",

@@ -6,6 +6,7 @@ transformers 5 writes `rope_parameters`. Before, `rope_theta` and `rope_scaling`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,12 @@ def _original(file: Path, found: dict[str, Any], place: str, said: dict[str, Any
     return int(value)
 
 
-def write_scaling(scaling: RopeScalingConfig) -> dict[str, Any] | None:
-    """The `rope_scaling` of a `config.json`."""
+def write_scaling(scaling: RopeScalingConfig, kind_keys: Sequence[str]) -> dict[str, Any] | None:
+    """The `rope_scaling` of a `config.json`; its kind stands under each of `kind_keys`."""
     if scaling.kind == "none":
         return None
     values = {ROPE_KEYS[ours]: getattr(scaling, ours) for ours in ROPE_KEYS_OF[scaling.kind]}
-    # older readers look for `type`, newer ones for `rope_type`
     return {
-        "type": scaling.kind,
-        "rope_type": scaling.kind,
+        **dict.fromkeys(kind_keys, scaling.kind),
         **{key: value for key, value in values.items() if value is not None},
     }

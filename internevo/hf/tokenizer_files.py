@@ -13,19 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
+from internevo.data.sentence_pieces import chat_tokens, is_bpe, user_defined, with_chat_tokens
 from internevo.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from internevo.hf.quiet import quiet_transformers
 
-CHAT_TOKENS = {
-    92538: "<|plugin|>",
-    92539: "<|interpreter|>",
-    92540: "<|action_end|>",
-    92541: "<|action_start|>",
-    92542: "<|im_end|>",
-    92543: "<|im_start|>",
-}
-"""What the InternLM2 release calls the last six of the places that its vocabulary keeps free: ChatML and tools."""
-_FREE_PLACE = "[UNUSED_TOKEN_"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
     "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -50,8 +41,10 @@ def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
     """Write the tokenizer's files into the folder `output`."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, output / "tokenizer.model")
-        (output / "tokenizer.json").write_text(fast_from_sentencepiece(tokenizer.path).to_str())
-        (output / "tokenizer_config.json").write_text(json.dumps(_settings(tokenizer, seq_len), indent=1) + "\n")
+        definition = _readable(fast_from_sentencepiece(tokenizer.path).to_str())
+        settings = _settings(tokenizer, seq_len, definition["added_tokens"])
+        (output / "tokenizer.json").write_text(_compact(definition), encoding="utf-8")
+        (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return
     for name in COPIED:
         if (file := tokenizer.path.with_name(name)).is_file():
@@ -83,14 +76,15 @@ def fast_from_sentencepiece(path: Path) -> Any:
     from sentencepiece import SentencePieceProcessor
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-    model = SentencePieceProcessor(model_file=str(path))
-    chat = chat_tokens(model)
-    pieces = [chat.get(i) or model.id_to_piece(i) for i in range(model.vocab_size())]
+    model = with_chat_tokens(SentencePieceProcessor(model_file=str(path)))
+    if not is_bpe(model):
+        raise UserError("only SentencePiece models of type BPE can be exported; this one is of another type")
+    pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     # an unused piece keeps its id under a name that no text can lead to
     vocab = {f"<unused {i}>" if model.is_unused(i) else piece: i for i, piece in enumerate(pieces)}
     # a merge makes an ordinary piece: control and byte pieces take no part, user-defined ones match as wholes
-    special = [i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i) or i in chat]
-    whole = [i for i in _user_defined(model) if i not in special]
+    special = [i for i in range(len(pieces)) if model.is_control(i) or model.is_unknown(i)]
+    whole = user_defined(model)
     aside = {*special, *whole, *(i for i in range(len(pieces)) if model.is_byte(i) or model.is_unused(i))}
     scores = {piece: model.get_score(i) for i, piece in enumerate(pieces) if i not in aside}
     fast = Tokenizer(
@@ -111,11 +105,15 @@ def fast_from_sentencepiece(path: Path) -> Any:
     return fast
 
 
-def chat_tokens(model: Any) -> dict[int, str]:
-    """Ids and names of the ChatML and tool tokens, where the SentencePiece model keeps InternLM2's places for them."""
-    known = {i: name for i, name in CHAT_TOKENS.items() if i < model.vocab_size()}
-    there = bool(known) and all(model.id_to_piece(i).startswith(_FREE_PLACE) for i in known)
-    return known if there and len(known) == len(CHAT_TOKENS) else {}
+def _readable(definition: str) -> dict[str, Any]:
+    """The same with merges as `left right`, which every version of tokenizers reads; pairs came with 0.20."""
+    said = json.loads(definition)
+    said["model"]["merges"] = [" ".join(pair) for pair in said["model"]["merges"]]
+    return said
+
+
+def _compact(definition: dict[str, Any]) -> str:
+    return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
 
 
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:
@@ -129,24 +127,17 @@ def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, 
     return [way for _, _, way in sorted(found, key=lambda one: one[:2])]
 
 
-def _user_defined(model: Any) -> list[int]:
-    """Pieces that match as wholes before any merging. The library tells them only in its serialised model."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    protocol: Any = sentencepiece_model_pb2  # generated code, whose names type checkers do not see
-    proto = protocol.ModelProto.FromString(model.serialized_model_proto())
-    if proto.trainer_spec.model_type != protocol.TrainerSpec.BPE:
-        raise UserError("only SentencePiece models of type BPE can be exported; this one is of another type")
-    kind = protocol.ModelProto.SentencePiece.USER_DEFINED
-    return [i for i, piece in enumerate(proto.pieces) if piece.type == kind]
-
-
 def _puts_space_before(model: Any) -> bool:
     """Whether the model puts a space before every text."""
     return model.encode("a", out_type=str)[0].startswith(SPACE)
 
 
-def _settings(tokenizer: SentencePieceTokenizer, seq_len: int) -> dict[str, Any]:
+def _settings(tokenizer: SentencePieceTokenizer, seq_len: int, added: list[dict[str, Any]]) -> dict[str, Any]:
+    """What transformers reads, and converters that read no `tokenizer.json`.
+
+    Those take from `added_tokens_decoder` which tokens are no ordinary pieces, and what the chat tokens are called;
+    without `add_prefix_space` they would put a space before every text.
+    """
     from sentencepiece import SentencePieceProcessor
 
     model = SentencePieceProcessor(model_file=str(tokenizer.path))
@@ -159,6 +150,10 @@ def _settings(tokenizer: SentencePieceTokenizer, seq_len: int) -> dict[str, Any]
         "eos_token": model.id_to_piece(tokenizer.eos_id),
         "unk_token": model.id_to_piece(model.unk_id()),
         "pad_token": model.id_to_piece(tokenizer.eos_id),
+        "add_bos_token": bool(tokenizer.prefix),
+        "add_eos_token": False,
+        "add_prefix_space": _puts_space_before(model),
+        "added_tokens_decoder": {token["id"]: {k: v for k, v in token.items() if k != "id"} for token in added},
         "clean_up_tokenization_spaces": False,
         "model_max_length": seq_len,
     }

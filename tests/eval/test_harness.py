@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -64,12 +65,15 @@ def test_the_same_numbers_as_on_the_export(text_run: Path, exported: Path, tasks
 
     names = ["lines_choice", "lines_text", "lines_generate"]
     ours = run_tasks(open_model(text_run), ALONE, names, include=tasks)
-    theirs = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=str(exported), device="cpu", dtype="float32", batch_size=1),
-        tasks=names,
-        task_manager=lm_eval.tasks.TaskManager(include_path=str(tasks)),
-        bootstrap_iters=0,
-    )["results"]
+    theirs = {}
+    for add_bos, some in ((None, ["lines_choice", "lines_generate"]), (False, ["lines_text"])):
+        hf = HFLM(pretrained=str(exported), device="cpu", dtype="float32", batch_size=1, add_bos_token=add_bos)
+        theirs |= lm_eval.simple_evaluate(
+            model=hf,
+            tasks=some,
+            task_manager=lm_eval.tasks.TaskManager(include_path=str(tasks)),
+            bootstrap_iters=0,
+        )["results"]
     compared = 0
     for name in names:
         for metric, value in ours[name].items():
@@ -95,6 +99,19 @@ def test_generated_text_is_that_of_transformers(text_run: Path, exported: Path) 
     theirs = HFLM(pretrained=str(exported), device="cpu", dtype="float32", batch_size=1).generate_until(requests)
     assert ours == theirs
     assert any(ours)
+
+
+def test_a_whole_text_follows_one_beginning(text_run: Path) -> None:
+    from lm_eval.api.instance import Instance
+
+    from internevo.eval.harness import InternevoLM
+
+    lm = InternevoLM(str(text_run), device="cpu")
+    text = "def main():\n    return 0\n"
+    ids = lm.text.encode(text)
+    request = Instance("loglikelihood_rolling", {}, (text,), 0)
+    scored = lm.scorer.score([np.array([lm.text.bos_id, *ids])])[0]
+    assert lm.loglikelihood_rolling([request]) == [pytest.approx(-scored.losses.sum(), rel=1e-5)]
 
 
 def test_an_unknown_task_is_refused(text_run: Path) -> None:

@@ -44,7 +44,7 @@ YARN_ROPE = {
 
 # name: transformers' class, and what its configuration says beside SIZES
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "internlm2": (InternLM2ForCausalLM, {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
+    "internlm2": (InternLM2ForCausalLM, {"rope_theta": 1e6}),
     "llama 2": (transformers.LlamaForCausalLM, {"num_key_value_heads": 4}),
     "llama 3": (transformers.LlamaForCausalLM, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}),
     "llama 3.1": (transformers.LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),

@@ -118,9 +118,9 @@ def llama_from_internlm2(folder: Path) -> LlamaForCausalLM:
     return llama
 
 
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_internlm2_read_independently(tmp_path: Path, changes: dict) -> None:
-    model = our_model(**changes)
+@pytest.mark.parametrize("name", SHAPES.keys() - {"wide heads"})
+def test_internlm2_read_independently(tmp_path: Path, name: str) -> None:
+    model = our_model(**SHAPES[name])
     write(model, tmp_path / "out", "internlm2")
     with torch.no_grad():
         theirs = llama_from_internlm2(tmp_path / "out")(TOKENS).logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 from pathlib import Path
@@ -124,7 +125,12 @@ def test_internlm2_has_chat_tokens(tmp_path: Path) -> None:
         assert loaded.decode([number]) == name
         assert loaded.decode([number], skip_special_tokens=True) == ""
     assert set(ids) <= set(loaded.all_special_tokens)
-    check_tokenizer(tokenizer, tmp_path, ["a <|im_start|> b"])  # text that spells one is text
+    # text that spells one is text, by its name in the release or in the SentencePiece model
+    spelled = ["a <|im_start|> b", "a [UNUSED_TOKEN_145] b", "[UNUSED_TOKEN_141][UNUSED_TOKEN_144]"]
+    check_tokenizer(tokenizer, tmp_path, spelled)
+    for text in spelled:
+        assert not set(ids.values()) & set(tokenizer.encode(text))
+        assert tokenizer.decode(tokenizer.encode(text)) == text
     said = loaded.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
     assert said == "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -138,6 +144,43 @@ def test_a_hugging_face_tokenizer_is_copied(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(first)
     assert type(tokenizer).__name__ == "HuggingFaceTokenizer"
     same_ids(tokenizer, second)
+
+
+def test_ordinary_added_tokens_are_spelled_by_text_as_in_transformers(tmp_path: Path) -> None:
+    """Reasoning models have `<think>` among these. In text, in prompts and in a chat template it is the same token."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    write_tokenizer(load_tokenizer(train_tokenizer(TEXTS, tmp_path / "t.model", 1000)), first, 4096)
+    (first / "tokenizer.model").unlink()
+    definition = json.loads((first / "tokenizer.json").read_text(encoding="utf-8"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    for number, (name, special) in enumerate({"<think>": False, "</think>": False, "<|end|>": True}.items(), 1000):
+        definition["added_tokens"].append({"id": number, "content": name, "special": special, **flags})
+    (first / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    settings = json.loads((first / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
+    (first / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(first)
+    write_tokenizer(tokenizer, second, 4096)
+    text = "<think>so</think> <|end|>"
+    ids = tokenizer.encode(text)
+    assert (ids[0], 1001 in ids, 1002 in ids) == (1000, True, False)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.spelled() == ["<think>", "</think>"]
+    check_tokenizer(tokenizer, second, [text])
+    said = [{"role": "user", "content": "<think>so</think>"}]
+    loaded = AutoTokenizer.from_pretrained(second)
+    templated = loaded(loaded.apply_chat_template(said, tokenize=False), add_special_tokens=False)["input_ids"]
+    assert templated == [*tokenizer.encode("<think>so</think>"), 1002]
+
+
+def test_every_version_of_tokenizers_can_read_the_merges(tmp_path: Path) -> None:
+    """Before 0.20, only `left right` was known; the library itself now writes pairs."""
+    write_tokenizer(load_tokenizer(train_tokenizer(TEXTS, tmp_path / "t.model", 1000)), tmp_path, 4096)
+    model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    assert model["merges"]
+    assert all(len(merge.split(" ")) == 2 and merge.replace(" ", "") in model["vocab"] for merge in model["merges"])
 
 
 def test_different_ids_are_found(tmp_path: Path) -> None:
