@@ -44,7 +44,12 @@ def launch(
     cpus: Annotated[int | None, slurm_option("CPU cores for each process.")] = None,
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
-    mounts: Annotated[str | None, slurm_option("What the container sees, `/data:/data,/home:/home`.")] = None,
+    mounts: Annotated[
+        str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", metavar="MOUNTS")
+    ] = None,
+    python: Annotated[
+        str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", metavar="PYTHON")
+    ] = None,
     beside: Annotated[
         bool,
         typer.Option(
@@ -93,6 +98,7 @@ def launch(
             requeue=requeue,
             image=image,
             mounts=mounts,
+            python=python,
             more=tuple(sbatch or ()),
         )
         raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach, beside))
@@ -112,7 +118,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     folder = run.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
-    script.write_text(slurm.render(job, slurm.command(arguments), folder))
+    script.write_text(slurm.render(job, slurm.command(arguments, job), folder))
     out.print(f"wrote {script}")
     if dry_run:
         then(f"sbatch {script}")
@@ -121,7 +127,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     if beside:
         watcher = folder / "evaluate.sbatch"
         one = replace(job, name=f"{job.name}-eval", nodes=1, processes=1)
-        watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"]), folder))
+        watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"], job), folder))
         out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
     log = folder / f"{number}.log"
     out.print(f"submitted job {number}; its log is {log}")

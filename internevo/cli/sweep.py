@@ -139,7 +139,7 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
     folder = planned.folder.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
-    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"])
+    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], job)
     script.write_text(slurm.render(job, mine, folder))
     out.print(f"wrote {script}")
     number = slurm.submit(script)
