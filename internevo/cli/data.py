@@ -39,26 +39,34 @@ def _some_or_all(share: float) -> float:
 
 
 HeldOutOption = Annotated[
-    float, typer.Option(help="Share of the documents kept for evaluation, less than 1.", callback=_some)
+    float,
+    typer.Option(help="Share of the documents kept for evaluation, less than 1.", metavar="SHARE", callback=_some),
 ]
-WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", min=0)]
+WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0)]
 MaxRejectsOption = Annotated[
     float,
     typer.Option(
+        metavar="SHARE",
         help="Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
         callback=_some_or_all,
     ),
 ]
-ShardTokensOption = Annotated[int, typer.Option(help="A larger store becomes several pairs of files.", min=1)]
+ShardTokensOption = Annotated[
+    int, typer.Option(help="A larger store becomes several pairs of files.", metavar="TOKENS", min=1)
+]
 
 
 @tokenizer_app.command("train")
 def tokenizer_train(
     inputs: InputsArgument,
-    output: Annotated[Path, typer.Option("--out", help="The .model file to write.", show_default=False)],
-    vocab: Annotated[int, typer.Option(help="Number of pieces.")] = 32000,
+    output: Annotated[
+        Path, typer.Option("--out", help="The .model file to write.", metavar="FILE", show_default=False)
+    ],
+    vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES")] = 32000,
     text_key: TextKeyOption = "text",
-    max_characters: Annotated[int, typer.Option(help="Learn from so much text at most.")] = 200_000_000,
+    max_characters: Annotated[
+        int, typer.Option(help="Learn from so much text at most.", metavar="CHARACTERS")
+    ] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
 
@@ -78,8 +86,10 @@ def tokenizer_train(
 @data_app.command("prepare")
 def data_prepare(
     inputs: InputsArgument,
-    tokenizer: Annotated[Path, typer.Option(help="A .model file, tokenizer.json or Hugging Face folder.")],
-    output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
+    tokenizer: Annotated[
+        Path, typer.Option(help="A .model file, tokenizer.json or Hugging Face folder.", metavar="TOKENIZER")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
     held_out: HeldOutOption = 0.0,
     text_key: TextKeyOption = "text",
     workers: WorkersOption = 0,
@@ -120,10 +130,15 @@ class Origin(StrEnum):
 
 @data_app.command("import")
 def data_import(
-    inputs: Annotated[list[Path], typer.Argument(help="Files of token ids, or folders of them.", show_default=False)],
-    origin: Annotated[Origin, typer.Option("--from", help="Who wrote them.", show_default=False)],
-    output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
-    tokenizer: Annotated[Path | None, typer.Option(help="What made the ids: checked, and noted.")] = None,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Files of token ids, or folders of them.", metavar="FILE...", show_default=False),
+    ],
+    origin: Annotated[Origin, typer.Option("--from", metavar="MAKER", help="Who wrote them: internevo.", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="What made the ids: checked, and noted.", metavar="TOKENIZER")
+    ] = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
     max_rejects: MaxRejectsOption = 0.0,
@@ -184,10 +199,11 @@ def _say_made(output: Path, manifest: Manifest) -> None:
 @data_app.command("index")
 def data_index(
     files: Annotated[
-        list[Path], typer.Argument(help="Flat files of token ids, such as OLMo's .npy.", show_default=False)
+        list[Path],
+        typer.Argument(help="Flat files of token ids, such as OLMo's .npy.", metavar="FILE...", show_default=False),
     ],
-    eos: Annotated[int, typer.Option(help="The id that ends each document.", show_default=False)],
-    token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", min=2, max=4)] = 2,
+    eos: Annotated[int, typer.Option(help="The id that ends each document.", metavar="ID", show_default=False)],
+    token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", metavar="BYTES", min=2, max=4)] = 2,
 ) -> None:
     """Find the documents in flat files of token ids, once, so that they can be trained on as they are.
 
@@ -210,9 +226,13 @@ def data_inspect(
             show_default=False,
         ),
     ],
-    tokenizer: Annotated[Path | None, typer.Option(help="Show documents as text with this tokenizer.")] = None,
-    documents: Annotated[int, typer.Option(help="How many documents of each to show.")] = 3,
-    page: Annotated[Path | None, typer.Option(help="Write all of it as one HTML page.", show_default=False)] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Show documents as text with this tokenizer.", metavar="TOKENIZER")
+    ] = None,
+    documents: Annotated[int, typer.Option(help="How many documents of each to show.", metavar="N")] = 3,
+    page: Annotated[
+        Path | None, typer.Option(help="Write all of it as one HTML page.", metavar="FILE", show_default=False)
+    ] = None,
 ) -> None:
     """Look into token stores: counts, lengths, and documents with their borders.
 

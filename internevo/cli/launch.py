@@ -26,22 +26,26 @@ def slurm_option(help: str, metavar: str | None = None) -> typer.models.OptionIn
 def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N")
+    ] = 1,
     nodes: Annotated[
         str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
     ] = None,
     until: UntilOption = None,
-    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh",
+    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.", metavar="COMMAND")] = "ssh",
     slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch file, submit it, follow its log.")] = False,
     dry_run: Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")] = False,
     detach: Annotated[bool, slurm_option("Submit, and do not follow the log.")] = False,
-    partition: Annotated[str | None, slurm_option("Slurm's partition.")] = None,
-    account: Annotated[str | None, slurm_option("Whom the time is charged to.")] = None,
-    qos: Annotated[str | None, slurm_option("Slurm's quality of service.")] = None,
-    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.")] = None,
-    grace: Annotated[int, slurm_option("Seconds before the limit at which the run saves and leaves.")] = 300,
+    partition: Annotated[str | None, slurm_option("Slurm's partition.", metavar="NAME")] = None,
+    account: Annotated[str | None, slurm_option("Whom the time is charged to.", metavar="NAME")] = None,
+    qos: Annotated[str | None, slurm_option("Slurm's quality of service.", metavar="NAME")] = None,
+    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.", metavar="TIME")] = None,
+    grace: Annotated[
+        int, slurm_option("Seconds before the limit at which the run saves and leaves.", metavar="SECONDS")
+    ] = 300,
     requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
-    cpus: Annotated[int | None, slurm_option("CPU cores for each process.")] = None,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N")] = None,
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
     mounts: Annotated[
@@ -57,7 +61,7 @@ def launch(
         ),
     ] = False,
     sbatch: Annotated[
-        list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.")
+        list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", metavar="OPTION")
     ] = None,
 ) -> None:
     """Train on several processes: of this machine, of several machines over ssh, or through Slurm.

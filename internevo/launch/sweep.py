@@ -211,8 +211,11 @@ def _get(config: RunConfig, path: str) -> Any:
     """The value of a key; in a run with stages, the run's own."""
     value: Any = config
     for part in path.split("."):
-        if isinstance(value, list):  # stages by name
-            value = {one.name: one for one in value}.get(part)
+        if isinstance(value, list):  # stages and sources by name
+            named = {one.name or Path(one.path).name: one for one in value if hasattr(one, "name")}
+            if part not in named:
+                raise UserError(f"there is no {path}{did_you_mean(part, named)}")
+            value = named[part]
         elif part in (known := vars(value)):
             value = known[part]
         else:

@@ -128,14 +128,15 @@ def test_the_template_is_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_rank_has_its_cores_and_a_port_that_no_connection_takes(slurm: Slurm, tmp_path: Path) -> None:
-    show = 'echo "port $MASTER_PORT"; scontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID"'
+    show = 'echo "port $MASTER_PORT, srun $SRUN_CPUS_PER_TASK"; scontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID"'
     text = render(Job("a", 1, 1, gpus=False, cpus=3), ["sh", "-c", show], tmp_path)
     (tmp_path / "job").write_text(text)
     job = slurm.run("sbatch", "--parsable", str(tmp_path / "job")).strip()
     wait_for(slurm, job, "COMPLETED")
     log = (tmp_path / f"{job}.log").read_text()
-    assert "CPUs=3 " in log, log
-    port = int(re.search(r"port (\d+)", log)[1])
+    assert "CPUs=3 " in log, log  # srun before 22.05 takes the job's number by itself; later ones read the variable
+    port, cores = map(int, re.search(r"port (\d+), srun (\d+)", log).groups())
+    assert cores == 3
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert 20_000 <= port < 30_000 <= lowest
     # numbers of jobs grow; ports stay in the range
@@ -183,7 +184,7 @@ def test_containers_and_further_options(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_container_has_a_python_and_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's interpreter is not in the image; the current folder is, unless a mount of the user's has it already."""
+    """The host's Python is not in the image; the current folder is mounted, unless the user's mounts have it."""
     monkeypatch.chdir(tmp_path)
     plain = Job("a", 1, 1)
     assert command(["train"], plain)[0] == sys.executable
