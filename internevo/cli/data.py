@@ -134,7 +134,9 @@ def data_import(
         list[Path],
         typer.Argument(help="Files of token ids, or folders of them.", metavar="FILE...", show_default=False),
     ],
-    origin: Annotated[Origin, typer.Option("--from", metavar="MAKER", help="Who wrote them: internevo.", show_default=False)],
+    origin: Annotated[
+        Origin, typer.Option("--from", metavar="MAKER", help="Who wrote them: internevo.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
     tokenizer: Annotated[
         Path | None, typer.Option(help="What made the ids: checked, and noted.", metavar="TOKENIZER")
@@ -229,7 +231,9 @@ def data_inspect(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Show documents as text with this tokenizer.", metavar="TOKENIZER")
     ] = None,
-    documents: Annotated[int, typer.Option(help="How many documents of each to show.", metavar="N")] = 3,
+    documents: Annotated[
+        int, typer.Option(help="How many documents of each to show, from all over it.", metavar="N", min=0)
+    ] = 3,
     page: Annotated[
         Path | None, typer.Option(help="Write all of it as one HTML page.", metavar="FILE", show_default=False)
     ] = None,
@@ -240,7 +244,7 @@ def data_inspect(
     """
     from internevo.config.errors import UserError
     from internevo.config.schema import CACHE
-    from internevo.data.inspect import describe, show_document
+    from internevo.data.inspect import describe, show_document, spread
     from internevo.data.store import TokenStore
     from internevo.data.tokenizer import load_tokenizer
     from internevo.monitor.store_page import write_store_page
@@ -251,14 +255,14 @@ def data_inspect(
     copy_remote_stores(dict.fromkeys(paths, CACHE))
     stores = [describe(path) for path in dict.fromkeys(paths)]
     _show_stores(stores)
-    shown: dict[str, list[str]] = {}
+    shown: dict[str, dict[int, str]] = {}
     if loaded is not None:
         for one in stores:
             store = TokenStore.open_source(one.path)
-            shown[one.path] = [show_document(store, i, loaded) for i in range(min(documents, len(store)))]
+            shown[one.path] = {i: show_document(store, i, loaded) for i in spread(len(store), documents)}
         for path, texts in shown.items():
-            for number, text in enumerate(texts):
-                out.rule(f"{plain(path)}: document {number}", align="left")
+            for number, text in texts.items():
+                out.rule(f"{plain(path)}: document {number:,}", align="left")
                 out.print(plain(text))
     if page is not None:
         out.print(f"wrote {write_store_page(page, stores, shown)}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internevo.cli.group import Verbs
 from internevo.cli.shared import OverridesArgument, TextKeyOption, data_app, out, plain, then
-from internevo.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from internevo.data.refine.refine import Progress as Refined

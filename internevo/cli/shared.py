@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from internevo.cli.verbs import Verbs
+from internevo.cli.group import Verbs
 
 app = typer.Typer(
     cls=Verbs,

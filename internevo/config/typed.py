@@ -142,7 +142,9 @@ def _value(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[t
         return _scalar(hint, value)
     except ValueError as error:
         reason = f" ({error})" if str(error) else ""
-        problems.append(f"{path}: expected {_EXPECTED[hint]}, found {_show(value)}{reason}")
+        places = [place for key in value for place in _places(*whole, str(key))] if isinstance(value, dict) else []
+        suggestion = f"; did you mean {' or '.join(places)}?" if places else ""
+        problems.append(f"{path}: expected {_EXPECTED[hint]}, found {_show(value)}{reason}{suggestion}")
         return None
 
 

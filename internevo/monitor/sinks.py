@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -83,11 +84,13 @@ def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
     if rank > 0:
         return Sinks(ConsoleSink(config, run / "logs" / f"rank-{rank:04d}.log"), [], config.monitor.every)
     others: list[Sink] = [ConsoleSink(config, None), ConsoleSink(config, run / "logs" / "rank-0000.log")]
-    if config.monitor.wandb:
-        others.append(WandbSink(config, run))
     if config.monitor.tensorboard:
         others.append(TensorBoardSink(run, step))
-    return Sinks(RecordSink(run), others, config.monitor.every)
+    sinks = Sinks(RecordSink(run), others, config.monitor.every)
+    if config.monitor.wandb:
+        others.append(wandb := WandbSink(config, run))
+        sinks.message(f"wandb: {wandb.address}")
+    return sinks
 
 
 class RecordSink:
@@ -118,18 +121,28 @@ class WandbSink:
             import wandb
         except ImportError:
             raise UserError("monitor.wandb is on, but wandb is missing: pip install 'internevo[wandb]'") from None
+        asked = config.monitor.wandb_run
         id_file = run / "wandb-id"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
         self._run = wandb.init(
             id=id_file.read_text(),
             resume="allow",
-            name=config.name,
+            project=asked.project or os.environ.get("WANDB_PROJECT", "internevo"),
+            entity=asked.entity,
+            group=asked.group,
+            tags=asked.tags or None,
+            name=asked.name or config.name,
             dir=str(run),
             config=asdict(config),
             settings=wandb.Settings(silent=True),
         )
         self._run.define_metric("*", step_metric="step")
+
+    @property
+    def address(self) -> str:
+        """Where the run can be seen; offline, how it gets there."""
+        return self._run.url or f"offline; `wandb sync {Path(self._run.dir).parent}` sends it"
 
     def step(self, metrics: StepMetrics) -> None:
         values: dict[str, Any] = {f"train/{key}": getattr(metrics, key) for key in _CHARTED}

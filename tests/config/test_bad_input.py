@@ -106,6 +106,7 @@ OVERRIDES = {
     "infinity": ("optimizer.lr=inf", "optimizer.lr: expected a number (0.1, 3e-4), found 'inf' (it must be finite)"),
     "not a number": ("optimizer.eps=.nan", "optimizer.eps: expected a number"),
     # units
+    "a section for a switch": ("monitor.wandb.project=x", "did you mean monitor.wandb_run.project?"),
     "a wrong unit": ("train.batch_tokens=4G", "unknown unit 'G'; known are K, M, B and T"),
     "a unit spelled out": ("train.batch_tokens=4 million", "unknown unit 'million'"),
     "a unit that leaves a fraction": ("train.steps=1.2345K", "it is not whole"),
