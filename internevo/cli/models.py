@@ -35,14 +35,20 @@ WorkersOption = Annotated[int, typer.Option(help="Processes that read and write,
 
 @app.command("import")
 def import_folder(
-    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.", metavar="FOLDER", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A Hugging Face folder, or a checkpoint of InternEvo's.", metavar="FOLDER", show_default=False
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT", show_default=False)],
     workers: WorkersOption = 1,
 ) -> None:
     """Import a Hugging Face folder as a checkpoint, and check that it computes the same logits.
 
-    Knows InternLM2, Llama, Mistral, Qwen2 and Qwen3 models. What it makes can be evaluated, sampled from, exported, and
-    trained on: `train.init_from` names it (or the Hugging Face folder itself, which need not be imported for that).
+    Knows InternLM2, Llama, Mistral, Qwen2 and Qwen3 models, and InternEvo's own checkpoints (`model_tp0_pp0.pt`). What
+    it makes can be evaluated, sampled from, exported, and trained on: `train.init_from` names it (or the Hugging Face
+    folder itself, which need not be imported for that).
 
     Example: `internevo import Llama-3.2-1B imports/llama`
     """
