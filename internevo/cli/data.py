@@ -202,20 +202,26 @@ def _say_made(output: Path, manifest: Manifest) -> None:
 def data_index(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Flat files of token ids, such as OLMo's .npy.", metavar="FILE...", show_default=False),
+        typer.Argument(
+            help="Flat files of token ids: OLMo's .npy, nanoGPT's and llm.c's .bin.",
+            metavar="FILE...",
+            show_default=False,
+        ),
     ],
     eos: Annotated[int, typer.Option(help="The id that ends each document.", metavar="ID", show_default=False)],
     token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", metavar="BYTES", min=2, max=4)] = 2,
 ) -> None:
     """Find the documents in flat files of token ids, once, so that they can be trained on as they are.
 
-    Example: `internevo data index part-*.npy --eos 100257 --token-bytes 4`
+    Example: `internevo data index part-*.npy --eos 100257 --token-bytes 4`, or for nanoGPT's and llm.c's files
+    `internevo data index train.bin --eos 50256`
     """
-    from internevo.data.flat import index_documents
+    from internevo.data.flat import ENDINGS, index_documents
 
     for file in files:
         out.print(f"{file}: {index_documents(file, eos, token_bytes):,} documents")
-    then(f"name {files[0] if len(files) == 1 else files[0].parent} under data.sources in a config")
+    together = len(files) > 1 and files[0].suffix in ENDINGS
+    then(f"name {files[0].parent if together else ', '.join(map(str, files))} under data.sources in a config")
 
 
 @data_app.command("inspect")
@@ -223,7 +229,7 @@ def data_inspect(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Prepared folders, .bin/.idx pairs without their ending, .ds or .npy files, or URLs.",
+            help="Prepared folders, .bin/.idx pairs without their ending, .ds, .npy or indexed .bin files, or URLs.",
             metavar="STORE...",
             show_default=False,
         ),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.config.check import check
+from internevo.config.kind import RUN, check_kind
 from internevo.config.presets import PRESETS
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
 from internevo.config.schema import MISSING, ModelConfig, RunConfig, StageConfig
@@ -35,6 +36,7 @@ def load_config(
     ConfigError with everything that is wrong.
     """
     tree = read_tree(Path(path))
+    check_kind(Path(path), tree, RUN)
     for override in overrides:
         _override(tree, override)
     problems: list[str] = []

@@ -329,7 +329,8 @@ class SourceConfig:
 
     path: str = MISSING
     """A token store: a folder that `internevo data prepare` wrote, the path of a Megatron `.bin`/`.idx` pair without
-    its ending, or a `.ds` or indexed `.npy` file, or a folder of them. Each may be in object storage, named by a URL:
+    its ending, a `.ds` file, a `.npy` or `.bin` file that `internevo data index` knows, or a folder of `.ds` or `.npy`
+    files. Each may be in object storage, named by a URL:
     `s3://bucket/tokens/web`."""
     weight: float = 1.0
     """This source's share of the tokens, relative to the other weights."""

@@ -31,6 +31,7 @@ from typing import Any
 
 from internevo.config.errors import UserError
 from internevo.config.expression import evaluate
+from internevo.config.kind import SWEEP, check_kind
 from internevo.config.load import load_config
 from internevo.config.read import ConfigError, number, read_tree
 from internevo.config.schema import RunConfig
@@ -102,6 +103,7 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     Raises UserError for what is wrong in it, or in a run, which is named.
     """
     tree = read_tree(path)
+    check_kind(path, tree, SWEEP)
     problems: list[str] = []
     values = typed_tree(SweepConfig, tree, "", problems)
     if problems:

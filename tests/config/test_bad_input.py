@@ -8,6 +8,8 @@ import pytest
 
 from internevo.config.load import load_config
 from internevo.config.read import ConfigError
+from internevo.data.refine.config import load_refinery
+from internevo.launch.sweep import read_sweep
 from tests.data.stores import numbered, write_store
 
 GOOD = """
@@ -325,6 +327,33 @@ def test_files_that_cannot_be_read(here: Path) -> None:
     assert "tokens is a folder; give a YAML file" in message(Path("tokens"))
     Path("latin.yaml").write_bytes(b"name: caf\xe9")
     assert "latin.yaml is not UTF-8 text (byte 9)" in message(Path("latin.yaml"))
+
+
+SWEEP = "config: run.yaml\ngrid: {optimizer.lr: [1e-3]}\n"
+REFINERY = "name: web\ninput: [crawl]\nsteps: [rules]\n"
+
+
+def test_a_file_of_another_verb_is_told_with_its_verb() -> None:
+    """Each of the three kinds, given to the readers of the other two."""
+    readers = {"run": load_config, "sweep": read_sweep, "refinery": load_refinery}
+    verbs = {"run": "internevo train", "sweep": "internevo sweep", "refinery": "internevo data refine"}
+    for kind, text in (("run", STAGED), ("sweep", SWEEP), ("refinery", REFINERY)):
+        file = config(text)
+        for wanted, read in readers.items():
+            if wanted != kind:
+                with pytest.raises(ConfigError) as caught:
+                    read(file)
+                assert str(caught.value) == f"run.yaml describes a {kind}, not a {wanted}: `{verbs[kind]} run.yaml`"
+
+
+def test_configurations_of_others_are_told() -> None:
+    Path("7B_sft.py").write_text("model = dict(num_layers=32)\n")
+    assert "7B_sft.py is Python, as InternEvo's own configurations are" in message(Path("7B_sft.py"))
+    Path("config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    assert "config.json is the config.json of a Hugging Face model" in message(Path("config.json"))
+    Path("runs").mkdir()
+    Path("runs/config.yaml").write_text(GOOD)
+    assert message(Path("runs")) == "runs is a folder; give a YAML file; its own is runs/config.yaml"
 
 
 def test_bases_in_a_circle_are_told_in_order() -> None:
