@@ -36,6 +36,18 @@ def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
     assert "Example" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    "verb", [[], ["tokenizer"], ["data"], ["data", "index"]] + [[v] for v in VERBS] + GROUPS, ids=str
+)
+def test_help_has_words_and_a_short_name(verb: list[str]) -> None:
+    """`-h` shows what `--help` does, and values are called by what they are, not by their types."""
+    shown = CliRunner().invoke(app, [*verb, "-h"], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0, shown.output
+    assert shown.output == CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "160"}).output
+    assert not re.findall(r"<[\w\[\] ]+>", shown.output), shown.output  # <a|b>, what there is to choose from, may stay
+    assert not re.findall(r"\{[a-z_]+\}", shown.output.partition("╭")[0])  # what is to be given
+
+
 def test_shells_complete_verbs_and_options() -> None:
     """What the script that `--install-completion` installs asks, and the answers."""
     for typed, expected in (("internevo ev", ["eval"]), ("internevo launch --part", ["--partition"])):
@@ -70,6 +82,40 @@ def test_config_prints_yaml_that_is_the_same_config(tmp_path: Path) -> None:
     assert yaml.safe_load(shown.stdout)["optimizer"]["lr"] == 1e-3
     (tmp_path / "again.yaml").write_text(shown.stdout)
     assert internevo("config", "again.yaml", cwd=tmp_path).stdout == shown.stdout
+
+
+def test_config_prints_the_tree_before_there_is_data(tmp_path: Path) -> None:
+    """And what is missing, and what it comes to, as comments at its end."""
+    (tmp_path / "run.yaml").write_text(
+        "name: run\nmodel: {preset: tiny}\ntokenizer: no.model\ntrain: {seq_len: 64, batch_tokens: 512, steps: 5}\n"
+        "data: {sources: [{path: web}]}\n"
+    )
+    shown = internevo("config", "run.yaml", "data.sources.web.weight=3", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert yaml.safe_load(shown.stdout)["data"]["sources"][0]["weight"] == 3
+    assert re.search(r"\n# model: [\d,]+ parameters, .*\n# stage train: 5 steps of 512 tokens .*\n$", shown.stdout)
+    assert "there is no token store at web" in shown.stderr
+    assert "tokenizer: no.model does not exist" in shown.stderr
+    write_store(tmp_path / "web", numbered([5]))
+    (tmp_path / "web.idx").write_bytes(b"")
+    torn = internevo("config", "run.yaml", "tokenizer=null", cwd=tmp_path)
+    assert torn.returncode == 2
+    assert yaml.safe_load(torn.stdout)["name"] == "run"
+    assert "web.idx is not the index of a token store" in torn.stderr
+
+
+def test_an_option_of_another_verb_is_told_with_the_verb(tmp_path: Path) -> None:
+    for arguments, verb in (
+        (["train", "run.yaml", "--nproc", "4"], "`internevo launch`"),
+        (["train", "run.yaml", "--slurm"], "`internevo launch`"),
+        (["data", "prepare", "a", "--eos", "4"], "`internevo data index`"),
+        (["report", "runs/a", "--replay", "4"], "`internevo verify`"),
+    ):
+        ended = internevo(*arguments, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert f"No such option: {arguments[-2] if arguments[-1] == '4' else arguments[-1]}" in ended.stderr
+        assert f"{verb} has it" in " ".join(ended.stderr.split())
+    assert "has it" not in internevo("train", "run.yaml", "--nothing").stderr
 
 
 def test_long_work_prints_lines_into_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,26 +42,34 @@ _SHOWN_NAMES = 8
 """Of a list of tokens."""
 
 HeldOutOption = Annotated[
-    float, typer.Option(help="Share of the documents kept for evaluation, less than 1.", callback=_some)
+    float,
+    typer.Option(help="Share of the documents kept for evaluation, less than 1.", metavar="SHARE", callback=_some),
 ]
-WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", min=0)]
+WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0)]
 MaxRejectsOption = Annotated[
     float,
     typer.Option(
+        metavar="SHARE",
         help="Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
         callback=_some_or_all,
     ),
 ]
-ShardTokensOption = Annotated[int, typer.Option(help="A larger store becomes several pairs of files.", min=1)]
+ShardTokensOption = Annotated[
+    int, typer.Option(help="A larger store becomes several pairs of files.", metavar="TOKENS", min=1)
+]
 
 
 @tokenizer_app.command("train")
 def tokenizer_train(
     inputs: InputsArgument,
-    output: Annotated[Path, typer.Option("--out", help="The .model file to write.", show_default=False)],
-    vocab: Annotated[int, typer.Option(help="Number of pieces.")] = 32000,
+    output: Annotated[
+        Path, typer.Option("--out", help="The .model file to write.", metavar="FILE", show_default=False)
+    ],
+    vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES")] = 32000,
     text_key: TextKeyOption = "text",
-    max_characters: Annotated[int, typer.Option(help="Learn from so much text at most.")] = 200_000_000,
+    max_characters: Annotated[
+        int, typer.Option(help="Learn from so much text at most.", metavar="CHARACTERS")
+    ] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
 
@@ -83,8 +91,10 @@ def tokenizer_train(
 @data_app.command("prepare")
 def data_prepare(
     inputs: InputsArgument,
-    tokenizer: Annotated[Path, typer.Option(help="A .model file, tokenizer.json or Hugging Face folder.")],
-    output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
+    tokenizer: Annotated[
+        Path, typer.Option(help="A .model file, tokenizer.json or Hugging Face folder.", metavar="TOKENIZER")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
     held_out: HeldOutOption = 0.0,
     text_key: TextKeyOption = "text",
     workers: WorkersOption = 0,
@@ -138,10 +148,17 @@ class Origin(StrEnum):
 
 @data_app.command("import")
 def data_import(
-    inputs: Annotated[list[Path], typer.Argument(help="Files of token ids, or folders of them.", show_default=False)],
-    origin: Annotated[Origin, typer.Option("--from", help="Who wrote them.", show_default=False)],
-    output: Annotated[Path, typer.Option("--out", help="The folder to make.", show_default=False)],
-    tokenizer: Annotated[Path | None, typer.Option(help="What made the ids: checked, and noted.")] = None,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Files of token ids, or folders of them.", metavar="FILE...", show_default=False),
+    ],
+    origin: Annotated[
+        Origin, typer.Option("--from", metavar="MAKER", help="Who wrote them: internevo.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="What made the ids: checked, and noted.", metavar="TOKENIZER")
+    ] = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
     max_rejects: MaxRejectsOption = 0.0,
@@ -202,20 +219,27 @@ def _say_made(output: Path, manifest: Manifest) -> None:
 @data_app.command("index")
 def data_index(
     files: Annotated[
-        list[Path], typer.Argument(help="Flat files of token ids, such as OLMo's .npy.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Flat files of token ids: OLMo's .npy, nanoGPT's and llm.c's .bin.",
+            metavar="FILE...",
+            show_default=False,
+        ),
     ],
-    eos: Annotated[int, typer.Option(help="The id that ends each document.", show_default=False)],
-    token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", min=2, max=4)] = 2,
+    eos: Annotated[int, typer.Option(help="The id that ends each document.", metavar="ID", show_default=False)],
+    token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", metavar="BYTES", min=2, max=4)] = 2,
 ) -> None:
     """Find the documents in flat files of token ids, once, so that they can be trained on as they are.
 
-    Example: `internevo data index part-*.npy --eos 100257 --token-bytes 4`
+    Example: `internevo data index part-*.npy --eos 100257 --token-bytes 4`, or for nanoGPT's and llm.c's files
+    `internevo data index train.bin --eos 50256`
     """
-    from internevo.data.flat import index_documents
+    from internevo.data.flat import ENDINGS, index_documents
 
     for file in files:
         out.print(f"{plain(file)}: {index_documents(file, eos, token_bytes):,} documents")
-    then(f"name {files[0] if len(files) == 1 else files[0].parent} under data.sources in a config")
+    together = len(files) > 1 and files[0].suffix in ENDINGS
+    then(f"name {files[0].parent if together else ', '.join(map(str, files))} under data.sources in a config")
 
 
 @data_app.command("inspect")
@@ -223,14 +247,20 @@ def data_inspect(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Prepared folders, .bin/.idx pairs without their ending, .ds or .npy files, or URLs.",
+            help="Prepared folders, .bin/.idx pairs without their ending, .ds, .npy or indexed .bin files, or URLs.",
             metavar="STORE...",
             show_default=False,
         ),
     ],
-    tokenizer: Annotated[Path | None, typer.Option(help="Show documents as text with this tokenizer.")] = None,
-    documents: Annotated[int, typer.Option(help="How many documents of each to show.")] = 3,
-    page: Annotated[Path | None, typer.Option(help="Write all of it as one HTML page.", show_default=False)] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Show documents as text with this tokenizer.", metavar="TOKENIZER")
+    ] = None,
+    documents: Annotated[
+        int, typer.Option(help="How many documents of each to show, from all over it.", metavar="N", min=0)
+    ] = 3,
+    page: Annotated[
+        Path | None, typer.Option(help="Write all of it as one HTML page.", metavar="FILE", show_default=False)
+    ] = None,
 ) -> None:
     """Look into token stores: counts, lengths, and documents with their borders.
 
@@ -238,7 +268,7 @@ def data_inspect(
     """
     from internevo.config.errors import UserError
     from internevo.config.schema import CACHE
-    from internevo.data.inspect import describe, show_document
+    from internevo.data.inspect import describe, show_document, spread
     from internevo.data.store import TokenStore
     from internevo.data.tokenizer import load_tokenizer
     from internevo.monitor.store_page import write_store_page
@@ -249,14 +279,14 @@ def data_inspect(
     copy_remote_stores(dict.fromkeys(paths, CACHE))
     stores = [describe(path) for path in dict.fromkeys(paths)]
     _show_stores(stores)
-    shown: dict[str, list[str]] = {}
+    shown: dict[str, dict[int, str]] = {}
     if loaded is not None:
         for one in stores:
             store = TokenStore.open_source(one.path)
-            shown[one.path] = [show_document(store, i, loaded) for i in range(min(documents, len(store)))]
+            shown[one.path] = {i: show_document(store, i, loaded) for i in spread(len(store), documents)}
         for path, texts in shown.items():
-            for number, text in enumerate(texts):
-                out.rule(f"{plain(path)}: document {number}", align="left")
+            for number, text in texts.items():
+                out.rule(f"{plain(path)}: document {number:,}", align="left")
                 out.print(plain(text))
     if page is not None:
         out.print(f"wrote {plain(write_store_page(page, stores, shown))}")

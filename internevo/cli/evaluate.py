@@ -21,36 +21,53 @@ if TYPE_CHECKING:
 def evaluate_model(
     model: ModelArgument,
     step: StepOption = None,
-    against: Annotated[Path | None, typer.Option(help="A second model, shown beside the first.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A second model, shown beside the first.", metavar="MODEL")
+    ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated."),
+        typer.Option(
+            metavar="STORE",
+            help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated.",
+        ),
     ] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Cut documents there; the model's rows when absent.")] = None,
-    tokens: Annotated[int, typer.Option(help="Of each source at most.")] = 1_000_000,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Of each source at most.", metavar="TOKENS")] = 1_000_000,
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
     sentence: Annotated[
-        str, typer.Option(help="The needle: {key}, and behind it {value} (digits) or {word}.")
+        str, typer.Option(help="The needle: {key}, and behind it {value} (digits) or {word}.", metavar="TEXT")
     ] = " The code of {key} is {value}.",
-    haystack: Annotated[str | None, typer.Option(help="What they are made of; the first source when absent.")] = None,
-    depths: Annotated[int, typer.Option(help="Places in each haystack.")] = 11,
-    trials: Annotated[int, typer.Option(help="Needles at each place.")] = 5,
+    haystack: Annotated[
+        str | None, typer.Option(help="What they are made of; the first source when absent.", metavar="STORE")
+    ] = None,
+    depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N")] = 11,
+    trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N")] = 5,
     contamination: Annotated[
         str | None,
         typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
     ] = None,
-    choices: Annotated[Path | None, typer.Option(help="Multiple-choice questions as JSON lines.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.")] = None,
-    include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.")] = None,
-    fewshot: Annotated[int | None, typer.Option(help="Examples before each question; the task's when absent.")] = None,
-    precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    processes: Annotated[int, typer.Option("--nproc", help="Processes that share each row's tokens.")] = 1,
+    choices: Annotated[
+        Path | None, typer.Option(help="Multiple-choice questions as JSON lines.", metavar="FILE")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
+    ] = None,
+    include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.", metavar="N")] = None,
+    fewshot: Annotated[
+        int | None, typer.Option(help="Examples before each question; the task's when absent.", metavar="N")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.", metavar="PRECISION")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
+    processes: Annotated[int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N")] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")] = False,
-    output: Annotated[Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.", metavar="FOLDER")
+    ] = None,
 ) -> None:
     """Evaluate a run, an import or a Hugging Face folder: one page, and the same numbers as JSON.
 

@@ -26,25 +26,34 @@ def slurm_option(help: str, metavar: str | None = None) -> typer.models.OptionIn
 def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N")
+    ] = 1,
     nodes: Annotated[
         str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
     ] = None,
     until: UntilOption = None,
-    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh",
+    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.", metavar="COMMAND")] = "ssh",
     slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch file, submit it, follow its log.")] = False,
     dry_run: Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")] = False,
     detach: Annotated[bool, slurm_option("Submit, and do not follow the log.")] = False,
-    partition: Annotated[str | None, slurm_option("Slurm's partition.")] = None,
-    account: Annotated[str | None, slurm_option("Whom the time is charged to.")] = None,
-    qos: Annotated[str | None, slurm_option("Slurm's quality of service.")] = None,
-    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.")] = None,
-    grace: Annotated[int, slurm_option("Seconds before the limit at which the run saves and leaves.")] = 300,
+    partition: Annotated[str | None, slurm_option("Slurm's partition.", metavar="NAME")] = None,
+    account: Annotated[str | None, slurm_option("Whom the time is charged to.", metavar="NAME")] = None,
+    qos: Annotated[str | None, slurm_option("Slurm's quality of service.", metavar="NAME")] = None,
+    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.", metavar="TIME")] = None,
+    grace: Annotated[
+        int, slurm_option("Seconds before the limit at which the run saves and leaves.", metavar="SECONDS")
+    ] = 300,
     requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
-    cpus: Annotated[int | None, slurm_option("CPU cores for each process.")] = None,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N")] = None,
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
-    mounts: Annotated[str | None, slurm_option("What the container sees, `/data:/data,/home:/home`.")] = None,
+    mounts: Annotated[
+        str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", metavar="MOUNTS")
+    ] = None,
+    python: Annotated[
+        str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", metavar="PYTHON")
+    ] = None,
     beside: Annotated[
         bool,
         typer.Option(
@@ -52,7 +61,7 @@ def launch(
         ),
     ] = False,
     sbatch: Annotated[
-        list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.")
+        list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", metavar="OPTION")
     ] = None,
 ) -> None:
     """Train on several processes: of this machine, of several machines over ssh, or through Slurm.
@@ -93,6 +102,7 @@ def launch(
             requeue=requeue,
             image=image,
             mounts=mounts,
+            python=python,
             more=tuple(sbatch or ()),
         )
         raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach, beside))
@@ -119,7 +129,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     folder = run.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
-    script.write_text(slurm.render(job, slurm.command(arguments), folder))
+    script.write_text(slurm.render(job, slurm.command(arguments, job), folder))
     out.print(f"wrote {plain(script)}")
     if dry_run:
         then(f"sbatch {script}")
@@ -128,7 +138,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     if beside:
         watcher = folder / "evaluate.sbatch"
         one = replace(job, name=f"{job.name}-eval", nodes=1, processes=1)
-        watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"]), folder))
+        watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"], job), folder))
         out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
     log = folder / f"{number}.log"
     out.print(f"submitted job {number}; its log is {plain(log)}")

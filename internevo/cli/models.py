@@ -30,19 +30,25 @@ class Dtype(StrEnum):
     fp16 = "fp16"
 
 
-WorkersOption = Annotated[int, typer.Option(help="Processes that read and write, for large models.")]
+WorkersOption = Annotated[int, typer.Option(help="Processes that read and write, for large models.", metavar="N")]
 
 
 @app.command("import")
 def import_folder(
-    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A Hugging Face folder, or a checkpoint of InternEvo's.", metavar="FOLDER", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT", show_default=False)],
     workers: WorkersOption = 1,
 ) -> None:
     """Import a Hugging Face folder as a checkpoint, and check that it computes the same logits.
 
-    Knows InternLM2, Llama, Mistral, Qwen2 and Qwen3 models. What it makes can be evaluated, sampled from, exported, and
-    trained on: `train.init_from` names it (or the Hugging Face folder itself, which need not be imported for that).
+    Knows InternLM2, Llama, Mistral, Qwen2 and Qwen3 models, and InternEvo's own checkpoints (`model_tp0_pp0.pt`). What
+    it makes can be evaluated, sampled from, exported, and trained on: `train.init_from` names it (or the Hugging Face
+    folder itself, which need not be imported for that).
 
     Example: `internevo import Llama-3.2-1B imports/llama`
     """
@@ -58,7 +64,7 @@ def import_folder(
 @app.command()
 def export(
     model: ModelArgument,
-    output: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT", show_default=False)],
     format: Annotated[
         Format,
         typer.Option(help="The family. auto: the one it was imported from, or the plainest that holds the model."),
@@ -105,11 +111,13 @@ def export(
 @app.command()
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "",
-    tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that make up this share.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seeds the sampling.")] = 0,
+    prompt: Annotated[str, typer.Option(help="The text to go on from.", metavar="TEXT")] = "",
+    tokens: Annotated[int, typer.Option(help="At most so many new tokens.", metavar="N")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", metavar="NUMBER")] = 0.8,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens that make up this share.", metavar="SHARE")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seeds the sampling.", metavar="NUMBER")] = 0,
     step: StepOption = None,
 ) -> None:
     """Sample text from a model.
@@ -131,11 +139,11 @@ def generate(
 def serve(
     model: ModelArgument,
     step: StepOption = None,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where to listen.")] = 8000,
-    engine: Annotated[str, typer.Option(help="auto, vllm, lmdeploy or transformers.")] = "auto",
+    host: Annotated[str, typer.Option(help="The address to listen at.", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at.", metavar="PORT")] = 8000,
+    engine: Annotated[str, typer.Option(help="auto, vllm, lmdeploy or transformers.", metavar="ENGINE")] = "auto",
     extra: Annotated[
-        list[str] | None, typer.Argument(help="Options for the engine, behind `--`.", metavar="-- OPTIONS")
+        list[str] | None, typer.Argument(help="Options for the engine, after `--`.", metavar="-- OPTIONS")
     ] = None,
 ) -> None:
     """Serve a model behind an OpenAI-compatible endpoint, with the inference engine that is installed.

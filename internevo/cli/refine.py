@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internevo.cli.group import Verbs
 from internevo.cli.shared import OverridesArgument, TextKeyOption, data_app, out, plain, then
 
 if TYPE_CHECKING:
     from internevo.data.refine.refine import Progress as Refined
 
-classifier_app = typer.Typer(no_args_is_help=True, help="Train classifiers of text.")
+classifier_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Train classifiers of text.")
 data_app.add_typer(classifier_app, name="classifier")
 
 
 @data_app.command("refine")
 def data_refine(
-    config: Annotated[Path, typer.Argument(help="The YAML file of the refinery.", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(help="The YAML file of the refinery.", metavar="CONFIG", show_default=False)
+    ],
     overrides: OverridesArgument = None,
     only_report: Annotated[bool, typer.Option("--report", help="Do nothing but write the page.")] = False,
 ) -> None:
@@ -93,12 +96,14 @@ def _tasks(job: str) -> Iterator[Callable[[Refined], None]]:
 
 @classifier_app.command("train")
 def classifier_train(
-    good: Annotated[Path, typer.Argument(help="A file or folder of good text.", show_default=False)],
-    bad: Annotated[Path, typer.Argument(help="A file or folder of bad text.", show_default=False)],
-    output: Annotated[Path, typer.Option("--out", help="The file to write.", show_default=False)],
+    good: Annotated[Path, typer.Argument(help="A file or folder of good text.", metavar="GOOD", show_default=False)],
+    bad: Annotated[Path, typer.Argument(help="A file or folder of bad text.", metavar="BAD", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE", show_default=False)],
     text_key: TextKeyOption = "text",
-    held_out: Annotated[float, typer.Option(help="Share of the documents to test it on.", min=0.001, max=0.9)] = 0.1,
-    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.")] = 500_000,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the documents to test it on.", metavar="SHARE", min=0.001, max=0.9)
+    ] = 0.1,
+    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.", metavar="N")] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.
 

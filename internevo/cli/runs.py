@@ -25,17 +25,26 @@ from internevo.cli.shared import (
 
 @app.command()
 def config(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
-    """Print the resolved tree of a config, or say what is wrong with it.
+    """Print the resolved tree of a config and what it comes to, or say what is wrong with it.
+
+    The last lines, comments, have the model's parameters and each stage's steps and tokens. Token stores need not exist
+    yet: those that are missing are named.
 
     Example: `internevo config configs/internlm2-7b.yaml train.batch_tokens=8M`
     """
+    from internevo.config.check import missing_files
     from internevo.config.load import load_config
     from internevo.config.render import render
     from internevo.data.check_stores import check_stores
+    from internevo.monitor.meaning import meaning
 
-    resolved = load_config(config, overrides or ())
-    check_stores(resolved.stages, copy=False)
-    sys.stdout.write(render(resolved))
+    resolved = load_config(config, overrides or (), check_data=False)
+    sys.stdout.write(render(resolved) + "".join(f"# {line}\n" for line in meaning(resolved)))
+    sys.stdout.flush()
+    if missing := missing_files(resolved):
+        typer.echo("missing before this can be trained:\n  " + "\n  ".join(missing), err=True)
+    else:
+        check_stores(resolved.stages, copy=False)
 
 
 @app.command()
@@ -85,8 +94,10 @@ def report(run: RunArgument) -> None:
 def verify(
     run: RunArgument,
     overrides: OverridesArgument = None,
-    steps: Annotated[int, typer.Option("--replay", help="Train so many recorded steps again and compare.")] = 0,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.")] = 1,
+    steps: Annotated[
+        int, typer.Option("--replay", help="Train so many recorded steps again and compare.", metavar="STEPS")
+    ] = 0,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N")] = 1,
 ) -> None:
     """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
 
@@ -113,7 +124,9 @@ def verify(
 
 @app.command()
 def quickstart(
-    folder: Annotated[Path, typer.Option("--out", help="The folder to work in.")] = Path("quickstart"),
+    folder: Annotated[Path, typer.Option("--out", help="The folder to work in.", metavar="FOLDER")] = Path(
+        "quickstart"
+    ),
 ) -> None:
     """The whole job on this machine: corpus, tokenizer, tokens, three stages, export, a sample, a report.
 

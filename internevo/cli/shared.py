@@ -14,9 +14,12 @@ from typing import Annotated, TextIO, cast
 import typer
 from rich.console import Console
 
+from internevo.cli.group import Verbs
 from internevo.monitor.terminal import Terminal
 
 app = typer.Typer(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
     name="internevo",
     help="Pretrain language models: from text to tokens, through training stages, to Hugging Face.",
     no_args_is_help=True,
@@ -24,8 +27,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer.")
-data_app = typer.Typer(no_args_is_help=True, help="Turn text into tokens, and look at them.")
+tokenizer_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Train a tokenizer.")
+data_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Turn text into tokens, and look at them.")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 
@@ -37,19 +40,24 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 _LOG_EVERY_S = 30
 """Between the lines that long work prints where there is no terminal."""
 
-ConfigArgument = Annotated[Path, typer.Argument(help="The YAML file of the run.", show_default=False)]
+ConfigArgument = Annotated[Path, typer.Argument(help="The YAML file of the run.", metavar="CONFIG", show_default=False)]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="Keys to change: `train.seq_len=8192 optimizer.lr=1e-4`.", metavar="KEY=VALUE"),
 ]
-RunArgument = Annotated[Path, typer.Argument(help="A run's folder, runs/NAME.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(help="A run's folder, runs/NAME.", metavar="RUN", show_default=False)]
 ModelArgument = Annotated[
-    Path, typer.Argument(help="A run's folder, an import, or a Hugging Face folder.", show_default=False)
+    Path,
+    typer.Argument(help="A run's folder, an import, or a Hugging Face folder.", metavar="MODEL", show_default=False),
 ]
-InputsArgument = Annotated[list[Path], typer.Argument(help="Files or folders of text.", show_default=False)]
-TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.")]
-StepOption = Annotated[int | None, typer.Option(help="The checkpoint of this step; the newest when absent.")]
-UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.")]
+InputsArgument = Annotated[
+    list[Path], typer.Argument(help="Files or folders of text.", metavar="FILE...", show_default=False)
+]
+TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.", metavar="FIELD")]
+StepOption = Annotated[
+    int | None, typer.Option(help="The checkpoint of this step; the newest when absent.", metavar="STEP")
+]
+UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.", metavar="STEP")]
 
 
 def plain(text: object) -> str:

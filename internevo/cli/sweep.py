@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", show_default=False)],
-    at_once: Annotated[int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.")] = None,
+    file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", metavar="SWEEP", show_default=False)],
+    at_once: Annotated[
+        int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Run nothing: list the runs, rank them, write the page.")
     ] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="As a Slurm array, on this file's `slurm` options.")] = False,
     sbatch: Annotated[
-        list[str] | None, typer.Option(help="With --slurm: an sbatch option, `partition=gpu`; may be repeated.")
+        list[str] | None,
+        typer.Option(help="With --slurm: an sbatch option, `partition=gpu`; may be repeated.", metavar="OPTION"),
     ] = None,
     gpus: Annotated[bool, typer.Option(help="With --slurm: whether each process has a GPU.")] = True,
-    time: Annotated[str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.", metavar="TIME")
+    ] = None,
     number: Annotated[int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True)] = None,
 ) -> None:
     """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.
@@ -141,7 +146,7 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
     folder = planned.folder.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
-    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"])
+    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], job)
     script.write_text(slurm.render(job, mine, folder))
     out.print(f"wrote {plain(script)}")
     number = slurm.submit(script)

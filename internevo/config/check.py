@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from glob import escape
 from pathlib import Path
 
@@ -42,6 +42,18 @@ CHOICES = {
     "parallel.zero.offload.parameters": ("none", "cpu", "nvme"),
 }
 """What a key of text may say."""
+
+_NO_FP16 = "has a range so small that the loss must be scaled, which is not done here; use bf16, which has fp32's range"
+WHY_NOT = {
+    "train.precision": {
+        **dict.fromkeys(("fp16", "float16", "half"), f"{_NO_FP16}, or fp32 on a GPU without bf16"),
+        **dict.fromkeys(("bfloat16",), "is called bf16 here"),
+        **dict.fromkeys(("float32", "float"), "is called fp32 here"),
+        "fp8": "is set by train.fp8, beside bf16",
+    },
+    "optimizer.name": {"adam": "is not offered; adamw is Adam with decoupled decay, plain Adam with weight_decay 0"},
+}
+"""Of values that a person may expect and that are not offered: why, and what there is instead."""
 
 LEAST = {
     "optimizer.lr": 0.0,
@@ -93,23 +105,41 @@ def check(config: RunConfig, check_data: bool) -> list[str]:
     problems += [f"stages: two are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
     problems += _unchanging(config)
     problems += _source_places(config)
-    by_stage = {stage.name: _stage(stage, check_data) for stage in config.stages}
-    for name, found in by_stage.items():
-        for problem in found:
-            everywhere = all(problem in others for others in by_stage.values())
-            problems.append(problem if everywhere else f"stages.{name}.{problem}")
-    if check_data and config.train.init_from is not None and not Path(config.train.init_from).exists():
-        problems.append(f"train.init_from: {config.train.init_from} does not exist")
-    if check_data and config.tokenizer is not None and not Path(config.tokenizer).exists():
-        problems.append(f"tokenizer: {config.tokenizer} does not exist")
+    problems += _of_stages({stage.name: _stage(stage) for stage in config.stages})
+    return list(dict.fromkeys(problems + (missing_files(config) if check_data else [])))
+
+
+def missing_files(config: RunConfig) -> list[str]:
+    """A sentence for each token store, tokenizer and model that the configuration names and that is not there."""
+    stores = {
+        stage.name: [
+            problem
+            for i, one in enumerate(stage.data.sources)
+            for problem in _store(f"data.sources[{i}].path", one.path)
+        ]
+        for stage in config.stages
+    }
+    problems = _of_stages(stores)
+    for key, path in (("train.init_from", config.train.init_from), ("tokenizer", config.tokenizer)):
+        if path is not None and not Path(path).exists():
+            problems.append(f"{key}: {path} does not exist")
     return list(dict.fromkeys(problems))
 
 
-def _stage(stage: StageConfig, check_data: bool) -> list[str]:
+def _of_stages(found: Mapping[str, list[str]]) -> list[str]:
+    """Problems by stage in one list: those that all stages have without a stage's name."""
+    return [
+        problem if all(problem in others for others in found.values()) else f"stages.{name}.{problem}"
+        for name, problems in found.items()
+        for problem in problems
+    ]
+
+
+def _stage(stage: StageConfig) -> list[str]:
     found = [*_values(stage), *_model(stage.model), *_optimizer(stage.optimizer)]
     if not found:  # computed from values that are in range
         found += [*_lengths(stage), *_parallel(stage), *_speed(stage)]
-    return [*found, *_data(stage.data, check_data)]
+    return [*found, *_data(stage.data)]
 
 
 def _get(stage: StageConfig, path: str) -> object:
@@ -121,7 +151,11 @@ def _get(stage: StageConfig, path: str) -> object:
 
 def _values(stage: StageConfig) -> Iterator[str]:
     for path, known in CHOICES.items():
-        if (value := _get(stage, path)) not in known:
+        if (value := _get(stage, path)) in known:
+            continue
+        if why := WHY_NOT.get(path, {}).get(str(value)):
+            yield f"{path}: {value} {why}"
+        else:
             yield f"{path}: unknown value {value!r}{did_you_mean(str(value), known)}"
     for path, least in LEAST.items():
         value = _get(stage, path)
@@ -290,7 +324,7 @@ def _micro_batches(key: str, batch_tokens: int, train: TrainConfig) -> Iterator[
         )
 
 
-def _data(data: DataConfig, check_data: bool) -> Iterator[str]:
+def _data(data: DataConfig) -> Iterator[str]:
     if not data.sources:
         yield "data.sources: the stage has no data; name at least one token store"
     if data.block > MOST_IN_BLOCK:
@@ -306,9 +340,6 @@ def _data(data: DataConfig, check_data: bool) -> Iterator[str]:
         yield from _part_of_source(at, source)
         if names.count(names[i]) > 1 and names.index(names[i]) == i:
             yield f"{at}: two sources are called {names[i]!r}; give them names of their own"
-        if check_data:
-            yield from _store(f"{at}.path", source.path)
-
     yield from _mixtures(data, names)
 
 

@@ -7,11 +7,13 @@ keys laid on top; last, presets fill in what nobody set. Every mistake is report
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from internevo.config.check import check
+from internevo.config.kind import RUN, check_kind
 from internevo.config.presets import PRESETS
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
 from internevo.config.schema import MISSING, ModelConfig, RunConfig, StageConfig
@@ -19,6 +21,8 @@ from internevo.config.typed import build, did_you_mean, typed_tree
 
 RUN_ONLY = ("name", "runs", "stages")
 """Keys that a stage does not inherit."""
+SOURCES = ["data", "sources"]
+"""The path of the list whose items an override can name."""
 
 
 def load_config(
@@ -32,6 +36,7 @@ def load_config(
     ConfigError with everything that is wrong.
     """
     tree = read_tree(Path(path))
+    check_kind(Path(path), tree, RUN)
     for override in overrides:
         _override(tree, override)
     problems: list[str] = []
@@ -44,21 +49,57 @@ def load_config(
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
-    """Lay `key=value` on the tree; `stages.NAME.key=value` changes one stage."""
+    """Lay `key=value` on the tree. A stage, and a source, is named: `stages.long.data.sources.web.weight=0.3`."""
     keys, value = parse_override(text)
     target, stages = tree, tree.get("stages")
     if keys[0] == "stages" and len(keys) > 2 and isinstance(stages, list):
-        names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
-        if keys[1] not in names:
-            raise ConfigError(f"override {text!r}: there is no stage {keys[1]!r}{did_you_mean(keys[1], names)}")
-        target, keys = stages[names.index(keys[1])], keys[2:]
-    elif keys[0] not in RUN_ONLY and isinstance(stages, list) and stages and all(_has(stage, keys) for stage in stages):
-        example = f"stages.{stages[0].get('name', '...')}.{text}"
-        raise ConfigError(f"override {text!r} changes nothing: every stage sets it. Name the stage: {example}")
-    layer: Any = value
+        number, keys = _named(stages, keys[1:], f"override {text!r}: there is no stage")
+        target = stages[number]
+    elif keys[0] not in RUN_ONLY and isinstance(stages, list) and stages:
+        within = keys[:2] if keys[:2] == SOURCES else keys
+        if all(_has(stage, within) for stage in stages):
+            example = f"stages.{stages[0].get('name', '...')}.{text}"
+            raise ConfigError(f"override {text!r} changes nothing: every stage sets it. Name the stage: {example}")
+    if keys[:2] == SOURCES and len(keys) > 3:
+        # a stage that names no sources has those of the run
+        found = _get(target, SOURCES) or _get(tree, SOURCES)
+        sources = deepcopy(found) if isinstance(found, list) else []
+        number, keys = _named(sources, keys[2:], f"override {text!r}: there is no source")
+        sources[number] = merge(sources[number], _layer(keys, value))
+        keys, value = SOURCES, sources
+    target.update(merge(target, _layer(keys, value)))
+
+
+def _named(items: list[Any], keys: list[str], missing: str) -> tuple[int, list[str]]:
+    """The number of the item that the first of the keys name, and the other keys. A name may have dots.
+
+    Raises ConfigError, which begins with `missing`, when no item has the name.
+    """
+    names = [_called(one, number) for number, one in enumerate(items)]
+    for length in range(1, len(keys)):
+        if (name := ".".join(keys[:length])) in names:
+            return names.index(name), keys[length:]
+    raise ConfigError(f"{missing} {keys[0]!r}{did_you_mean(keys[0], names)}")
+
+
+def _called(item: Any, number: int) -> str:
+    """An item's name, else the last part of its path, else its number."""
+    found = item if isinstance(item, dict) else {}
+    return str(found.get("name") or Path(str(found.get("path") or number)).name)
+
+
+def _layer(keys: list[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
-        layer = {key: layer}
-    target.update(merge(target, layer))
+        value = {key: value}
+    return value
+
+
+def _get(tree: Any, keys: list[str]) -> Any:
+    for key in keys:
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(key)
+    return tree
 
 
 def _has(tree: Any, keys: list[str]) -> bool:

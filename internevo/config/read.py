@@ -99,6 +99,10 @@ def _omegaconf() -> ModuleType:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"{path} is Python, as InternEvo's own configurations are; here they are YAML, with docs/config.md's keys"
+        )
     reader = _omegaconf()
     try:
         created = reader.OmegaConf.create(path.read_text(encoding="utf-8"))
@@ -106,7 +110,8 @@ def _parse(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give a YAML file") from None
+        own = f"; its own is {path / 'config.yaml'}" if (path / "config.yaml").is_file() else ""
+        raise ConfigError(f"{path} is a folder; give a YAML file{own}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except yaml.MarkedYAMLError as error:

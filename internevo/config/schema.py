@@ -284,13 +284,32 @@ class ProfileConfig:
 
 
 @dataclass
+class WandbRunConfig:
+    """What a run is called at Weights & Biases, and where it is. What is absent here is taken from wandb's own
+    environment variables."""
+
+    project: str | None = None
+    """The project; WANDB_PROJECT or `internevo` when absent."""
+    entity: str | None = None
+    """The user or team that it belongs to; WANDB_ENTITY or the account's own when absent."""
+    group: str | None = None
+    """Runs of one group are shown together; WANDB_RUN_GROUP when absent, which a sweep sets to its name."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by; WANDB_TAGS when there are none."""
+    name: str | None = None
+    """What the run is called; the run's own name when absent."""
+
+
+@dataclass
 class MonitorConfig:
     """What is shown of a run, and where. `metrics.jsonl` always has every step."""
 
     every: int = 1
     """Steps between console lines, and between points sent to wandb and TensorBoard."""
     wandb: bool = False
-    """Send metrics to Weights & Biases (project `internevo` unless WANDB_PROJECT says otherwise)."""
+    """Send metrics to Weights & Biases; the run's address is shown when it begins."""
+    wandb_run: WandbRunConfig = field(default_factory=WandbRunConfig)
+    """See `monitor.wandb_run`."""
     tensorboard: bool = False
     """Write TensorBoard event files into `RUN/tensorboard/`."""
     profile: ProfileConfig = field(default_factory=ProfileConfig)
@@ -311,7 +330,8 @@ class SourceConfig:
 
     path: str = MISSING
     """A token store: a folder that `internevo data prepare` wrote, the path of a Megatron `.bin`/`.idx` pair without
-    its ending, or a `.ds` or indexed `.npy` file, or a folder of them. Each may be in object storage, named by a URL:
+    its ending, a `.ds` file, a `.npy` or `.bin` file that `internevo data index` knows, or a folder of `.ds` or `.npy`
+    files. Each may be in object storage, named by a URL:
     `s3://bucket/tokens/web`."""
     weight: float = 1.0
     """This source's share of the tokens, relative to the other weights."""

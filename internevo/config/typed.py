@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ from internevo.config.read import number
 from internevo.config.schema import MISSING
 
 T = TypeVar("T")
+_MOST_PLACES = 3
+"""Of a key that is suggested."""
 _EXPECTED = {
     int: "a whole number (4096, 4M)",
     float: "a number (0.1, 3e-4)",
@@ -24,11 +26,15 @@ _EXPECTED = {
 }
 
 
-def typed_tree(schema: type, tree: Any, path: str, problems: list[str]) -> dict[str, Any]:
+def typed_tree(
+    schema: type, tree: Any, path: str, problems: list[str], whole: tuple[type, str] | None = None
+) -> dict[str, Any]:
     """The tree with its numbers converted. `path` is what to put before a key in a message.
 
-    Keys that are wrong are left out of the result and added to `problems`.
+    Keys that are wrong are left out of the result and added to `problems`. `whole` is the schema that this one is a
+    part of, and the path of that: an unknown key which another part has is then told with its place.
     """
+    whole = whole or (schema, path)
     if not isinstance(tree, dict):
         problems.append(f"{path.rstrip('.') or 'the file'}: expected a mapping of keys to values, found {_show(tree)}")
         return {}
@@ -36,10 +42,12 @@ def typed_tree(schema: type, tree: Any, path: str, problems: list[str]) -> dict[
     result = {}
     for key, value in tree.items():
         if key not in hints:
-            problems.append(f"{path}{key}: unknown key{did_you_mean(str(key), hints)}")
+            places = _places(*whole, str(key))
+            suggestion = f"; did you mean {' or '.join(places)}?" if places else did_you_mean(str(key), hints)
+            problems.append(f"{path}{key}: unknown key{suggestion}")
             continue
         before = len(problems)
-        converted = _value(hints[key], value, f"{path}{key}", problems)
+        converted = _value(hints[key], value, f"{path}{key}", problems, whole)
         if len(problems) == before or is_dataclass(hints[key]):
             result[key] = converted
     return result
@@ -62,7 +70,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` or the list of what is known."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known are {', '.join(known)}" if known else ""
+
+
+def _places(schema: type, path: str, key: str) -> list[str]:
+    """Where the schema has a key of this name; none where it has it in so many places that they say nothing."""
+    found = [place for place in _paths(schema, path) if place.rpartition(".")[2] == key]
+    return found if len(found) <= _MOST_PLACES else []
+
+
+def _paths(schema: type, path: str) -> Iterator[str]:
+    """The paths of all keys. An item of a list is reached by its name; stages have the keys of the run itself."""
+    for key, hint in _hints(schema).items():
+        yield f"{path}{key}"
+        hint, name = _without_none(hint), ""
+        if typing.get_origin(hint) is list and key != "stages":
+            (hint,), name = typing.get_args(hint), "NAME."
+        if is_dataclass(hint) and (not name or "name" in _hints(typing.cast(type, hint))):
+            yield from _paths(typing.cast(type, hint), f"{path}{key}.{name}")
 
 
 @cache
@@ -95,35 +122,37 @@ def _built(hint: Any, value: Any, default: Any = None) -> Any:
     return value
 
 
-def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+def _value(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[type, str]) -> Any:
     if isinstance(hint, types.UnionType) and value is None:
         return None
     hint = _without_none(hint)
     if hint is Any:
         return value
     if is_dataclass(hint):
-        return typed_tree(typing.cast(type, hint), value, f"{path}.", problems)
+        return typed_tree(typing.cast(type, hint), value, f"{path}.", problems, whole)
     if typing.get_origin(hint) is dict:
         if isinstance(value, dict):
             inner = typing.get_args(hint)[1]
-            return {str(key): _value(inner, one, f"{path}.{key}", problems) for key, one in value.items()}
+            return {str(key): _value(inner, one, f"{path}.{key}", problems, whole) for key, one in value.items()}
         problems.append(f"{path}: expected a mapping, found {_show(value)}")
         return {}
     if typing.get_origin(hint) is list:
-        return _list(typing.get_args(hint)[0], value, path, problems)
+        return _list(typing.get_args(hint)[0], value, path, problems, whole)
     try:
         return _scalar(hint, value)
     except ValueError as error:
         reason = f" ({error})" if str(error) else ""
-        problems.append(f"{path}: expected {_EXPECTED[hint]}, found {_show(value)}{reason}")
+        places = [place for key in value for place in _places(*whole, str(key))] if isinstance(value, dict) else []
+        suggestion = f"; did you mean {' or '.join(places)}?" if places else ""
+        problems.append(f"{path}: expected {_EXPECTED[hint]}, found {_show(value)}{reason}{suggestion}")
         return None
 
 
-def _list(hint: Any, value: Any, path: str, problems: list[str]) -> list[Any]:
+def _list(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[type, str]) -> list[Any]:
     if not isinstance(value, list):
         problems.append(f"{path}: expected a list, found {_show(value)}")
         return []
-    items = [_value(hint, item, f"{path}[{i}]", problems) for i, item in enumerate(value)]
+    items = [_value(hint, item, f"{path}[{i}]", problems, whole) for i, item in enumerate(value)]
     if is_dataclass(hint):
         needed = [one.name for one in fields(hint) if one.default == MISSING]
         for i, item in enumerate(value):

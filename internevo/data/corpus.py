@@ -11,6 +11,7 @@ from pathlib import Path
 
 from internevo.config.errors import UserError
 from internevo.config.remote import was_url
+from internevo.data.foreign import other_store
 
 PACKED = (".gz", ".zst")
 JSON_LINES = (".jsonl", ".ndjson", *(kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in PACKED))
@@ -102,6 +103,8 @@ def input_files(path: Path) -> InputFiles:
     """
     left_out: Counter[str] = Counter()
     if path.is_dir():
+        if what := other_store(path):
+            raise UserError(f"{what}.")
         files = list(_below(path, left_out, set()))
         if not files:
             raise UserError(f"{path} holds no text. Known endings are: {' '.join(KNOWN)}")
@@ -109,6 +112,11 @@ def input_files(path: Path) -> InputFiles:
         raise UserError(f"{path} is in object storage, from which only token stores are read. Copy the text to a disk.")
     elif not path.exists():
         raise UserError(f"{path} does not exist")
+    elif path.name.lower().endswith((".bin", ".idx", ".npy", ".ds")):
+        raise UserError(
+            f"{path} is not text, but a file of token ids by its name. Stores and .ds files can be named in a config; "
+            "`internevo data index` and `internevo data import` are for others."
+        )
     elif not path.name.lower().endswith(KNOWN):
         raise UserError(f"{path} is of no known kind. Known endings are: {' '.join(KNOWN)}")
     else:

@@ -1,8 +1,10 @@
-"""Flat files of token ids with an index of where documents end: datatrove's and nanotron's `.ds`, OLMo's raw `.npy`.
+"""Flat files of token ids with an index of where documents end: datatrove's and nanotron's `.ds`, OLMo's raw `.npy`,
+nanoGPT's and llm.c's `.bin`.
 
 Beside `FILE` stand `FILE.index`, the ends of the documents in tokens as uint64, and perhaps `FILE.metadata`, whose
-first line ends with the bytes of a token (`gpt2|2`). datatrove writes all three. OLMo's files have no borders of
-documents but the id that ends each; `index_documents` looks for it once. All is little-endian, and memory mapped.
+first line ends with the bytes of a token (`gpt2|2`). datatrove writes all three. The others' files have no borders of
+documents but the id that ends each (llm.c: begins each); `index_documents` looks for it once. All is little-endian, and
+memory mapped. llm.c's files begin with 256 int32: a number for the size of a token, a version, the count of tokens.
 """
 
 from __future__ import annotations
@@ -12,13 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from internevo.data.foreign import described
 from internevo.data.megatron import StoreError, map_index
 
 ENDINGS = (".ds", ".npy")
+"""Of the files that are taken from a folder."""
+NAMED = (*ENDINGS, ".bin")
+"""Of the files that can be named themselves."""
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _CHUNK = 2**24
 """Tokens that are looked at together when documents are found."""
 _NUMPY = b"\x93NUMPY"
+_LLM_C = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+"""The first two numbers of llm.c's files, and what they say of the tokens (llm.c, dev/data/data_common.py)."""
+_LLM_C_HEAD = 256 * 4
 
 
 class FlatFile:
@@ -31,6 +40,8 @@ class FlatFile:
         self.index = index_of(path)
         """Says where documents lie."""
         if not self.index.is_file():
+            if what := described(path):
+                raise StoreError(f"{path} is no file of token ids, but {what}.")
             raise StoreError(f"{path} has no index of its documents. `internevo data index {path} --eos ID` makes one.")
         size = self.index.stat().st_size
         if size % 8:
@@ -86,6 +97,8 @@ def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     """
     if not path.is_file():
         raise StoreError(f"{path} does not exist.")
+    if what := described(path):
+        raise StoreError(f"{path} is no file of token ids, but {what}.")
     index, metadata = index_of(path), path.with_name(path.name + ".metadata")
     for file in (index, metadata):
         if file.exists():
@@ -107,7 +120,7 @@ def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     if not documents:
         aside.unlink()
         raise StoreError(f"{path}: the id {eos} never comes in {len(data):,} tokens of {token_bytes} bytes.")
-    metadata.write_text(f"|{token_bytes}\n{len(data)}\n")
+    metadata.write_text(f"|{data.dtype.itemsize}\n{len(data)}\n")
     aside.rename(index)
     return documents
 
@@ -125,7 +138,20 @@ def _tokens(path: Path, token_bytes: int) -> np.ndarray:
             raise StoreError(f"{path} is an array {array.dtype} of {array.ndim} dimensions, not a line of token ids.")
         return np.asarray(array)
     size = path.stat().st_size
+    if (tokens := _llm_c(path, size)) is not None:
+        return tokens
     if size % token_bytes:
         raise StoreError(f"{path} is torn: {size:,} bytes are no whole number of {token_bytes}-byte tokens.")
     dtype = _TYPES[token_bytes]
     return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if size else np.empty(0, dtype)
+
+
+def _llm_c(path: Path, size: int) -> np.ndarray | None:
+    """The ids of a file of llm.c's, `[tokens]`; None for any other. Raises StoreError for one that is cut off."""
+    head = np.fromfile(path, "<i4", 3).tolist()
+    dtype = _LLM_C.get((head[0], head[1])) if len(head) == 3 else None
+    if dtype is None:
+        return None
+    if size != (whole := _LLM_C_HEAD + head[2] * dtype.itemsize):
+        raise StoreError(f"{path} is torn: its head makes it {whole:,} bytes for {head[2]:,} tokens, it has {size:,}.")
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=_LLM_C_HEAD, shape=(head[2],)))

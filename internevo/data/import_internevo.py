@@ -27,6 +27,8 @@ from internevo.data.workers import Conversion
 
 DTYPE = np.dtype(np.int32)
 """Of what is imported: signed for masked ids, and how large they are is known only at the end."""
+_HEAD = 4096
+"""Bytes that are looked at to see whether a file is text."""
 
 
 def import_internevo(
@@ -52,6 +54,12 @@ def import_internevo(
     ids = tokenizer.vocab_size if tokenizer else np.iinfo(DTYPE).max + 1
     files = [file for path in inputs for file in _bin_files(path)]
     for file in files:
+        with file.open("rb") as opened:
+            if b"\0" in opened.read(_HEAD):
+                raise UserError(
+                    f"{file} holds no JSON lines, but bytes. If they are plain ids, as nanoGPT and llm.c write them, "
+                    f"`internevo data index {file} --eos ID` finds the documents, and {file} can be named in a config."
+                )
         if _meta_of(file).is_file():
             _read_meta(_meta_of(file))  # one that is none is told before the work begins
     job = Job(

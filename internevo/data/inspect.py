@@ -91,6 +91,12 @@ def histogram(lengths: np.ndarray) -> list[Lengths]:
     ]
 
 
+def spread(documents: int, count: int) -> list[int]:
+    """Numbers of `count` of so many documents, from all over them: the middle one of each of `count` equal parts."""
+    count = min(count, documents)
+    return [(2 * part + 1) * documents // (2 * count) for part in range(count)]
+
+
 def show_document(store: TokenStore, number: int, tokenizer: Tokenizer, limit: int = 200) -> str:
     """The beginning of a document as text, its frame visible: `<BOS>text … <EOS>`.
 

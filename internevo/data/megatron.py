@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from internevo.config.errors import UserError
+from internevo.data.foreign import described, other_store
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -42,7 +43,7 @@ class MegatronPair:
         data = pair_file(self.prefix, ".bin")
         for path in (index, data):
             if not path.is_file():
-                raise StoreError(f"{path} does not exist. `internevo data prepare` writes token stores.")
+                raise StoreError(f"{path} does not exist. {_instead(path, data)}")
         size = index.stat().st_size
         with index.open("rb") as file:
             header = file.read(HEADER.size)
@@ -98,6 +99,20 @@ class MegatronPair:
             document = documents[outside][0]
             raise StoreError(f"{self.index} is damaged: document {document:,} begins outside the data.")
         return starts
+
+
+def _instead(missing: Path, data: Path) -> str:
+    """What stands there in the place of a pair, and what to do."""
+    if what := other_store(missing.parent):
+        return f"{what}."
+    if missing == data or not data.is_file():
+        return "`internevo data prepare` writes token stores."
+    if what := described(data):
+        return f"{data} is {what}."
+    return (
+        f"{data} has no index: if it is a plain line of ids, as nanoGPT and llm.c write them, "
+        f"`internevo data index {data} --eos ID` finds its documents; then name {data}."
+    )
 
 
 def map_index(path: Path) -> np.ndarray:

@@ -26,7 +26,7 @@ from typing import Any
 
 from internevo.config.errors import UserError
 from internevo.config.remote import is_remote
-from internevo.data.flat import ENDINGS
+from internevo.data.flat import ENDINGS, NAMED
 from internevo.data.names import HELDOUT, MANIFEST, TRAIN
 
 _CHUNK = 16 * 2**20
@@ -147,7 +147,7 @@ def _of_a_store(file: str, name: str) -> bool:
     """Whether a file belongs to the store `name` in its folder; to any, where that is empty."""
     if file == MANIFEST:
         return True
-    if name.endswith(ENDINGS):
+    if name.endswith(NAMED):
         return file in (name, f"{name}.index", f"{name}.metadata")
     prefix = re.escape(name) if name else f"({TRAIN}|{HELDOUT})"
     return bool(re.fullmatch(rf"{prefix}(-\d{{5}}-of-\d{{5}})?\.(bin|idx)", file)) or (not name and _flat(file))

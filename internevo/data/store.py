@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from internevo.config.schema import CACHE
-from internevo.data.flat import ENDINGS, FlatFile
+from internevo.data.flat import ENDINGS, NAMED, FlatFile
 from internevo.data.megatron import MegatronPair, StoreError, pair_file
 from internevo.data.names import HELDOUT, MANIFEST, TRAIN
 from internevo.data.remote import local_copy
@@ -23,9 +23,9 @@ class TokenStore:
     """Documents of token ids on disk.
 
     `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as we,
-    Megatron-LM, NeMo and datatrove write them; of a `.ds` file, as datatrove and nanotron do, or a `.npy` that was
-    indexed; or of a folder of such files, which are taken in the order of their names. Raises StoreError for a file
-    that is missing, torn or of another kind.
+    Megatron-LM, NeMo and datatrove write them; of a `.ds` file, as datatrove and nanotron do, or a `.npy` or `.bin`
+    that was indexed; or of a folder of such files, which are taken in the order of their names. Raises StoreError for a
+    file that is missing, torn or of another kind.
     """
 
     def __init__(self, path: str | Path):
@@ -131,7 +131,9 @@ class _Shard(Protocol):
 
 
 def _open(path: Path) -> Sequence[_Shard]:
-    if path.suffix in ENDINGS:
+    if path.suffix in (".bin", ".idx") and all(path.with_suffix(one).is_file() for one in (".bin", ".idx")):
+        raise StoreError(f"{path} is one file of a pair; name them without the ending: {path.with_suffix('')}")
+    if path.suffix in NAMED and not pair_file(path, ".idx").is_file():
         return [FlatFile(path)]
     if path.is_dir() and (files := _flat_files(path)):
         return [FlatFile(file) for file in files]

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,7 @@ from internevo.data.tokenizer import load_tokenizer
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import ModelFacts
 from internevo.hf.export import check_tokens
+from internevo.hf.internevo import NOTE, is_internevo, write_release
 from internevo.hf.tokenizer_files import COPIED
 from internevo.hf.weights import CheckpointWeights, FolderWeights
 
@@ -58,12 +59,15 @@ def import_model(
 ) -> ImportReport:
     """Make `output` from a Hugging Face folder: a checkpoint, the tokenizer, and `model.yaml` to begin a config with.
 
+    A checkpoint of InternEvo's own is first rewritten as such a folder, beside `output`, for as long as it takes.
     Weights are kept as they are stored. One tensor is in memory at a time; `workers` processes share them out.
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists, or when `folder` has no model
     that this package knows; and Mismatch, with nothing left, when our model does not compute what theirs does.
     """
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
+    if is_internevo(folder):
+        return _import_internevo(folder, output, workers, progress)
     weights = FolderWeights(folder)
     facts = weights.facts
     aside = output.with_name(output.name + PARTIAL)
@@ -88,6 +92,18 @@ def import_model(
         output.rmdir()
     aside.rename(output)
     return ImportReport(facts, len(weights.names), weights.nbytes, seconds, compared)
+
+
+def _import_internevo(folder: Path, output: Path, workers: int, progress: Callable[[int, int], None]) -> ImportReport:
+    released = output.with_name(f"{output.name}.internlm2{PARTIAL}")
+    shutil.rmtree(released, ignore_errors=True)  # of an import that was killed
+    released.mkdir(parents=True)
+    try:
+        write_release(folder, released)
+        report = import_model(released, output, workers=workers, progress=progress)
+    finally:
+        shutil.rmtree(released)
+    return replace(report, facts=replace(report.facts, notes=(*report.facts.notes, NOTE)))
 
 
 def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:

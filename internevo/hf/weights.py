@@ -110,6 +110,12 @@ class FolderWeights:
 
     def _check_names(self, wanted: list[str]) -> None:
         found = {name for name in self._files.where if not NO_WEIGHTS.search(name)}
+        if any(name.removeprefix("model.") in found - set(wanted) for name in wanted):
+            raise UserError(
+                f"{self.folder} has the {self.facts.family} model's body alone: its tensors lack `model.` before their "
+                "names, as when a base model is saved without its output head. Save the whole model, a "
+                f"{FAMILIES[self.facts.family].architecture}."
+            )
         spare = {_head(self.facts.family)} if self.config.tied else set()
         for what, names in (("lacks", set(wanted) - found), ("has, unknown here,", found - set(wanted) - spare)):
             if names:

@@ -48,9 +48,11 @@ class Job:
     array: str | None = None
     """Slurm's array, such as `0-15%4`."""
     image: str | None = None
-    """A container to run in, by pyxis."""
+    """A container to run in, by pyxis. It sees the current folder under its own path, and works there."""
     mounts: str | None = None
-    """What the container sees, in pyxis' notation."""
+    """What else the container sees, in pyxis' notation."""
+    python: str | None = None
+    """What runs the ranks; when None, this Python, or with an image its `python3`."""
     more: Sequence[str] = field(default_factory=tuple)
     """Further sbatch options without their dashes, such as `constraint=h100`."""
 
@@ -68,14 +70,9 @@ def render(job: Job, command: Sequence[str], folder: Path) -> str:
     }
     options = [f"{key}={value}" for key, value in named.items() if value is not None]
     options += [*job.more, "requeue" if job.requeue else "no-requeue"]
-    container = ""
-    if job.image is not None:
-        container = shlex.join(
-            [f"--container-image={job.image}"] + [f"--container-mounts={job.mounts}"] * (job.mounts is not None)
-        )
-        container += " "
     number = "%A_%a" if job.array else "%j"
     record = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.array else "$SLURM_JOB_ID"
+    record += "${SLURM_RESTART_COUNT:+.restart-$SLURM_RESTART_COUNT}"
     template = Template(files("internevo.launch").joinpath("job.sbatch").read_text())
     return template.substitute(
         name=job.name,
@@ -86,10 +83,22 @@ def render(job: Job, command: Sequence[str], folder: Path) -> str:
         log=folder / f"{number}.log",
         record=f"{shlex.quote(str(folder))}/{record}.environment.txt",
         folder=shlex.quote(str(Path.cwd())),
-        container=container,
+        container=_container(job, Path.cwd()),
         command=" \\\n  ".join(_lines(command)),
         requeue=_REQUEUE if job.requeue else "",
     )
+
+
+def _container(job: Job, folder: Path) -> str:
+    """srun's options for the job's image, in which `folder` is mounted where the user's mounts do not have it yet."""
+    if job.image is None:
+        return ""
+    mounts = job.mounts.split(",") if job.mounts else []
+    inside = [Path((mount.split(":") * 2)[1]) for mount in mounts]
+    if not any(folder.is_relative_to(place) for place in inside):
+        mounts.append(f"{folder}:{folder}")
+    options = {"image": job.image, "mounts": ",".join(mounts), "workdir": folder}
+    return shlex.join(f"--container-{key}={value}" for key, value in options.items()) + " "
 
 
 def _lines(command: Sequence[str]) -> list[str]:
@@ -162,6 +171,8 @@ def why(log: Path, lines: int = 5) -> str:
     return "\n".join((errors or text)[-lines:])
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    """What every rank runs: `internevo ARGUMENTS`, with this Python."""
-    return [sys.executable, "-m", "internevo", *arguments]
+def command(arguments: Sequence[str], job: Job) -> list[str]:
+    """What every rank of the job runs: `internevo ARGUMENTS`."""
+    # this Python is on the host; an image has one of its own
+    python = job.python or (sys.executable if job.image is None else "python3")
+    return [python, "-m", "internevo", *arguments]

@@ -31,6 +31,7 @@ from typing import Any
 
 from internevo.config.errors import UserError
 from internevo.config.expression import evaluate
+from internevo.config.kind import SWEEP, check_kind
 from internevo.config.load import load_config
 from internevo.config.names import name_problem
 from internevo.config.read import ConfigError, number, read_tree
@@ -103,6 +104,7 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     Raises UserError for what is wrong in it, or in a run, which is named.
     """
     tree = read_tree(path)
+    check_kind(path, tree, SWEEP)
     problems: list[str] = []
     values = typed_tree(SweepConfig, tree, "", problems)
     if problems:
@@ -214,8 +216,11 @@ def _get(config: RunConfig, path: str) -> Any:
     """The value of a key; in a run with stages, the run's own."""
     value: Any = config
     for part in path.split("."):
-        if isinstance(value, list):  # stages by name
-            value = {one.name: one for one in value}.get(part)
+        if isinstance(value, list):  # stages and sources by name
+            named = {one.name or Path(one.path).name: one for one in value if hasattr(one, "name")}
+            if part not in named:
+                raise UserError(f"there is no {path}{did_you_mean(part, named)}")
+            value = named[part]
         elif part in (known := vars(value)):
             value = known[part]
         else:

@@ -34,12 +34,24 @@ class Finding:
         return bool(self.found)
 
 
+_REFINE = "pip install 'internevo[refine]'"
 _PACKAGES = (
     ("torch", "everything", "", True),
     ("transformers", "export, import, tokenizers", "", True),
     ("sentencepiece", "tokenizers", "", True),
     ("safetensors", "export, import", "", True),
     ("pyarrow", "parquet and .zst corpora", "pip install 'internevo[data]'", False),
+    ("tiktoken", "byte-level BPE, several times faster", "pip install 'internevo[data]'", False),
+    ("datatrove", "internevo data refine", _REFINE, False),
+    ("orjson", "data refine: JSON lines", _REFINE, False),
+    ("warcio", "data refine: web archives", _REFINE, False),
+    ("trafilatura", "data refine: extract, the text of pages", _REFINE, False),
+    ("lxml_html_clean", "data refine: extract", _REFINE, False),
+    ("charset-normalizer", "data refine: extract, encodings", _REFINE, False),
+    ("pycld2", "data refine: language", _REFINE, False),
+    ("rensa", "data refine: dedup, signatures", _REFINE, False),
+    ("scipy", "data refine: dedup, clusters", _REFINE, False),
+    ("scikit-learn", "data refine: quality; data classifier train", _REFINE, False),
     ("s3fs", "token stores at s3://", "pip install 'internevo[s3]'", False),
     ("wandb", "monitor.wandb", "pip install 'internevo[wandb]'", False),
     ("tensorboard", "monitor.tensorboard", "pip install 'internevo[tensorboard]'", False),

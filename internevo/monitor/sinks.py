@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -137,7 +138,11 @@ def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
         makers[WandbSink.name] = lambda: WandbSink(config, run)
     if config.monitor.tensorboard:
         makers[TensorBoardSink.name] = lambda: TensorBoardSink(run, step)
-    return _open(Sinks(RecordSink(run), [], config.monitor.every), makers)
+    sinks = _open(Sinks(RecordSink(run), [], config.monitor.every), makers)
+    for sink in sinks.others:
+        if isinstance(sink, WandbSink):
+            sinks.message(f"wandb: {sink.address}")
+    return sinks
 
 
 def _open(sinks: Sinks, makers: dict[str, Callable[[], Sink]]) -> Sinks:
@@ -198,18 +203,28 @@ class WandbSink:
     def __init__(self, config: RunConfig, run: Path):
         import wandb
 
+        asked = config.monitor.wandb_run
         id_file = run / "wandb-id"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
         self._run = wandb.init(
             id=id_file.read_text(),
             resume="allow",
-            name=config.name,
+            project=asked.project or os.environ.get("WANDB_PROJECT", "internevo"),
+            entity=asked.entity,
+            group=asked.group,
+            tags=asked.tags or None,
+            name=asked.name or config.name,
             dir=str(run),
             config=asdict(config),
             settings=wandb.Settings(silent=True),
         )
         self._run.define_metric("*", step_metric="step")
+
+    @property
+    def address(self) -> str:
+        """Where the run can be seen; offline, how it gets there."""
+        return self._run.url or f"offline; `wandb sync {Path(self._run.dir).parent}` sends it"
 
     def step(self, metrics: StepMetrics) -> None:
         values: dict[str, Any] = {f"train/{key}": value for key, value in _charted(metrics)}

@@ -36,8 +36,9 @@ def total_rows(stores: Sequence[StoreSummary]) -> list[list[str]]:
     return rows
 
 
-def write_store_page(path: Path, stores: Sequence[StoreSummary], shown: Mapping[str, Sequence[str]]) -> Path:
-    """Write the page and return its path. `shown` has some documents of each store as text, by the store's path."""
+def write_store_page(path: Path, stores: Sequence[StoreSummary], shown: Mapping[str, Mapping[int, str]]) -> Path:
+    """Write the page and return its path. `shown` has some documents of each store as text, by the store's
+    path and their number."""
     sampled = [one.path for one in stores if one.sampled < one.documents]
     note = f" Of {escape(', '.join(sampled))} an even sample was measured." if sampled else ""
     texts = "".join(_documents(name, documents) for name, documents in shown.items() if documents)
@@ -77,8 +78,11 @@ def _chart(title: str, unit: str, stores: Sequence[StoreSummary], of: str) -> di
     return {"title": title, "unit": unit, "x": x, "series": series, **shown}
 
 
-def _documents(name: str, documents: Sequence[str]) -> str:
-    texts = "".join(f'<pre class="document">{escape(text)}</pre>' for text in documents)
+def _documents(name: str, documents: Mapping[int, str]) -> str:
+    texts = "".join(
+        f'<p class="note">document {number:,}</p><pre class="document">{escape(text)}</pre>'
+        for number, text in documents.items()
+    )
     return f"<h3>{escape(name)}</h3>{texts}"
 
 

@@ -13,6 +13,7 @@ from internevo.config.load import load_config
 from internevo.config.schema import ModelConfig
 from internevo.data.tokenizer import Tokenizer, load_tokenizer
 from internevo.hf.imports import MODEL_FILE, read_record
+from internevo.hf.internevo import is_internevo
 from internevo.hf.weights import CheckpointWeights, FolderWeights, Weights, load_model
 from internevo.model.transformer import Transformer
 from internevo.parallel.prepare import compute_dtype
@@ -67,6 +68,8 @@ def open_model(path: Path, step: int | None = None) -> StoredModel:
         return _of_import(path, step)
     if (path / "config.json").is_file():
         return _of_folder(path)
+    if is_internevo(path):
+        raise UserError(f"{path} is a checkpoint of InternEvo's: `internevo import {path} OUTPUT` makes a model of it.")
     raise UserError(
         f"{path} has no model: it is no run folder (runs/NAME, with config.yaml), no import (with {MODEL_FILE}) and no "
         "Hugging Face folder (with config.json)."

@@ -8,6 +8,8 @@ import pytest
 
 from internevo.config.load import load_config
 from internevo.config.read import ConfigError
+from internevo.data.refine.config import load_refinery
+from internevo.launch.sweep import read_sweep
 from tests.data.stores import numbered, write_store
 
 GOOD = """
@@ -30,12 +32,30 @@ OVERRIDES = {
     # names
     "a typo in a key": ("train.seq_length=64", "train.seq_length: unknown key; did you mean seq_len?"),
     "a typo in a section": ("optimiser.lr=1", "optimiser: unknown key; did you mean optimizer?"),
-    "a key of another section": ("model.lr=1", "model.lr: unknown key; known are"),
+    "a key of another section": ("model.lr=1", "model.lr: unknown key; did you mean optimizer.lr?"),
+    "a key without its section": ("lr=1e-3", "lr: unknown key; did you mean optimizer.lr?"),
+    "a key whose section is a typo's neighbour": ("steps=9", "steps: unknown key; did you mean train.steps or monitor"),
+    "a key of a part of a section": ("parallel.schedule=1f1b", "did you mean schedule or parallel.pipeline.schedule?"),
+    "a key of a source": ("data.weight=1", "data.weight: unknown key; did you mean data.sources.NAME.weight?"),
+    "a key that is everywhere": ("data.name=web", "data.name: unknown key; known are sources, changes"),
+    "a source that is not there": (
+        "data.sources.wob.weight=1",
+        "override 'data.sources.wob.weight=1': there is no source 'wob'; did you mean web?",
+    ),
+    "a source's key that is not there": ("data.sources.web.wait=1", "data.sources[0].wait: unknown key; did you mean"),
     "a typo in a preset": ("model.preset=internlm-7b", "model.preset: unknown preset 'internlm-7b'; did you mean"),
     "a typo in a choice": ("schedule.name=cosin", "schedule.name: unknown value 'cosin'; did you mean cosine?"),
     "an optimizer that is not there": ("optimizer.name=lion", "optimizer.name: unknown value 'lion'; known are adamw"),
     "a kernel that is not there": ("train.attention=xformers", "train.attention: unknown value 'xformers'"),
-    "an unknown precision": ("train.precision=fp16", "train.precision: unknown value 'fp16'"),
+    "an unknown precision": ("train.precision=fp64", "train.precision: unknown value 'fp64'"),
+    "a precision that would need a scaled loss": (
+        "train.precision=fp16",
+        "train.precision: fp16 has a range so small that the loss must be scaled, which is not done here; use bf16, "
+        "which has fp32's range, or fp32 on a GPU without bf16",
+    ),
+    "a precision by another name": ("train.precision=bfloat16", "train.precision: bfloat16 is called bf16 here"),
+    "a precision of another key": ("train.precision=fp8", "train.precision: fp8 is set by train.fp8, beside bf16"),
+    "Adam without its W": ("optimizer.name=adam", "optimizer.name: adam is not offered; adamw is Adam with decoupled"),
     "a block of nothing": ("data.block=0", "data.block: must be at least 1, found 0"),
     "a block of everything": ("data.block=2000000", "data.block: must be at most 1,048,576, found 2,000,000"),
     "an unknown packer": ("data.packing=best-fit", "data.packing: unknown value 'best-fit'; did you mean best_fit?"),
@@ -88,6 +108,7 @@ OVERRIDES = {
     "infinity": ("optimizer.lr=inf", "optimizer.lr: expected a number (0.1, 3e-4), found 'inf' (it must be finite)"),
     "not a number": ("optimizer.eps=.nan", "optimizer.eps: expected a number"),
     # units
+    "a section for a switch": ("monitor.wandb.project=x", "did you mean monitor.wandb_run.project?"),
     "a wrong unit": ("train.batch_tokens=4G", "unknown unit 'G'; known are K, M, B and T"),
     "a unit spelled out": ("train.batch_tokens=4 million", "unknown unit 'million'"),
     "a unit that leaves a fraction": ("train.steps=1.2345K", "it is not whole"),
@@ -294,6 +315,33 @@ def test_files_that_cannot_be_read(here: Path) -> None:
     assert "tokens is a folder; give a YAML file" in message(Path("tokens"))
     Path("latin.yaml").write_bytes(b"name: caf\xe9")
     assert "latin.yaml is not UTF-8 text (byte 9)" in message(Path("latin.yaml"))
+
+
+SWEEP = "config: run.yaml\ngrid: {optimizer.lr: [1e-3]}\n"
+REFINERY = "name: web\ninput: [crawl]\nsteps: [rules]\n"
+
+
+def test_a_file_of_another_verb_is_told_with_its_verb() -> None:
+    """Each of the three kinds, given to the readers of the other two."""
+    readers = {"run": load_config, "sweep": read_sweep, "refinery": load_refinery}
+    verbs = {"run": "internevo train", "sweep": "internevo sweep", "refinery": "internevo data refine"}
+    for kind, text in (("run", STAGED), ("sweep", SWEEP), ("refinery", REFINERY)):
+        file = config(text)
+        for wanted, read in readers.items():
+            if wanted != kind:
+                with pytest.raises(ConfigError) as caught:
+                    read(file)
+                assert str(caught.value) == f"run.yaml describes a {kind}, not a {wanted}: `{verbs[kind]} run.yaml`"
+
+
+def test_configurations_of_others_are_told() -> None:
+    Path("7B_sft.py").write_text("model = dict(num_layers=32)\n")
+    assert "7B_sft.py is Python, as InternEvo's own configurations are" in message(Path("7B_sft.py"))
+    Path("config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    assert "config.json is the config.json of a Hugging Face model" in message(Path("config.json"))
+    Path("runs").mkdir()
+    Path("runs/config.yaml").write_text(GOOD)
+    assert message(Path("runs")) == "runs is a folder; give a YAML file; its own is runs/config.yaml"
 
 
 def test_bases_in_a_circle_are_told_in_order() -> None:

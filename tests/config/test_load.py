@@ -131,3 +131,39 @@ def test_a_step_is_whole_rows() -> None:
     train = TrainConfig(tokens=1_000_000, seq_len=4096, batch_tokens=100_000)
     assert rows_per_step(train) == 24
     assert stage_steps(train) == 11  # 24 * 4096 = 98,304 tokens a step: the last one goes past the million
+
+
+def weights(run: RunConfig) -> dict[str, dict[str, float]]:
+    return {stage.name: {one.name or one.path: one.weight for one in stage.data.sources} for stage in run.stages}
+
+
+MIXED = """
+name: run
+model: {preset: tiny}
+train: {seq_len: 64, batch_tokens: 512, steps: 10}
+data: {sources: [{path: tokens/web}, {path: a.b/code.ds, weight: 2}, {path: tokens/web/long, name: books}]}
+stages:
+  - {name: base}
+  - {name: long, data: {sources: [{path: tokens/web, weight: 5}, {path: tokens/new}]}}
+"""
+
+
+def test_a_source_is_changed_by_its_name(tmp_path: Path) -> None:
+    """Its own name, or the last part of its path; in the stages that have the run's sources."""
+    run = load(
+        tmp_path, MIXED, "data.sources.web.weight=0.3", "data.sources.code.ds.weight=4", "data.sources.books.weight=0"
+    )
+    assert weights(run) == {
+        "base": {"tokens/web": 0.3, "a.b/code.ds": 4.0, "books": 0.0},
+        "long": {"tokens/web": 5.0, "tokens/new": 1.0},
+    }
+    assert run.data.sources[0].path == "tokens/web"
+    run = load(tmp_path, MIXED, "stages.long.data.sources.new.weight=7", "data.sources.books.max_epochs=2")
+    assert weights(run)["long"] == {"tokens/web": 5.0, "tokens/new": 7.0}
+    assert [one.max_epochs for one in run.stages[0].data.sources] == [None, None, 2]
+
+
+def test_one_stage_may_change_a_source_that_it_inherits(tmp_path: Path) -> None:
+    run = load(tmp_path, MIXED, "data.sources.web.weight=3", "stages.base.data.sources.books.weight=9")
+    assert weights(run)["base"] == {"tokens/web": 3.0, "a.b/code.ds": 2.0, "books": 9.0}
+    assert [one.weight for one in run.data.sources] == [3.0, 2.0, 1.0]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from internevo.config.errors import UserError
 from internevo.data import inspect
 from internevo.data.import_internevo import import_internevo
-from internevo.data.inspect import describe, histogram, show_document
+from internevo.data.inspect import describe, histogram, show_document, spread
 from internevo.data.prepare import prepare
 from internevo.data.store import TokenStore
 from internevo.data.tokenizer import load_tokenizer
@@ -58,6 +58,43 @@ def test_a_large_store_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.Mon
     summary = describe(tmp_path)
     assert (summary.documents, summary.sampled) == (1000, 100)
     assert {bar.first: bar.documents for bar in summary.histogram} == {2: 0.5, 4: 0, 8: 0.5}
+
+
+@given(st.integers(0, 10**12), st.integers(0, 50))
+def test_documents_are_from_all_over(documents: int, count: int) -> None:
+    """One from each of as many equal parts as there are to be; all of a store that has no more."""
+    numbers = spread(documents, count)
+    assert len(numbers) == min(count, documents)
+    for part, number in enumerate(numbers):
+        assert part * documents <= number * len(numbers) < (part + 1) * documents
+    assert spread(count, count + 3) == list(range(count))
+
+
+def test_documents_of_the_middle_and_the_end_are_shown(tmp_path: Path, tokenizer: Path) -> None:
+    texts = [f"text {letter}" for letter in "abcdefghi"]
+    prepare([lines(tmp_path / "a.jsonl", *texts)], tmp_path / "web", tokenizer)
+    command = [
+        sys.executable,
+        "-m",
+        "internevo",
+        "data",
+        "inspect",
+        "web",
+        "--page",
+        "x.html",
+        "--tokenizer",
+        tokenizer,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"web: document (\d)", done.stdout) == ["1", "4", "7"]
+    assert re.findall(r"<BOS>text (\w)<EOS>", done.stdout) == ["b", "e", "h"]
+    page = unescape((tmp_path / "x.html").read_text(encoding="utf-8"))
+    assert re.findall(r'document (\d)</p><pre class="document"><BOS>text (\w)<EOS>', page) == [
+        ("1", "b"),
+        ("4", "e"),
+        ("7", "h"),
+    ]
 
 
 def test_masked_tokens_are_shown(tmp_path: Path, tokenizer: Path) -> None:

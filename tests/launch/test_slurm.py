@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from internevo.launch.slurm import Job, render
+from internevo.launch.slurm import Job, command, render
 from internevo.monitor.metrics import read_metrics
 from tests.launch.cluster import Slurm
 from tests.train.runs import steps, write_config
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.slow
 
 def launch(slurm: Slurm, *arguments: str | Path) -> subprocess.Popen[str]:
     """`internevo launch --slurm`, on two nodes of one process each."""
-    command = [sys.executable, "-m", "internevo", "launch", *map(str, arguments)]
-    command += ["--slurm", "--nodes", "2", "--nproc", "1", "--no-gpus", "--cpus", "1"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=slurm.environment)
+    asked = [sys.executable, "-m", "internevo", "launch", *map(str, arguments)]
+    asked += ["--slurm", "--nodes", "2", "--nproc", "1", "--no-gpus", "--cpus", "1"]
+    return subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=slurm.environment)
 
 
 def wait_for(slurm: Slurm, job: str, *states: str, seconds: float = 180) -> None:
@@ -121,19 +122,76 @@ def test_the_template_is_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> No
     root = Path(__file__).parents[2]
     monkeypatch.setattr(Path, "cwd", lambda: Path("/home/me/internevo"))
     job = Job("internlm2-7b", nodes=16, processes=8, partition="gpu", time="24:00:00", cpus=12)
-    command = [".venv/bin/python", "-m", "internevo", "train", "configs/internlm2-7b.yaml"]
-    expected = render(job, command, Path("runs/internlm2-7b/slurm"))
+    ranks = [".venv/bin/python", "-m", "internevo", "train", "configs/internlm2-7b.yaml"]
+    expected = render(job, ranks, Path("runs/internlm2-7b/slurm"))
     assert (root / "launch" / "slurm.sbatch").read_text() == expected
 
 
-def test_containers_and_further_options(tmp_path: Path) -> None:
+def test_a_rank_has_its_cores_and_a_port_that_no_connection_takes(slurm: Slurm, tmp_path: Path) -> None:
+    show = 'echo "port $MASTER_PORT, srun $SRUN_CPUS_PER_TASK"; scontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID"'
+    text = render(Job("a", 1, 1, gpus=False, cpus=3), ["sh", "-c", show], tmp_path)
+    (tmp_path / "job").write_text(text)
+    job = slurm.run("sbatch", "--parsable", str(tmp_path / "job")).strip()
+    wait_for(slurm, job, "COMPLETED")
+    log = (tmp_path / f"{job}.log").read_text()
+    assert "CPUs=3 " in log, log  # srun before 22.05 takes the job's number by itself; later ones read the variable
+    port, cores = map(int, re.search(r"port (\d+), srun (\d+)", log).groups())
+    assert cores == 3
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert 20_000 <= port < 30_000 <= lowest
+    # numbers of jobs grow; ports stay in the range
+    (line,) = [line for line in text.splitlines() if line.startswith("MASTER_PORT=")]
+    for number in (1, 9_999, 10_000, 67_108_863):
+        said = subprocess.run(
+            ["bash", "-c", f"{line}; echo $MASTER_PORT"],
+            env={**os.environ, "SLURM_JOB_ID": str(number)},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert 20_000 <= int(said.stdout) < 30_000
+
+
+def test_each_start_of_a_job_keeps_its_record(slurm: Slurm, tmp_path: Path) -> None:
+    text = render(Job("a", 1, 1, gpus=False), ["sh", "-c", "exit 0"], tmp_path)
+    (tmp_path / "job").write_text(text)
+    job = slurm.run("sbatch", "--parsable", str(tmp_path / "job")).strip()
+    wait_for(slurm, job, "COMPLETED")
+    first = (tmp_path / f"{job}.environment.txt").read_bytes()
+    slurm.run("scontrol", "requeue", job)
+    time.sleep(3)  # see above
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(slurm, job, "COMPLETED")
+    assert (tmp_path / f"{job}.environment.txt").read_bytes() == first
+    again = (tmp_path / f"{job}.restart-1.environment.txt").read_text()
+    assert "Restarts=1" in again
+
+
+def test_containers_and_further_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     job = Job(
         "a", 2, 8, image="nvcr.io/nvidia/pytorch:26.01-py3", mounts="/data:/data", more=("constraint=h100", "exclusive")
     )
-    text = render(job, ["python", "-m", "internevo", "train", "a b.yaml"], tmp_path)
+    ranks = command(["train", "a b.yaml"], job)
+    text = render(job, ranks, tmp_path)
     assert "#SBATCH --constraint=h100\n#SBATCH --exclusive\n" in text
-    assert "--container-image=nvcr.io/nvidia/pytorch:26.01-py3 --container-mounts=/data:/data" in text
+    container = f"--container-mounts=/data:/data,{tmp_path}:{tmp_path} --container-workdir={tmp_path} "
+    assert f"--container-image=nvcr.io/nvidia/pytorch:26.01-py3 {container}" in text
     assert "'a b.yaml'" in text
     assert "#SBATCH --gpus-per-node=8\n" in text
     (tmp_path / "job").write_text(text)
     assert subprocess.run(["bash", "-n", tmp_path / "job"], env=os.environ).returncode == 0
+
+
+def test_a_container_has_a_python_and_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's Python is not in the image; the current folder is mounted, unless the user's mounts have it."""
+    monkeypatch.chdir(tmp_path)
+    plain = Job("a", 1, 1)
+    assert command(["train"], plain)[0] == sys.executable
+    assert command(["train"], replace(plain, image="i"))[0] == "python3"
+    assert command(["train"], replace(plain, image="i", python="/opt/venv/bin/python"))[0] == "/opt/venv/bin/python"
+    here = f"--container-mounts={tmp_path}:{tmp_path} --container-workdir={tmp_path} "
+    assert here in render(replace(plain, image="i"), ["true"], tmp_path)
+    for mount in (f"/scratch:{tmp_path}", f"{tmp_path.parent}:{tmp_path.parent}:rw", str(tmp_path)):
+        text = render(replace(plain, image="i", mounts=mount), ["true"], tmp_path)
+        assert f"--container-mounts={mount} --container-workdir={tmp_path} " in text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import torch
@@ -21,6 +23,20 @@ def test_it_knows_what_is_there_and_what_is_not() -> None:
     assert by_name["vllm"].remedy == "pip install vllm"
     assert all(one.remedy for one in by_name.values() if not one.good)
     assert broken_imports() == []
+
+
+def test_every_package_that_something_wants_is_listed() -> None:
+    """All of the extras, the refinery's too; those of `dev` but what is another extra are for tests."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    by_name = {one.name: one for one in examine()}
+    for extra, packages in project["optional-dependencies"].items():
+        for package in packages if extra != "dev" else ():
+            name = re.match(r"[\w-]+", package)[0]
+            if "[" not in package:  # another extra, or transformers with one
+                assert by_name[name].remedy == f"pip install 'internevo[{extra}]'", name
+                assert by_name[name].purpose
+    assert by_name["warcio"].good
+    assert by_name["scikit-learn"].good
 
 
 def test_a_missing_command_is_told(tmp_path: Path) -> None:

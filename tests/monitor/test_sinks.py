@@ -7,6 +7,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,21 +106,26 @@ def wandb_log(file: Path) -> Iterator[bytes]:
             entry = b""
 
 
-def wandb_records(run: Path) -> list[dict]:
-    """The history records of the offline run directories under a run folder."""
+def wandb_entries(run: Path, kind: str) -> Iterator[Any]:
+    """The records of one kind in the offline run directories under a run folder."""
     from wandb.proto import wandb_internal_pb2
 
-    records: list[dict] = []
     files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
     assert files, sorted(run.rglob("*"))
     for file in files:
         for entry in wandb_log(file):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(entry)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                records.append({(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items})
-    return records
+            if record.WhichOneof("record_type") == kind:
+                yield getattr(record, kind)
+
+
+def wandb_records(run: Path) -> list[dict]:
+    """The history records of the offline run directories under a run folder."""
+    return [
+        {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in entry.item}
+        for entry in wandb_entries(run, "history")
+    ]
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +142,38 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [record["heldout/web"] for record in records if "heldout/web" in record] == [3.5]
     play(open_sinks(config(tmp_path, wandb=True), tmp_path, 6), first=7)
     assert (tmp_path / "wandb-id").read_text() == first_id  # a resumed run goes on under the same id
+
+
+KEYS = "{project: pretraining, entity: the-team, group: ablations, tags: [7b, long], name: first}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([f"monitor.wandb_run={KEYS}"], ("pretraining", "the-team", "ablations", ["7b", "long"], "first")),
+        ([], ("internevo", "", "", [], "demo")),
+    ],
+)
+def test_what_a_run_is_called_at_wandb(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    expected: tuple[str, str, str, list[str], str],
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    config(tmp_path, wandb=True)
+    open_sinks(load_config(tmp_path / "demo.yaml", overrides, check_data=False), tmp_path, 0).close()
+    wandb.teardown()
+    (said, *_) = wandb_entries(tmp_path, "run")
+    assert (said.project, said.entity, said.run_group, list(said.tags), said.display_name) == expected
+    folder = next(tmp_path.glob("wandb/offline-run-*"))
+    shown = "".join(capsys.readouterr().out.split())  # a narrow console breaks lines
+    assert f"wandb:offline;`wandbsync{folder}`sendsit" in shown
 
 
 @pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "tensorboard")])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
+from internevo.config.kind import REFINERY, check_kind
 from internevo.config.names import name_problem
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
 from internevo.config.typed import build, did_you_mean, typed_tree
@@ -88,6 +89,7 @@ def load_refinery(path: Path, overrides: Sequence[str] = (), check_files: bool =
     exist.
     """
     tree = read_tree(path)
+    check_kind(path, tree, REFINERY)
     for override in overrides:
         keys, value = parse_override(override)
         for key in reversed(keys):
