@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +73,10 @@ class PipelinedEngine(ShardedEngine):
         modules: dict[int, nn.Module] = dict(self.models)
         whole = {number: reasons for number, one in self.models.items() if (reasons := _kept_whole(stage, one.part))}
         if schedule == "zbv" and whole:
+            settings = ", ".join(dict.fromkeys(chain.from_iterable(whole.values())))
             self.notes = (
                 f"pipeline: zbv does not split the backward passes of {len(whole)} of this rank's {len(modules)} "
-                f"stages ({', '.join(min(whole.values()))}); where it splits none, interleaved idles less",
+                f"stages ({settings}); where it splits none, interleaved idles less",
             )
         self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
         self._build_optimizers()

@@ -49,6 +49,8 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "interleaved, compiled": (0, (INTERLEAVED, COMPILED)),
     "zbv, first and last": (0, (ZBV,)),
     "zbv, middle, tensor": (LAST, (ZBV, "parallel.tensor=2")),
+    "zbv, zero 3": (LAST, (ZBV, ZERO3)),
+    "zbv, compiled, selective": (0, (ZBV, COMPILED, SELECTIVE)),
     "zbv, zero 2, muon": (0, (ZBV, "parallel.zero.stage=2", MUON)),
 }
 
