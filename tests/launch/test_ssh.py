@@ -69,4 +69,5 @@ def test_a_lost_connection_saves_on_all(ssh_server: SshServer, tmp_path: Path) -
         time.sleep(0.2)
     done = len(steps(run))
     assert 5 <= done < 3000
-    assert (run / "checkpoints" / f"step-{done:06d}" / "manifest.json").exists()
+    saved = [path.name for path in (run / "checkpoints").iterdir()]
+    assert saved == [f"step-{done:06d}"], (run / "logs" / "rank-0000.log").read_text()
