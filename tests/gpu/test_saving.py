@@ -68,7 +68,10 @@ def test_a_copy_waits_once_and_is_pinned(state: str, layers: int, gpu: torch.dev
 def test_a_save_waits_twice_and_copies_nothing_pageable(
     state: str, layers: int, gpu: torch.device, tmp_path: Path
 ) -> None:
-    """Whether all numbers are finite, then for the copies. From the call to the committed checkpoint: neither does the thread that writes ask the GPU for anything."""
+    """Whether all numbers are finite, then for the copies.
+
+    From the call to the committed checkpoint: neither does the thread that writes ask the GPU for anything.
+    """
     engine = build(state, layers, gpu)
     writer = CheckpointWriter(tmp_path, keep=0, asynchronous=True)
 
