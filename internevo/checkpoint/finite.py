@@ -22,7 +22,18 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
         if part.is_floating_point() and part.numel():
             ends = torch.stack(torch.aminmax(part))  # a NaN is both least and largest
             bad[name] = ends.isfinite().logical_not().any()
-    return [name for name, flag in bad.items() if flag]
+    return [name for name, flag in zip(bad, _on_host(list(bad.values())), strict=True) if flag]
+
+
+def _on_host(flags: list[Tensor]) -> list[bool]:
+    """What the flags say, after one wait for the device."""
+    if not flags:
+        return []
+    together = torch.stack([flag.to(flags[0].device) for flag in flags])
+    host = together.to("cpu", non_blocking=True)  # from a GPU: into pinned memory
+    if together.is_cuda:
+        torch.cuda.current_stream(together.device).synchronize()
+    return host.tolist()
 
 
 def not_finite_on_disk(folder: Path) -> list[str]:

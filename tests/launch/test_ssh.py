@@ -45,7 +45,7 @@ def test_ctrl_c_saves_on_all(ssh_server: SshServer, tmp_path: Path) -> None:
     assert 5 <= done < 3000
     assert (run / "checkpoints" / f"step-{done:06d}" / "manifest.json").exists()
     time.sleep(0.5)
-    assert str(config) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(config) not in subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout
 
 
 def test_a_failing_machine_ends_the_run(ssh_server: SshServer, tmp_path: Path) -> None:
@@ -64,9 +64,10 @@ def test_a_lost_connection_saves_on_all(ssh_server: SshServer, tmp_path: Path) -
     process.kill()
     process.communicate(timeout=60)
     deadline = time.monotonic() + 120
-    while str(config) in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout:
+    while str(config) in subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout:
         assert time.monotonic() < deadline, "the ranks go on alone"
         time.sleep(0.2)
     done = len(steps(run))
     assert 5 <= done < 3000
-    assert (run / "checkpoints" / f"step-{done:06d}" / "manifest.json").exists()
+    saved = [path.name for path in (run / "checkpoints").iterdir()]
+    assert saved == [f"step-{done:06d}"], (run / "logs" / "rank-0000.log").read_text()

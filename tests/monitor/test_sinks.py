@@ -196,7 +196,7 @@ def test_a_log_on_a_full_disk_is_told_once_and_left_out(tmp_path: Path, capsys: 
 def test_tensorboard_that_breaks_on_the_way_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sinks = open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0)
     play_on, broken = sinks.others[:-1], sinks.others[-1]
-    broken._writer.file_writer.event_writer._async_writer._writer._file.close()  # type: ignore[attr-defined]
+    broken._writer.file_writer.event_writer._async_writer._writer._writer.close()  # type: ignore[attr-defined]
     for number in (1, 2, 3):
         sinks.step(step(number, stage="base"))
     assert sinks.others == play_on
