@@ -32,6 +32,7 @@ _UNCHANGING: dict[str, tuple[Any, ...]] = {
 }
 """Keys by which transformers computes something else, or reads other files, and the values with which it does not."""
 
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a Hugging Face folder's `config.json` says of its model."""
@@ -129,7 +130,9 @@ def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> i
     if kinds is None:
         return window if window is not None and found["max_window_layers"] < layers else None
     if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {"full_attention", "sliding_attention"}:
-        raise UserError(f"{file}: layer_types is {kinds!r}; it must say full_attention or sliding_attention {layers} times")
+        raise UserError(
+            f"{file}: layer_types is {kinds!r}; it must say full_attention or sliding_attention {layers} times"
+        )
     if "sliding_attention" not in kinds:
         return None
     if window is None:

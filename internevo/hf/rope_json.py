@@ -76,7 +76,9 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
     known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *ROPE_KEYS.values()}
     rest = {key: value for key, value in said.items() if key not in known and value is not None}
     if rest.pop("truncate", True) is not True or rest or said.get("truncate", True) is None:
-        raise UserError(f"{file}: {place} of type {kind!r} says {said}, of which {rest or 'truncate'} is not known here")
+        raise UserError(
+            f"{file}: {place} of type {kind!r} says {said}, of which {rest or 'truncate'} is not known here"
+        )
     return base, RopeScalingConfig(kind, **_values(file, found, place, said, kind)), None
 
 

@@ -158,7 +158,9 @@ def check_finite(name: str, tensor: Tensor) -> None:
     """Raise UserError when `tensor`, by its name for people, holds NaN or an infinite number."""
     if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # no copy of the tensor is made
         bad = tensor.numel() - int(tensor.isfinite().sum())
-        raise UserError(f"{name} holds {bad:,} numbers that are not finite (NaN or infinite); these weights are damaged")
+        raise UserError(
+            f"{name} holds {bad:,} numbers that are not finite (NaN or infinite); these weights are damaged"
+        )
 
 
 def load_model(

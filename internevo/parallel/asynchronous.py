@@ -25,7 +25,9 @@ def enable_async_tensor_parallel(place: Place, device: torch.device) -> None:
     assert place.group is not None
     from torch.distributed._symmetric_memory import enable_symm_mem_for_group
 
-    with quiet():  # torch calls it no longer needed, but its compiler still passes over groups that it was not called for
+    with (
+        quiet()
+    ):  # torch calls it no longer needed, but its compiler still passes over groups that it was not called for
         enable_symm_mem_for_group(place.group.group_name)
 
 

@@ -80,7 +80,19 @@ def random_rope(rng: random.Random) -> dict[str, Any]:
             key = rng.choice(list(bad))
             said[key] = rng.choice(bad[key])
         if rng.random() < 0.95:
-            kinds = ["default", "linear", "linear", "llama3", "llama3", "llama3", "yarn", "yarn", "dynamic", "longrope", None]
+            kinds = [
+                "default",
+                "linear",
+                "linear",
+                "llama3",
+                "llama3",
+                "llama3",
+                "yarn",
+                "yarn",
+                "dynamic",
+                "longrope",
+                None,
+            ]
             said[rng.choice(["rope_type", "rope_type", "type"])] = rng.choice(kinds)
         return said
 
@@ -211,7 +223,11 @@ WINDOWS: list[tuple[str, dict[str, Any], int | None]] = [
     ("qwen3", {"sliding_window": 64, "use_sliding_window": True, "layer_types": ["full_attention"] * 3}, None),
     (
         "qwen3",
-        {"sliding_window": 64, "use_sliding_window": True, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]},
+        {
+            "sliding_window": 64,
+            "use_sliding_window": True,
+            "layer_types": ["full_attention"] * 2 + ["sliding_attention"],
+        },
         64,
     ),
 ]

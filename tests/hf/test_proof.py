@@ -50,7 +50,9 @@ def test_a_tied_flag_beside_another_head_is_refused_everywhere(tied: Path, tmp_p
         theirs = AutoModelForCausalLM.from_pretrained(tied)(TOKENS).logits
     assert (our_logits(before, TOKENS) - theirs).abs().max() > 1
     for use in (lambda: import_model(tied, tmp_path / "imported"), lambda: open_model(tied)):
-        with pytest.raises(UserError, match="config.json says tie_word_embeddings, but lm_head.weight is not model.emb"):
+        with pytest.raises(
+            UserError, match="config.json says tie_word_embeddings, but lm_head.weight is not model.emb"
+        ):
             use()
     assert not (tmp_path / "imported").exists()
     set_key(tied, tie_word_embeddings=False)  # as the message says
