@@ -1,4 +1,4 @@
-"""Rows of the vocabulary without a piece of the tokenizer: never sampled, by us or from an export, and shown if given."""
+"""Rows of the vocabulary without a piece of the tokenizer: never sampled, here or from an export, and shown."""
 
 from __future__ import annotations
 
