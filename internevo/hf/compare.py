@@ -1,9 +1,9 @@
 """The proof of a conversion: our model and transformers' compute the same, layer by layer.
 
-Both run over the same tokens in fp32. transformers loads the Hugging Face folder as a user would, by `from_pretrained`: no
-table and no reader of ours takes part, and a tensor that it does not use is a mismatch. Our side, and transformers' where
-the whole model would need more than WHOLE_BYTES, has one part's weights in memory at a time, so that a model of any size
-can be checked on any machine; then transformers' classes and names are used, but not its loading.
+Both run over the same tokens in fp32. transformers loads the Hugging Face folder as a user would, by `from_pretrained`:
+no table and no reader of this package takes part, and a tensor that it does not use is a mismatch. Our side has one
+part's weights in memory at a time. So has transformers' where the whole model would need more than WHOLE_BYTES, so that
+a model of any size can be checked on any machine; then its classes and names are used, but not its loading.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ def _read(folder: Path, file: Path) -> dict[str, Any]:
         raise UserError(f"{file} holds {type(found).__name__}, not the settings of a model")
     if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{folder} holds an adapter (adapter_config.json), which transformers would add to the weights. Merge it into "
-            "them first, with peft's merge_and_unload."
+            f"{folder} holds an adapter (adapter_config.json), which transformers would add to the weights. Merge it "
+            "into them first, with peft's merge_and_unload."
         )
     return found
 

@@ -35,8 +35,8 @@ _SLICE_BYTES = 128 << 20
 class TensorFiles:
     """The tensors of a folder, in safetensors or in PyTorch's own files, by name.
 
-    Raises UserError when the folder has neither, when a file is damaged, and when an index does not say exactly what its
-    files hold: transformers reads the files whatever the index says, so a tensor could be read from two places.
+    Raises UserError when the folder has neither, when a file is damaged, and when an index does not say exactly what
+    its files hold: transformers reads the files whatever the index says, so a tensor could be read from two places.
     """
 
     def __init__(self, folder: Path):

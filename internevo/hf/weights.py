@@ -124,15 +124,15 @@ class FolderWeights:
                 raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some}{rest}")
 
     def _check_tied_head(self) -> None:
-        """A tied head that is stored all the same must be the embedding: versions of transformers differ in which counts."""
+        """A tied head that is stored as well must be the embedding: versions of transformers differ in which counts."""
         head, embed = _head(self.facts.family), self._rows["embed.weight"][1]
         if not self.config.tied or head not in self._files.where:
             return
         if not torch.equal(self._files.read(head), self._files.read(embed)):
             raise UserError(
-                f"{self.folder}: config.json says tie_word_embeddings, but {head} is not {embed}. transformers 5 computes "
-                f"with the stored head, transformers 4 with the embedding. Set tie_word_embeddings to false in "
-                f"config.json to keep the head, or remove {head} from the files."
+                f"{self.folder}: config.json says tie_word_embeddings, but {head} is not {embed}. transformers 5 "
+                f"computes with the stored head, transformers 4 with the embedding. Set tie_word_embeddings to false "
+                f"in config.json to keep the head, or remove {head} from the files."
             )
 
     def _check_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -29,13 +29,13 @@ def generate(
 
     `prompt` has at least one token. Temperature 0 takes the likeliest token. `top_p` samples from the smallest
     set of likeliest tokens whose probability reaches it (nucleus sampling, arXiv 1904.09751). Ids in `never` are not
-    sampled: a vocabulary may have more rows than the tokenizer has pieces. Raises UserError for a prompt with an id past
-    the vocabulary.
+    sampled: a vocabulary may have more rows than the tokenizer has pieces. Raises UserError for a prompt with an id
+    past the vocabulary.
     """
     if max(prompt) >= model.config.vocab:
         raise UserError(
-            f"the prompt has token id {max(prompt)}, past the model's vocabulary of {model.config.vocab:,}; its tokenizer "
-            "is that of another model"
+            f"the prompt has token id {max(prompt)}, past the model's vocabulary of {model.config.vocab:,}; its "
+            "tokenizer is that of another model"
         )
     weight = model.head.weight
     masked = torch.tensor(list(never), dtype=torch.long, device=weight.device)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from internevo.config.errors import UserError
+from internevo.config.quiet import quiet
 from internevo.data.batch import IGNORE
 from internevo.parallel.mesh import Place
 from internevo.train.chunked_loss import chunked_cross_entropy
@@ -79,7 +80,8 @@ def _torch(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def _liger(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    with quiet():  # the first time, transformers comes along
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     return liger_fused_linear_cross_entropy(
         features, weight, labels, ignore_index=IGNORE, reduction="sum", accum_dtype=torch.float32
