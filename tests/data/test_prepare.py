@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from internevo.config.errors import UserError
 from internevo.data.build import Manifest
@@ -19,6 +20,7 @@ from internevo.data.prepare import prepare
 from internevo.data.store import TokenStore
 from internevo.data.tokenizer import load_tokenizer
 from internevo.data.train_tokenizer import train_tokenizer
+from tests.data.test_tokenizer import byte_level
 
 PACKAGE = Path(__file__).parents[2] / "internevo"
 
@@ -110,6 +112,24 @@ def test_what_is_left_out_is_in_the_manifest_and_said(tmp_path: Path, tokenizer:
     done = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True, timeout=60, check=True)
     assert "left out, as they are of kinds that are not read: 3 .csv, 1 .jsonl.xz" in done.stdout
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["left_out"] == {".csv": 3, ".jsonl.xz": 1}
+
+
+def test_control_like_tokens_that_text_spells_are_named(tmp_path: Path) -> None:
+    """What a tokenizer's files call ordinary is vocabulary; what they call special is never made of text."""
+    from internevo.cli import app
+
+    byte_level(tmp_path, {"eos_token": "<end>"}, {"eos_token": "<end>"})
+    definition = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    ordinary = {**definition["added_tokens"][0], "id": 257, "content": "<think>", "special": False}
+    definition["added_tokens"].append(ordinary)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    inputs = lines(tmp_path / "a.jsonl", "<think><end>")
+    command = ["data", "prepare", str(inputs), "--tokenizer", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, "--workers", "1"])
+    assert "note: text that spells <think> becomes" in done.output
+    document = documents(tmp_path / "out")[0]
+    assert (document[1], document.count(256)) == (257, 2)  # 256 at the document's ends alone
+    assert load_tokenizer(tmp_path).decode(document) == "<think><end>"
 
 
 def test_too_many_rejects_stop_it_and_more_may_be_allowed(tmp_path: Path, tokenizer: Path) -> None:

@@ -55,6 +55,19 @@ def test_any_text_comes_back(trained: Path, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text.replace("\u2581", " ")
 
 
+def test_the_one_character_that_does_not_come_back_is_told_where_the_rest_is_promised() -> None:
+    from internevo.cli.data import tokenizer_train
+
+    pages = Path(__file__).parents[2] / "docs"
+    for promise in (
+        tokenizer_train.__doc__,
+        train_tokenizer.__doc__,
+        (pages / "getting-started.md").read_text("utf-8"),
+    ):
+        assert "exactly" in promise
+        assert "U+2581" in promise
+
+
 def test_digits_are_split_and_words_are_learned(trained: Path) -> None:
     tokenizer = load_tokenizer(trained)
     assert len(tokenizer.encode("31415926")) == 8

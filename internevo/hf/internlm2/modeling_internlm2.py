@@ -257,8 +257,8 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         return_dict=None,
         logits_to_keep=0,
     ):
-        """labels: `[batch, seq]`, the tokens themselves, -100 where none counts. logits_to_keep: of so many last tokens,
-        0 for all."""
+        """labels: `[batch, seq]`, the tokens themselves, -100 where none counts. logits_to_keep: how many of
+        the last tokens have logits, 0 for all."""
         out = self.model(
             input_ids,
             attention_mask,
