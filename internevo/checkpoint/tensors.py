@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -82,8 +83,10 @@ class SafeReader(dcp.FileSystemReader):
         try:
             with path.open("rb") as file:
                 metadata = _MetadataUnpickler(file).load()
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged pickle may raise whatever its instructions come to
             raise CheckpointError(f"{path} is not readable as checkpoint metadata: {error}") from error
+        if not isinstance(metadata, Metadata) or not isinstance(metadata.state_dict_metadata, dict):
+            raise CheckpointError(f"{path} is not readable as checkpoint metadata: it holds something else")
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
@@ -205,7 +208,11 @@ def read_tensors(folder: Path, into: Mapping[str, Tensor], group: dist.ProcessGr
             raise CheckpointError(
                 f"{folder}: {name} has shape {list(stored[name].size)}, the model wants {list(tensor.shape)}"
             )
-    dcp.load(dict(into), storage_reader=SafeReader(folder), process_group=group, no_dist=group is None)
+    try:
+        dcp.load(dict(into), storage_reader=SafeReader(folder), process_group=group, no_dist=group is None)
+    except CheckpointException as error:
+        reasons = dict.fromkeys(str(cause) or type(cause).__name__ for cause, _ in error.failures.values())
+        raise CheckpointError(f"the tensors in {folder} cannot be read: {'; '.join(reasons)}") from error
 
 
 def stored_tensors(folder: Path) -> dict[str, TensorStorageMetadata]:

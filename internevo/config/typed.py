@@ -172,7 +172,11 @@ def _scalar(hint: type, value: Any) -> Any:
     if isinstance(value, str):
         with_unit = number(value)
         value = float(value.replace("_", "")) if with_unit is None else with_unit
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise ValueError("it is too large") from None
+    if not finite:
         raise ValueError("it must be finite")
     if hint is int and value != int(value):
         raise ValueError("it is not whole")
