@@ -34,15 +34,15 @@ def evaluate_model(
     seq_len: Annotated[
         int | None, typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Of each source at most.", metavar="TOKENS")] = 1_000_000,
+    tokens: Annotated[int, typer.Option(help="Most tokens of each source.", metavar="TOKENS")] = 1_000_000,
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
     sentence: Annotated[
-        str, typer.Option(help="The needle: {key}, and behind it {value} (digits) or {word}.", metavar="TEXT")
+        str, typer.Option(help="The needle: {key}, and after it {value} (digits) or {word}.", metavar="TEXT")
     ] = " The code of {key} is {value}.",
     haystack: Annotated[
-        str | None, typer.Option(help="What they are made of; the first source when absent.", metavar="STORE")
+        str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
     ] = None,
     depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N")] = 11,
     trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N")] = 5,
