@@ -34,7 +34,7 @@ def evaluate_model(
     seq_len: Annotated[
         int | None, typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Most tokens of each source.", metavar="TOKENS")] = 1_000_000,
+    tokens: Annotated[int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS")] = 1_000_000,
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
@@ -57,7 +57,7 @@ def evaluate_model(
         str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
     ] = None,
     include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.", metavar="N")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum questions per task.", metavar="N")] = None,
     fewshot: Annotated[
         int | None, typer.Option(help="Examples before each question; the task's when absent.", metavar="N")
     ] = None,

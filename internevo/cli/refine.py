@@ -106,7 +106,9 @@ def classifier_train(
     held_out: Annotated[
         float, typer.Option(help="Share of the documents to test it on.", metavar="SHARE", min=0.001, max=0.9)
     ] = 0.1,
-    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.", metavar="N")] = 500_000,
+    max_documents: Annotated[
+        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N")
+    ] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.
 
