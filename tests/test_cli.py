@@ -48,6 +48,13 @@ def test_help_has_words_and_a_short_name(verb: list[str]) -> None:
     assert not re.findall(r"\{[a-z_]+\}", shown.output.partition("╭")[0])  # what is to be given
 
 
+def test_help_names_keys_that_the_verb_has() -> None:
+    assert "train.seq_len" in CliRunner().invoke(app, ["train", "-h"]).output
+    shown = CliRunner().invoke(app, ["data", "refine", "-h"]).output
+    assert "train.seq_len" not in shown
+    assert "executor.workers=8" in shown
+
+
 def test_shells_complete_verbs_and_options() -> None:
     """What the script that `--install-completion` installs asks, and the answers."""
     for typed, expected in (("internevo ev", ["eval"]), ("internevo launch --part", ["--partition"])):

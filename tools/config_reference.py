@@ -29,15 +29,16 @@ HEAD = """# The config
 <!-- generated from internevo/config/schema.py by tools/config_reference.py; change the docstrings there -->
 
 One YAML file describes a run. Any key can be changed on the command line as `key=value`; in a list of stages,
-`stages.NAME.key=value` changes one stage. Unknown keys, wrong types and impossible combinations stop the run before
-anything is loaded. `internevo config CONFIG` prints the resolved tree, or what is wrong with it.
+`stages.NAME.key=value` changes one stage, and `data.sources.NAME.weight=0.3` one source by its name. Unknown keys,
+wrong types and impossible combinations stop the run before anything is loaded. `internevo config CONFIG` prints the
+resolved tree and what it comes to (parameters, steps, tokens), or what is wrong with it.
 
 - **Units.** Numbers may end in K, M, B or T (decimal): `batch_tokens: 4M`.
 - **Bases.** `_base_: other.yaml`, or a list of files, lies under the file that names it; later ones win. Paths of bases
   are relative to that file; all other paths to the working directory.
 - **Stages.** A stage is the same tree with some keys changed: it inherits all that it does not set. It may change
   everything but the model's shape (of `model`, only `rope_base` and `rope_scaling`), `tokenizer`, `optimizer.name`,
-  `train.seed` and `train.init_from`.
+  `train.seed`, `train.init_from` and `data.block`.
 - **Interpolation.** `${name}` is the value of another key, `${oc.env:SCRATCH}` that of an environment variable.
 """
 REFINERY_HEAD = """# The refinery's keys

@@ -68,7 +68,7 @@ def tokenizer_train(
     vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES")] = 32000,
     text_key: TextKeyOption = "text",
     max_characters: Annotated[
-        int, typer.Option(help="Learn from so much text at most.", metavar="CHARACTERS")
+        int, typer.Option(help="Maximum characters of text to learn from.", metavar="CHARACTERS")
     ] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.

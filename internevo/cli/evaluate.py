@@ -34,15 +34,15 @@ def evaluate_model(
     seq_len: Annotated[
         int | None, typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Of each source at most.", metavar="TOKENS")] = 1_000_000,
+    tokens: Annotated[int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS")] = 1_000_000,
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
     sentence: Annotated[
-        str, typer.Option(help="The needle: {key}, and behind it {value} (digits) or {word}.", metavar="TEXT")
+        str, typer.Option(help="The needle: {key}, and after it {value} (digits) or {word}.", metavar="TEXT")
     ] = " The code of {key} is {value}.",
     haystack: Annotated[
-        str | None, typer.Option(help="What they are made of; the first source when absent.", metavar="STORE")
+        str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
     ] = None,
     depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N")] = 11,
     trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N")] = 5,
@@ -57,7 +57,7 @@ def evaluate_model(
         str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
     ] = None,
     include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.", metavar="N")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum questions per task.", metavar="N")] = None,
     fewshot: Annotated[
         int | None, typer.Option(help="Examples before each question; the task's when absent.", metavar="N")
     ] = None,

@@ -111,8 +111,8 @@ def export(
 @app.command()
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.", metavar="TEXT")] = "",
-    tokens: Annotated[int, typer.Option(help="At most so many new tokens.", metavar="N")] = 128,
+    prompt: Annotated[str, typer.Option(help="The text to continue.", metavar="TEXT")] = "",
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.", metavar="N")] = 128,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", metavar="NUMBER")] = 0.8,
     top_p: Annotated[
         float, typer.Option(help="Sample from the likeliest tokens that make up this share.", metavar="SHARE")

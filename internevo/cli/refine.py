@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internevo.cli.group import Verbs
-from internevo.cli.shared import OverridesArgument, TextKeyOption, data_app, out, plain, then
+from internevo.cli.shared import TextKeyOption, data_app, out, plain, then
 
 if TYPE_CHECKING:
     from internevo.data.refine.refine import Progress as Refined
@@ -25,7 +25,10 @@ def data_refine(
     config: Annotated[
         Path, typer.Argument(help="The YAML file of the refinery.", metavar="CONFIG", show_default=False)
     ],
-    overrides: OverridesArgument = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Keys to change, of all but the steps: `executor.workers=8`.", metavar="KEY=VALUE"),
+    ] = None,
     only_report: Annotated[bool, typer.Option("--report", help="Do nothing but write the page.")] = False,
 ) -> None:
     """Refine a corpus: from web archives, JSON lines or parquet, step by step, to shards worth training on.
@@ -103,7 +106,9 @@ def classifier_train(
     held_out: Annotated[
         float, typer.Option(help="Share of the documents to test it on.", metavar="SHARE", min=0.001, max=0.9)
     ] = 0.1,
-    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.", metavar="N")] = 500_000,
+    max_documents: Annotated[
+        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N")
+    ] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.
 

@@ -95,7 +95,7 @@ def verify(
     run: RunArgument,
     overrides: OverridesArgument = None,
     steps: Annotated[
-        int, typer.Option("--replay", help="Train so many recorded steps again and compare.", metavar="STEPS")
+        int, typer.Option("--replay", help="Recorded steps to train again and compare.", metavar="STEPS")
     ] = 0,
     processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N")] = 1,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which verb a YAML file is for, by its keys: so that one given to another verb is told with its own."""
+"""Which verb a YAML file is for, by its keys. A file given to another verb is refused with the name of its own."""
 
 from __future__ import annotations
 

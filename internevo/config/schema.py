@@ -393,8 +393,8 @@ class StageConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """See `model`."""
     tokenizer: str | None = None
-    """A SentencePiece `.model` file, a `tokenizer.json` or a Hugging Face tokenizer folder. Needed to prepare
-    data, export and generate, not to train."""
+    """A SentencePiece `.model` file, a `tokenizer.json` or a Hugging Face tokenizer folder. Exports carry it;
+    `generate` and `serve` need it. Training only compares it with the one that the token stores were made with."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """See `optimizer`."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -414,7 +414,7 @@ class StageConfig:
 @dataclass
 class RunConfig(StageConfig):
     """The file a team writes. A stage inherits every key and may change all but `model`'s shape, `tokenizer`,
-    `optimizer.name` and `train.seed`."""
+    `optimizer.name`, `train.seed`, `train.init_from` and `data.block`."""
 
     name: str = MISSING
     """Names the run and its folder."""

@@ -32,7 +32,7 @@ def typed_tree(
     """The tree with its numbers converted. `path` is what to put before a key in a message.
 
     Keys that are wrong are left out of the result and added to `problems`. `whole` is the schema that this one is a
-    part of, and the path of that: an unknown key which another part has is then told with its place.
+    part of, and the path of that: an unknown key that another part has is reported with its place.
     """
     whole = whole or (schema, path)
     if not isinstance(tree, dict):
@@ -76,7 +76,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _places(schema: type, path: str, key: str) -> list[str]:
-    """Where the schema has a key of this name; none where it has it in so many places that they say nothing."""
+    """Where the schema has a key of this name; empty when there are more than `_MOST_PLACES`."""
     found = [place for place in _paths(schema, path) if place.rpartition(".")[2] == key]
     return found if len(found) <= _MOST_PLACES else []
 

@@ -25,7 +25,7 @@ _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _CHUNK = 2**24
 """Tokens that are looked at together when documents are found."""
 _NUMPY = b"\x93NUMPY"
-_LLM_C = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+_LLM_C: dict[tuple[int, int], np.dtype[Any]] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 """The first two numbers of llm.c's files, and what they say of the tokens (llm.c, dev/data/data_common.py)."""
 _LLM_C_HEAD = 256 * 4
 

@@ -92,7 +92,7 @@ def histogram(lengths: np.ndarray) -> list[Lengths]:
 
 
 def spread(documents: int, count: int) -> list[int]:
-    """Numbers of `count` of so many documents, from all over them: the middle one of each of `count` equal parts."""
+    """Indices of `count` documents, evenly spread over `documents`: the middle one of each of `count` equal parts."""
     count = min(count, documents)
     return [(2 * part + 1) * documents // (2 * count) for part in range(count)]
 

@@ -27,6 +27,7 @@ from internevo.data.tokenizer import load_tokenizer
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import ModelFacts
 from internevo.hf.export import check_tokens
+from internevo.hf.foreign import described
 from internevo.hf.internevo import NOTE, is_internevo, write_release
 from internevo.hf.tokenizer_files import COPIED
 from internevo.hf.weights import CheckpointWeights, FolderWeights
@@ -68,6 +69,8 @@ def import_model(
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
     if is_internevo(folder):
         return _import_internevo(folder, output, workers, progress)
+    if what := described(folder):
+        raise UserError(f"{what}.")
     weights = FolderWeights(folder)
     facts = weights.facts
     aside = output.with_name(output.name + PARTIAL)

@@ -12,6 +12,7 @@ from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import ModelConfig
 from internevo.data.tokenizer import Tokenizer, load_tokenizer
+from internevo.hf.foreign import described
 from internevo.hf.imports import MODEL_FILE, read_record
 from internevo.hf.internevo import is_internevo
 from internevo.hf.weights import CheckpointWeights, FolderWeights, Weights, load_model
@@ -70,6 +71,8 @@ def open_model(path: Path, step: int | None = None) -> StoredModel:
         return _of_folder(path)
     if is_internevo(path):
         raise UserError(f"{path} is a checkpoint of InternEvo's: `internevo import {path} OUTPUT` makes a model of it.")
+    if what := described(path):
+        raise UserError(f"{what}.")
     raise UserError(
         f"{path} has no model: it is no run folder (runs/NAME, with config.yaml), no import (with {MODEL_FILE}) and no "
         "Hugging Face folder (with config.json)."

@@ -232,6 +232,29 @@ def test_other_verbs_say_that_it_is_to_be_imported(tmp_path: Path) -> None:
         open_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["1000/model_tp0_pp0.pt", "2000/model_tp0_pp0.pt"], r"holds checkpoints of InternEvo's; name one .*m/2000\."),
+        (["adapter_config.json"], "is a LoRA adapter without its base model; merge the two first"),
+        (["consolidated.00.pth", "params.json"], "is a checkpoint in Meta's own format, which is not read"),
+        (
+            ["iter_0000010/x", "latest_checkpointed_iteration.txt"],
+            "is a checkpoint of Megatron-LM's, which is not read",
+        ),
+        (["ckpt.pt"], "is a checkpoint of nanoGPT's, a GPT-2 model"),
+        (["model-Q4_K_M.gguf"], "holds a GGUF file, which is for inference"),
+    ],
+)
+def test_models_of_other_tools_are_told_by_their_names(files: list[str], message: str, tmp_path: Path) -> None:
+    for file in files:
+        (tmp_path / "m" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / file).touch()
+    for use in (lambda: import_model(tmp_path / "m", tmp_path / "imported"), lambda: open_model(tmp_path / "m")):
+        with pytest.raises(UserError, match=message):
+            use()
+
+
 @pytest.mark.parametrize("name", ["llama 3", "internlm2", "qwen2"])
 def test_a_body_without_its_head_is_told(name: str, tmp_path: Path) -> None:
     """What transformers saves of a base model: no `model.` before the names."""

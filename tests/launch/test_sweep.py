@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from internevo.config.errors import UserError
+from internevo.config.load import load_config
 from internevo.launch.run_sweep import Status, held, state
 from internevo.launch.sweep import read_sweep
 from internevo.monitor.metrics import read_metrics
@@ -43,6 +44,23 @@ def write_sweep(folder: Path, **changes: Any) -> Path:
 
 def names(path: Path) -> list[str]:
     return [run.name for run in read_sweep(path).runs]
+
+
+def test_sources_are_varied_by_their_names(tmp_path: Path) -> None:
+    sweep = read_sweep(
+        write_sweep(
+            tmp_path,
+            grid={"data.sources.web.weight": [0.25, 0.75]},
+            derive={"data.sources.code.weight": "1 - data.sources.web.weight"},
+            set={"data.sources": "[{path: tokens/web}, {name: code, path: tokens/code}]"},
+        ),
+        check_data=False,
+    )
+    found = [
+        [one.weight for one in load_config(sweep.config, run.overrides, check_data=False).data.sources]
+        for run in sweep.runs
+    ]
+    assert found == [[0.25, 0.75], [0.75, 0.25]]
 
 
 def test_a_grid(tmp_path: Path) -> None:
