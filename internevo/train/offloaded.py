@@ -73,6 +73,8 @@ class OffloadedEngine(Engine):
         self.deepspeed = import_deepspeed()
         if world.rank == 0:
             warn_of_locks()
+        self.linear = nn.functional.linear
+        """torch's own, in whose place stage 3 puts another for the whole process."""
         self.stage, self.device = stage, world.device
         self.part = Part(world.rank, world.size)
         if not dist.is_initialized():  # DeepSpeed wants a group even for one process
@@ -160,6 +162,7 @@ class OffloadedEngine(Engine):
         """DeepSpeed's hooks keep its objects alive for ever (0.19.8), so what they hold is taken from them."""
         optimizer = self.engine.optimizer
         self.engine.destroy()
+        nn.functional.linear = self.linear
         for parameter in self.parameters.values():
             parameter.data = torch.empty(0)
             parameter.__dict__.clear()
