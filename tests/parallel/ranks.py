@@ -85,6 +85,7 @@ class RankPool:
         time.sleep(1)
         for process in self._processes:
             process.kill()
+            process.join()  # a pool that is asked whether it is alive then knows
         raise kind(reason)
 
 

@@ -6,14 +6,19 @@ handful is drawn at random; `tools/sample_layouts.py` draws hundreds.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from internevo.config.read import merge
+from internevo.config.schema import StageConfig
+from internevo.parallel.world import World
+from internevo.train.make_engine import make_engine
 from tests.parallel.jobs import ALONE
 from tests.parallel.sampling import (
     ALLOWED,
@@ -28,6 +33,9 @@ from tests.parallel.sampling import (
     write_stores,
 )
 
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[deepspeed]'"
+)
 PLAIN = {
     "model": {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 256, "init_std": 0.1},
     "optimizer": {"lr": 5e-3, "weight_decay": 1.0},
@@ -173,3 +181,38 @@ def test_another_setting_is_told_apart(changes: dict[str, Any], what: str, store
     expected, _, start = expectation(other, one, tmp_path / "other")
     errors = errors_of(go(ALONE, stage, tmp_path / "other" / "start"), expected, start)
     assert errors[what][1] > ALLOWED["fp32"][what], errors
+
+
+@installed
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("continued", [True, False])
+def test_biases_under_deepspeed(stage: int, continued: bool, stores: Path, tmp_path: Path, ranks: Any) -> None:
+    """With selective recomputation; its stage 3 has a linear layer of its own, which adds biases in place.
+
+    One that is not continued tells its state before the first update, when DeepSpeed has made no moments yet.
+    """
+    changes = {
+        "model": {"qkv_bias": True},
+        "train": {"recompute": "selective"},
+        "parallel": {"zero": {"stage": stage, "engine": "deepspeed"}},
+    }
+    one = Combination(2, merge(PLAIN, changes), continued)
+    outcome = try_combination(one, stores, tmp_path / "run", ranks)
+    assert outcome.kind == "exact", outcome
+
+
+def close_and_look(world: World, stage: StageConfig) -> tuple[bool, bool]:
+    """Whether torch's linear layer is in its place, beside an engine and after its end."""
+    before, engine = nn.functional.linear, make_engine(stage, world)
+    beside = nn.functional.linear is before
+    engine.close()
+    return beside, nn.functional.linear is before
+
+
+@installed
+@pytest.mark.heavy
+def test_a_closed_engine_gives_torchs_linear_layer_back(stores: Path, tmp_path: Path, ranks: Any) -> None:
+    tree = merge(PLAIN, {"parallel": {"zero": {"stage": 3, "engine": "deepspeed"}}})
+    stage = load(write_config(Combination(2, tree, continued=False), stores, tmp_path / "run"), 2)
+    assert ranks(2).run(close_and_look, stage) == [(False, True)] * 2
