@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.parallel.ranks import RankPool
 from tests.parallel.sampling import ALLOWED, STEPS, combination, try_combination, write_stores
 
-JOBS_OF_A_POOL = 100
-"""Combinations that processes run before new ones take their place: process groups stay until they end."""
+JOBS_OF_A_POOL = {1: 40, 2: 40, 4: 40, 8: 1}
+"""By its size, combinations that a pool runs before a new one takes its place: groups and memory stay until then."""
 TIMEOUT = 240.0
 """Seconds after which a combination hangs."""
 FEATURES: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -73,13 +73,17 @@ class Pools:
         self._jobs: Counter[int] = Counter()
 
     def __call__(self, world: int) -> RankPool:
-        pool = self._pools.get(world)
-        if pool is None or not pool.alive or self._jobs[world] >= JOBS_OF_A_POOL:
-            if pool is not None:
-                pool.close()
+        if world in self._pools and not self._pools[world].alive:
+            self._pools.pop(world).close()
+        if world not in self._pools:
             self._pools[world], self._jobs[world] = RankPool(world, TIMEOUT), 0
         self._jobs[world] += 1
         return self._pools[world]
+
+    def end_old(self) -> None:
+        """End pools that have run long enough."""
+        for world in [world for world in self._pools if self._jobs[world] >= JOBS_OF_A_POOL[world]]:
+            self._pools.pop(world).close()
 
     def close(self) -> None:
         """End all ranks."""
@@ -174,6 +178,7 @@ def main() -> int:
                 if number in done:
                     continue
                 done[number] = line = run(number, stores, Path(folder), pools)
+                pools.end_old()
                 if asked.out is not None:
                     with asked.out.open("a") as file:
                         file.write(json.dumps(line) + "\n")

@@ -336,7 +336,9 @@ def expectation(
     rows = [reference.Rows(torch.from_numpy(b.tokens), torch.from_numpy(b.labels), b.lengths) for b in batches]
     weights, moments = split_state(start)
     expected = reference.train(asdict(stage), weights, rows, moments, BEFORE * one.continued)
-    return expected, [engine.digest(batch) for batch in batches], start
+    digests = [engine.digest(batch) for batch in batches]
+    engine.close()
+    return expected, digests, start
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
