@@ -73,6 +73,8 @@ class OffloadedEngine(Engine):
         self.deepspeed = import_deepspeed()
         if world.rank == 0:
             warn_of_locks()
+        self.linear = nn.functional.linear
+        """torch's own, in whose place stage 3 puts another for the whole process."""
         self.stage, self.device = stage, world.device
         self.part = Part(world.rank, world.size)
         if not dist.is_initialized():  # DeepSpeed wants a group even for one process
@@ -118,6 +120,9 @@ class OffloadedEngine(Engine):
 
     def state(self) -> HostCopies:
         """Each tensor whole, in host memory, on one of the ranks: DeepSpeed gathers a new one."""
+        if self._steps == 0:  # no update yet, or none that was applied: DeepSpeed has no moments then
+            self._make_moments()
+            self._set_steps(0.0)
         self._link_moments()
         tensors = HostCopies()
         steps = torch.tensor(float(self._steps))
@@ -141,9 +146,7 @@ class OffloadedEngine(Engine):
             self._set_master(name, weight)
             for kind, moment in zip(MOMENTS, moments, strict=True):
                 self._set_master(name, moment, kind)
-        for state in self._base_state.values():
-            step = state["step"]
-            state["step"] = torch.full_like(step, float(steps)) if isinstance(step, Tensor) else int(steps)
+        self._set_steps(float(steps))
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -159,6 +162,7 @@ class OffloadedEngine(Engine):
         """DeepSpeed's hooks keep its objects alive for ever (0.19.8), so what they hold is taken from them."""
         optimizer = self.engine.optimizer
         self.engine.destroy()
+        nn.functional.linear = self.linear
         for parameter in self.parameters.values():
             parameter.data = torch.empty(0)
             parameter.__dict__.clear()
@@ -215,6 +219,12 @@ class OffloadedEngine(Engine):
             optimizer = self.engine.optimizer
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set_steps(self, steps: float) -> None:
+        """Set how many updates the moments have seen."""
+        for state in self._base_state.values():
+            step = state["step"]
+            state["step"] = torch.full_like(step, steps) if isinstance(step, Tensor) else int(steps)
 
     @property
     def _base_state(self) -> dict[Any, dict[str, Any]]:

@@ -59,13 +59,13 @@ class Trained:
     """Those before the first step, whole."""
 
 
-def write_documents(prefix: Path) -> Path:
+def write_documents(prefix: Path, vocab: int = VOCAB) -> Path:
     """Documents of wildly different lengths: many of one token, some longer than a row."""
     rng = np.random.default_rng(5)
     with TokenStoreWriter(prefix, np.uint16) as writer:
         for number in range(400):
             length = [1, int(rng.integers(2, 8)), int(rng.integers(8, 64)), int(rng.integers(64, 200))][number % 4]
-            writer.append(3 + rng.geometric(0.03, length) % (VOCAB - 3))
+            writer.append(3 + rng.geometric(0.03, length) % (vocab - 3))
     return prefix
 
 

@@ -19,11 +19,15 @@ TIMEOUT = 300.0
 """Seconds after which a job is taken to hang: the stacks of all ranks are printed, and the test fails."""
 
 
+class HangError(AssertionError):
+    """A job took longer than that."""
+
+
 class RankPool:
     """`world` processes in one process group. A job is a function that every rank runs; its results come by rank."""
 
-    def __init__(self, world: int):
-        self.world = world
+    def __init__(self, world: int, timeout: float = TIMEOUT):
+        self.world, self.timeout = world, timeout
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -42,12 +46,13 @@ class RankPool:
         for pipe in self._pipes:
             pipe.send((job, arguments))
         results: dict[int, Any] = {}
-        end = time.monotonic() + TIMEOUT
+        end = time.monotonic() + self.timeout
         while len(results) < self.world:
             waiting = [pipe for rank, pipe in enumerate(self._pipes) if rank not in results]
             ready = wait(waiting, timeout=max(0.0, end - time.monotonic()))
             if not ready:
-                self._fail(f"{job.__name__}: ranks {sorted(set(range(self.world)) - set(results))} hang")
+                hanging = sorted(set(range(self.world)) - set(results))
+                self._fail(f"{job.__name__}: ranks {hanging} hang", HangError)
             for pipe in ready:
                 rank = self._pipes.index(pipe)
                 try:
@@ -73,14 +78,15 @@ class RankPool:
         """Whether it can take another job."""
         return all(process.is_alive() for process in self._processes)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, kind: type[AssertionError] = AssertionError) -> None:
         for process in self._processes:
             if process.is_alive() and process.pid:
                 os.kill(process.pid, signal.SIGUSR1)  # prints its stacks
         time.sleep(1)
         for process in self._processes:
             process.kill()
-        raise AssertionError(reason)
+            process.join()  # a pool that is asked whether it is alive then knows
+        raise kind(reason)
 
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
