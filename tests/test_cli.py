@@ -12,7 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from internevo.cli import app, shared
+from internevo.cli import shared
+from internevo.cli.verbs import app
 from internevo.data.train_tokenizer import train_tokenizer
 from tests.data.stores import numbered, write_store
 

@@ -56,7 +56,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_in_pages_exist(page: Path) -> None:
     from typer.main import get_command
 
-    from internevo.cli import app
+    from internevo.cli.verbs import app
 
     verbs = set(get_command(app).list_commands(None))  # type: ignore[attr-defined, arg-type]
     for verb in re.findall(r"^\s*(?:\$ )?internevo ([a-z]+)", page.read_text(), re.MULTILINE):

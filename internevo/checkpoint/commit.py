@@ -68,7 +68,7 @@ def commit(partial: Path, final: Path, permanent: bool) -> None:
 def problems(path: Path) -> list[str]:
     """What is wrong with a checkpoint: nothing for a whole one. Reads every byte."""
     try:
-        listed = json.loads((path / MANIFEST).read_text())["files"]
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{MANIFEST} is missing or unreadable"]
     found = dict(_files(path))
@@ -112,12 +112,12 @@ def prune(folder: Path, keep: int) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The checkpoint's `state.json`: everything in it that is not a tensor."""
-    return json.loads((path / STATE).read_text())
+    return json.loads((path / STATE).read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -128,7 +128,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _permanent(path: Path) -> bool:
     try:
-        return bool(json.loads((path / MANIFEST).read_text())["permanent"])
+        return bool(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["permanent"])
     except (OSError, ValueError, KeyError, TypeError):
         return True  # damaged: not ours to delete
 

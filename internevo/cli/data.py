@@ -155,13 +155,12 @@ def data_import(
 
 @contextmanager
 def _preparing() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar; Ctrl-C is no mistake."""
+    """A progress bar, and what Ctrl-C leaves."""
     try:
         with working("preparing") as show:
             yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
     except KeyboardInterrupt:
-        out.print("stopped; the same command goes on from here")
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
 
 
 def _say_made(output: Path, manifest: Manifest) -> None:

@@ -52,8 +52,7 @@ def data_refine(
         with _tasks(refinery.name) as show:
             jobs = refine(refinery, write_refine_page, show)
     except KeyboardInterrupt:
-        out.print("stopped; the same command goes on from here")
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
     if jobs:
         out.print(f"submitted jobs {', '.join(jobs)}; logs in {refinery.output}/NN-STEP/logs")
         then(f"squeue --me, then open {page} in a browser; the same command submits again what has failed")

@@ -10,8 +10,9 @@ import typing
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from internevo.config.bounds import Between
 from internevo.config.read import number
 from internevo.config.schema import MISSING
 
@@ -67,9 +68,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @cache
 def _hints(schema: type) -> dict[str, Any]:
-    """The types of its fields, by name."""
-    hints = typing.get_type_hints(schema)
+    """The types of its fields, with their ranges, by name."""
+    hints = typing.get_type_hints(schema, include_extras=True)
     return {one.name: hints[one.name] for one in fields(typing.cast(Any, schema))}
+
+
+def _without_range(hint: Any) -> tuple[Any, Between | None]:
+    """`int` and the range for `Annotated[int, Between(1, 8)]`; any other as it is."""
+    return (hint.__origin__, hint.__metadata__[0]) if typing.get_origin(hint) is Annotated else (hint, None)
 
 
 def _without_none(hint: Any) -> Any:
@@ -83,7 +89,7 @@ def _without_none(hint: Any) -> Any:
 def _built(hint: Any, value: Any, default: Any = None) -> Any:
     if value is None:
         return None
-    hint = _without_none(hint)
+    hint = _without_none(_without_range(hint)[0])
     if is_dataclass(hint):
         return build(typing.cast(type, hint), value, default)
     if isinstance(value, list):  # new lists and mappings: no two stages share one
@@ -96,6 +102,24 @@ def _built(hint: Any, value: Any, default: Any = None) -> Any:
 
 
 def _value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    hint, bounds = _without_range(hint)
+    if bounds is None:
+        return _unbounded(hint, value, path, problems)
+    before = len(problems)
+    converted = _unbounded(hint, value, path, problems)
+    if len(problems) == before:
+        numbers = (
+            {f"{path}[{i}]": one for i, one in enumerate(converted)}
+            if isinstance(converted, list)
+            else {path: converted}
+        )
+        for place, one in numbers.items():
+            if one is not None and (problem := bounds.problem(one)):
+                problems.append(f"{place}: {problem}")
+    return converted
+
+
+def _unbounded(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     if isinstance(hint, types.UnionType) and value is None:
         return None
     hint = _without_none(hint)

@@ -55,7 +55,7 @@ def read_facts(folder: Path) -> ModelFacts:
     """Read `folder/config.json`. Raises UserError for a family or a setting that this package has no counterpart of."""
     file = folder / "config.json"
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"{folder} is no Hugging Face folder: it has no config.json") from None
     except ValueError as error:

@@ -44,7 +44,7 @@ class TensorFiles:
     def _find(self) -> dict[str, Path]:
         for name in _INDICES:
             if (index := self.folder / name).is_file():
-                files = json.loads(index.read_text())["weight_map"]
+                files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
                 if lost := sorted({file for file in files.values() if not (self.folder / file).is_file()}):
                     raise UserError(f"{self.folder} lacks {', '.join(lost)}, which its {name} lists")
                 return {tensor: self.folder / file for tensor, file in files.items()}
@@ -179,4 +179,4 @@ def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
     total = sum(entry.nbytes for group in groups for entry in group)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from internevo.checkpoint.commit import PARTIAL, STATE, commit, step_name, write
 from internevo.checkpoint.tensors import copy_tensors
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig, RopeScalingConfig
+from internevo.data.spawn import ctrl_c_held
 from internevo.data.tokenizer import load_tokenizer
 from internevo.hf.compare import compare
 from internevo.hf.config_json import ModelFacts
@@ -82,7 +83,7 @@ def import_model(
         tokenizer = _copy_tokenizer(folder, aside)
         write_json(partial / STATE, {"step": 0, "stage": "import", "imported": _record(weights, tokenizer)})
         commit(partial, checkpoint, permanent=True)
-        (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer))
+        (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer), encoding="utf-8")
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -151,11 +152,14 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
         return
     with tempfile.TemporaryDirectory() as meeting:
         processes = [
-            get_context("spawn").Process(target=_copy_share, args=(weights.folder, folder, rank, workers, meeting))
+            get_context("spawn").Process(
+                target=_copy_share, args=(weights.folder, folder, rank, workers, meeting), daemon=True
+            )
             for rank in range(workers)
         ]
-        for process in processes:
-            process.start()
+        with ctrl_c_held():
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes):
             progress(sum(file.stat().st_size for file in folder.glob("*.distcp")), weights.nbytes)
             time.sleep(_POLL_S)

@@ -51,8 +51,10 @@ def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
     """Write the tokenizer's files into the folder `output`."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, output / "tokenizer.model")
-        (output / "tokenizer.json").write_text(fast_from_sentencepiece(tokenizer.path).to_str())
-        (output / "tokenizer_config.json").write_text(json.dumps(_settings(tokenizer, seq_len), indent=1) + "\n")
+        (output / "tokenizer.json").write_text(fast_from_sentencepiece(tokenizer.path).to_str(), encoding="utf-8")
+        (output / "tokenizer_config.json").write_text(
+            json.dumps(_settings(tokenizer, seq_len), indent=1) + "\n", encoding="utf-8"
+        )
         return
     for name in COPIED:
         if (file := tokenizer.path.with_name(name)).is_file():

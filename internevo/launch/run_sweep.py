@@ -65,7 +65,7 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
     file = _mark(sweep, run)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps({"code": code, "stopped": stopped, "cause": cause}))
+    aside.write_text(json.dumps({"code": code, "stopped": stopped, "cause": cause}), encoding="utf-8")
     aside.rename(file)
 
 
@@ -78,7 +78,7 @@ def log_of(sweep: Sweep, run: PlannedRun) -> Path:
 def held(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    with (sweep.folder / ".lock").open("a") as lock:
+    with (sweep.folder / ".lock").open("a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -162,14 +162,14 @@ def _mark(sweep: Sweep, run: PlannedRun) -> Path:
 
 
 def _read(path: Path) -> dict[str, object]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _last_step(folder: Path) -> int:
     file = folder / "metrics.jsonl"
     if not file.exists():
         return 0
-    for line in reversed(file.read_text().splitlines()):
+    for line in reversed(file.read_text(encoding="utf-8").splitlines()):
         try:
             return json.loads(line)["step"]
         except ValueError:  # half a line of a process that was killed

@@ -24,7 +24,7 @@ class ConsoleSink:
     """Prints to the terminal, or to `log` when that is given (plain text, with the time of day)."""
 
     def __init__(self, config: RunConfig, log: Path | None):
-        self._file = log.open("a") if log else None
+        self._file = log.open("a", encoding="utf-8") if log else None
         self._console = Console(file=self._file, highlight=False, soft_wrap=True)
         self._stamped = log is not None
         self._steps = [stage_steps(stage.train) for stage in config.stages]

@@ -71,10 +71,10 @@ def code_version() -> str:
 def write_environment(path: Path, facts: dict[str, Any]) -> None:
     """Write the facts; those of earlier starts of the run stay in the list `earlier`."""
     if path.exists():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         facts = {**facts, "earlier": [*before.pop("earlier", []), before]}
     aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(facts, indent=1) + "\n")
+    aside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     aside.rename(path)
 
 
@@ -93,7 +93,7 @@ def _git(*arguments: str) -> str | None:
 
 def _output(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -102,7 +102,7 @@ def _output(*command: str) -> str | None:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

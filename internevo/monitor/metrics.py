@@ -82,7 +82,7 @@ class JsonLines:
     """A file that grows by one JSON object a line, flushed line by line."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: StepMetrics | EvalMetrics) -> None:
         """Append a record; numbers that are not finite become null."""
@@ -102,7 +102,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -123,10 +123,10 @@ def rewind(run: Path, step: int) -> None:
         if not path.exists():
             continue
         if len(kept) < len(records):
-            with path.with_suffix(".replaced.jsonl").open("a") as file:
+            with path.with_suffix(".replaced.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(record) + "\n" for record in records if record["step"] > step)
         aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         aside.rename(path)
 
 

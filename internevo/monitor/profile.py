@@ -68,7 +68,7 @@ class StepProfiler:
         seconds = breakdown(finished.events() or (), wall, self._device.type)
         steps = len(self._walls)
         facts = {"first": self._chosen[0], "steps": steps, "seconds": {k: s / steps for k, s in seconds.items()}}
-        Path(f"{self._prefix}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        Path(f"{self._prefix}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def _start(self) -> None:
         activities = [ProfilerActivity.CPU]
@@ -128,5 +128,6 @@ def _covered(intervals: Sequence[tuple[float, float]]) -> float:
 def read_profiles(run: Path) -> list[dict[str, Any]]:
     """What was written of a run's profiled steps, a record a rank."""
     return [
-        json.loads(path.read_text()) | {"rank": path.stem} for path in sorted((run / FOLDER).glob("rank-????.json"))
+        json.loads(path.read_text(encoding="utf-8")) | {"rank": path.stem}
+        for path in sorted((run / FOLDER).glob("rank-????.json"))
     ]

@@ -45,7 +45,7 @@ def write_report(run: Path) -> Path:
         time=_time(run),
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
-        config=escape(config_file.read_text()),
+        config=escape(config_file.read_text(encoding="utf-8")),
     )
     return write_page(
         run / "report.html",
@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _stages(config: RunConfig) -> list[dict[str, Any]]:

@@ -120,9 +120,9 @@ class WandbSink:
             raise UserError("monitor.wandb is on, but wandb is missing: pip install 'internevo[wandb]'") from None
         id_file = run / "wandb-id"
         if not id_file.exists():
-            id_file.write_text(secrets.token_hex(4))
+            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
         self._run = wandb.init(
-            id=id_file.read_text(),
+            id=id_file.read_text(encoding="utf-8"),
             resume="allow",
             name=config.name,
             dir=str(run),

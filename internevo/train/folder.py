@@ -41,7 +41,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("a+")
+        self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -84,7 +84,7 @@ class RunFolder:
 
     def _write(self, config: RunConfig) -> None:
         aside = self.config_file.with_suffix(".partial")
-        aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}")
+        aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}", encoding="utf-8")
         aside.rename(self.config_file)
 
 

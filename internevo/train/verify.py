@@ -73,10 +73,10 @@ def replay(run: Path, steps: int, overrides: Sequence[str], start: Callable[[lis
         )
     state = read_state(chosen)
     with tempfile.TemporaryDirectory() as aside:
-        config = yaml.safe_load(folder.config_file.read_text())
+        config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
         config |= {"name": "replay", "runs": aside}
         file = Path(aside) / "config.yaml"
-        file.write_text(yaml.safe_dump(config, sort_keys=False))
+        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         copy = Path(aside) / "replay" / "checkpoints" / chosen.name
         shutil.copytree(chosen, copy)
         until = state["step"] + min(steps, _behind(state, recorded))

@@ -98,7 +98,7 @@ def test_a_cancelled_job_goes_on(how: str, slurm: Slurm, tmp_path: Path) -> None
 
 def test_a_failing_job_says_why(slurm: Slurm, tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1e30", "stages.enhance.optimizer.lr=1e30")
+    process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1000", "stages.enhance.optimizer.lr=1000")
     out = process.communicate(timeout=300)[0]
     assert process.returncode in (2, 143), out  # srun gives the highest of its tasks'
     assert re.search(r"job \d+ ended as FAILED \(exit code", out)

@@ -57,7 +57,14 @@ def simulate(
     command = [sys.executable, "-m", "tools.nogpu.simulate", "--case", json.dumps(case)]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout,
+        check=False,
     )
     if done.returncode:
         return {**case, "failed": done.stderr.strip()[-4000:]}
