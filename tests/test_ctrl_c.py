@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "corpus").mkdir()
     for number in range(4):
         (folder / "corpus" / f"{number}.txt").write_text("\n".join(lines[number::4]), encoding="utf-8")
-    train_tokenizer(lines[:20], folder / "small.model", 400)
+    train_tokenizer(lines[:20], folder / "small.model", 512)
     write_store(folder / "web", 100, 0)
     (folder / "run.yaml").write_text(
         "name: run\nmodel: {preset: tiny}\ntokenizer: small.model\n"
@@ -89,8 +89,8 @@ MORE = {
     "eval": ["eval", "runs/run", "--source", "web", "--tokens", "5000", "--out", "made/NEW"],
     "config": ["config", "run.yaml"],
     "doctor": ["doctor"],
-    "launch": ["launch", "run.yaml", "--nproc", "2", "name=NEW"],
     "train": ["train", "run.yaml", "train.steps=20", "name=NEW"],
+    "launch": ["launch", "run.yaml", "--nproc", "2", "train.steps=20", "name=NEW"],
 }
 """Of a campaign."""
 
@@ -111,15 +111,9 @@ def test_one_line_and_130_at_any_moment(place: Path, verb: str) -> None:
         time.sleep(moment)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
-        interrupted = time.monotonic()
         out, err = ended(process)
         said = f"{verb} at {moment:.2f} of {takes:.2f} s: {process.returncode}\n{out}\n{err}"
-        if os.environ.get("CTRL_C_LOG"):
-            with open(os.environ["CTRL_C_LOG"], "a") as f:
-                f.write(f"{time.monotonic() - interrupted:.2f} " + said.replace("\n", "|")[:3000] + "\n")
-            continue
         assert "Traceback" not in out + err, said
-        if process.returncode == 130:
+        assert process.returncode in (0, 130), said
+        if process.returncode == 130 and verb not in ("train", "launch"):  # these say what they save
             assert len(err.splitlines()) == 1, said
-        else:
-            assert process.returncode == 0, said

@@ -16,37 +16,30 @@ from internevo.cli.shared import (
     TextKeyOption,
     copy_remote_stores,
     data_app,
+    number_option,
     out,
     plain,
     then,
     tokenizer_app,
     working,
 )
+from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
     from internevo.data.build import Manifest, Progress
     from internevo.data.inspect import StoreSummary
 
 
-def _some(share: float) -> float:
-    if not 0 <= share < 1:  # nor nan, which typer's min and max let through
-        raise typer.BadParameter(f"{share} is no share of the documents: at least 0, and less than 1.")
-    return share
-
-
-def _some_or_all(share: float) -> float:
-    return share if share == 1 else _some(share)
-
-
 HeldOutOption = Annotated[
-    float, typer.Option(help="Share of the documents kept for evaluation, less than 1.", callback=_some)
+    float,
+    number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1."),
 ]
 WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", min=0)]
 MaxRejectsOption = Annotated[
     float,
-    typer.Option(
-        help="Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
-        callback=_some_or_all,
+    number_option(
+        Between(0, 1),
+        "Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
     ),
 ]
 ShardTokensOption = Annotated[int, typer.Option(help="A larger store becomes several pairs of files.", min=1)]
@@ -56,9 +49,9 @@ ShardTokensOption = Annotated[int, typer.Option(help="A larger store becomes sev
 def tokenizer_train(
     inputs: InputsArgument,
     output: Annotated[Path, typer.Option("--out", help="The .model file to write.", show_default=False)],
-    vocab: Annotated[int, typer.Option(help="Number of pieces.")] = 32000,
+    vocab: Annotated[int, typer.Option(help="Number of pieces.", min=1, max=2**24)] = 32000,
     text_key: TextKeyOption = "text",
-    max_characters: Annotated[int, typer.Option(help="Learn from so much text at most.")] = 200_000_000,
+    max_characters: Annotated[int, typer.Option(help="Learn from so much text at most.", min=1)] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
 
@@ -185,7 +178,7 @@ def data_index(
     files: Annotated[
         list[Path], typer.Argument(help="Flat files of token ids, such as OLMo's .npy.", show_default=False)
     ],
-    eos: Annotated[int, typer.Option(help="The id that ends each document.", show_default=False)],
+    eos: Annotated[int, typer.Option(help="The id that ends each document.", show_default=False, min=0, max=2**31)],
     token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", min=2, max=4)] = 2,
 ) -> None:
     """Find the documents in flat files of token ids, once, so that they can be trained on as they are.
@@ -210,7 +203,7 @@ def data_inspect(
         ),
     ],
     tokenizer: Annotated[Path | None, typer.Option(help="Show documents as text with this tokenizer.")] = None,
-    documents: Annotated[int, typer.Option(help="How many documents of each to show.")] = 3,
+    documents: Annotated[int, typer.Option(help="How many documents of each to show.", min=0)] = 3,
     page: Annotated[Path | None, typer.Option(help="Write all of it as one HTML page.", show_default=False)] = None,
 ) -> None:
     """Look into token stores: counts, lengths, and documents with their borders.

@@ -26,8 +26,10 @@ def evaluate_model(
         list[str] | None,
         typer.Option(help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated."),
     ] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Cut documents there; the model's rows when absent.")] = None,
-    tokens: Annotated[int, typer.Option(help="Of each source at most.")] = 1_000_000,
+    seq_len: Annotated[
+        int | None, typer.Option(help="Cut documents there; the model's rows when absent.", min=2)
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Of each source at most.", min=1)] = 1_000_000,
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
@@ -35,8 +37,8 @@ def evaluate_model(
         str, typer.Option(help="The needle: {key}, and behind it {value} (digits) or {word}.")
     ] = " The code of {key} is {value}.",
     haystack: Annotated[str | None, typer.Option(help="What they are made of; the first source when absent.")] = None,
-    depths: Annotated[int, typer.Option(help="Places in each haystack.")] = 11,
-    trials: Annotated[int, typer.Option(help="Needles at each place.")] = 5,
+    depths: Annotated[int, typer.Option(help="Places in each haystack.", min=1)] = 11,
+    trials: Annotated[int, typer.Option(help="Needles at each place.", min=1)] = 5,
     contamination: Annotated[
         str | None,
         typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
@@ -44,11 +46,13 @@ def evaluate_model(
     choices: Annotated[Path | None, typer.Option(help="Multiple-choice questions as JSON lines.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.")] = None,
     include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.")] = None,
-    fewshot: Annotated[int | None, typer.Option(help="Examples before each question; the task's when absent.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions of each task at most.", min=1)] = None,
+    fewshot: Annotated[
+        int | None, typer.Option(help="Examples before each question; the task's when absent.", min=0)
+    ] = None,
     precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    processes: Annotated[int, typer.Option("--nproc", help="Processes that share each row's tokens.")] = 1,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes that share each row's tokens.", min=1)] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")] = False,
     output: Annotated[Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.")] = None,
 ) -> None:

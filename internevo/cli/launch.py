@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from internevo.launch.slurm import Job
 
 
-def slurm_option(help: str, metavar: str | None = None) -> typer.models.OptionInfo:
+def slurm_option(help: str, metavar: str | None = None, min: int | None = None) -> typer.models.OptionInfo:
     """An option that only means something with --slurm."""
-    return typer.Option(help=help, metavar=metavar, rich_help_panel="With --slurm")
+    return typer.Option(help=help, metavar=metavar, min=min, rich_help_panel="With --slurm")
 
 
 @app.command()
 def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.")] = 1,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", min=1)] = 1,
     nodes: Annotated[
         str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
     ] = None,
@@ -39,9 +39,9 @@ def launch(
     account: Annotated[str | None, slurm_option("Whom the time is charged to.")] = None,
     qos: Annotated[str | None, slurm_option("Slurm's quality of service.")] = None,
     time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.")] = None,
-    grace: Annotated[int, slurm_option("Seconds before the limit at which the run saves and leaves.")] = 300,
+    grace: Annotated[int, slurm_option("Seconds before the limit at which the run saves and leaves.", min=0)] = 300,
     requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
-    cpus: Annotated[int | None, slurm_option("CPU cores for each process.")] = None,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", min=1)] = None,
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
     mounts: Annotated[str | None, slurm_option("What the container sees, `/data:/data,/home:/home`.")] = None,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from internevo.cli.shared import ModelArgument, StepOption, app, moving, out, plain, then
+from internevo.cli.shared import ModelArgument, StepOption, app, moving, number_option, out, plain, then
+from internevo.config.bounds import Between
 
 
 class Format(StrEnum):
@@ -30,7 +31,7 @@ class Dtype(StrEnum):
     fp16 = "fp16"
 
 
-WorkersOption = Annotated[int, typer.Option(help="Processes that read and write, for large models.")]
+WorkersOption = Annotated[int, typer.Option(help="Processes that read and write, for large models.", min=1)]
 
 
 @app.command("import")
@@ -106,10 +107,13 @@ def export(
 def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "",
-    tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that make up this share.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seeds the sampling.")] = 0,
+    tokens: Annotated[int, typer.Option(help="At most so many new tokens.", min=1)] = 128,
+    temperature: Annotated[float, number_option(Between(0, 100), "0 always takes the likeliest token.")] = 0.8,
+    top_p: Annotated[
+        float,
+        number_option(Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share."),
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seeds the sampling.", min=0, max=2**63 - 1)] = 0,
     step: StepOption = None,
 ) -> None:
     """Sample text from a model.
@@ -130,7 +134,7 @@ def serve(
     model: ModelArgument,
     step: StepOption = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where to listen.")] = 8000,
+    port: Annotated[int, typer.Option(help="Where to listen.", min=0, max=65535)] = 8000,
     engine: Annotated[str, typer.Option(help="auto, vllm, lmdeploy or transformers.")] = "auto",
     extra: Annotated[
         list[str] | None, typer.Argument(help="Options for the engine, behind `--`.", metavar="-- OPTIONS")

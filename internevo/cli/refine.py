@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internevo.cli.shared import OverridesArgument, TextKeyOption, data_app, out, plain, then
+from internevo.cli.shared import OverridesArgument, TextKeyOption, data_app, number_option, out, plain, then
+from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
     from internevo.data.refine.refine import Progress as Refined
@@ -96,8 +97,8 @@ def classifier_train(
     bad: Annotated[Path, typer.Argument(help="A file or folder of bad text.", show_default=False)],
     output: Annotated[Path, typer.Option("--out", help="The file to write.", show_default=False)],
     text_key: TextKeyOption = "text",
-    held_out: Annotated[float, typer.Option(help="Share of the documents to test it on.", min=0.001, max=0.9)] = 0.1,
-    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.")] = 500_000,
+    held_out: Annotated[float, number_option(Between(0.001, 0.9), "Share of the documents to test it on.")] = 0.1,
+    max_documents: Annotated[int, typer.Option(help="Learn from so many of each at most.", min=1)] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.
 

@@ -85,8 +85,8 @@ def report(run: RunArgument) -> None:
 def verify(
     run: RunArgument,
     overrides: OverridesArgument = None,
-    steps: Annotated[int, typer.Option("--replay", help="Train so many recorded steps again and compare.")] = 0,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.")] = 1,
+    steps: Annotated[int, typer.Option("--replay", help="Train so many recorded steps again and compare.", min=0)] = 0,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", min=1)] = 1,
 ) -> None:
     """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
 

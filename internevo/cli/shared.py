@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from internevo.config.bounds import Between
 
 app = typer.Typer(
     name="internevo",
@@ -42,8 +44,19 @@ ModelArgument = Annotated[
 ]
 InputsArgument = Annotated[list[Path], typer.Argument(help="Files or folders of text.", show_default=False)]
 TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.")]
-StepOption = Annotated[int | None, typer.Option(help="The checkpoint of this step; the newest when absent.")]
-UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.")]
+StepOption = Annotated[int | None, typer.Option(help="The checkpoint of this step; the newest when absent.", min=0)]
+UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.", min=1)]
+
+
+def number_option(bounds: Between, help: str) -> Any:
+    """An option for a number that is not whole; refuses nan too, which typer's min and max let through."""
+
+    def check(value: float) -> float:
+        if problem := bounds.problem(value):
+            raise typer.BadParameter(problem)
+        return value
+
+    return typer.Option(help=help, min=bounds.least, max=bounds.most, callback=check)
 
 
 def plain(text: str) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", show_default=False)],
-    at_once: Annotated[int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.")] = None,
+    at_once: Annotated[
+        int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.", min=1)
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Run nothing: list the runs, rank them, write the page.")
@@ -29,7 +31,9 @@ def sweep(
     ] = None,
     gpus: Annotated[bool, typer.Option(help="With --slurm: whether each process has a GPU.")] = True,
     time: Annotated[str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.")] = None,
-    number: Annotated[int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True)] = None,
+    number: Annotated[
+        int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True, min=0)
+    ] = None,
 ) -> None:
     """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.
 

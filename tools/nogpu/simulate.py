@@ -217,7 +217,7 @@ class Trace:
 
     def end(self) -> dict[str, Any]:
         """Kernel launches, where the host waited, and contexts made on other GPUs."""
-        with tempfile.NamedTemporaryFile("r") as file:
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as file:
             self._driver.nogpu_dump(file.name.encode())
             lines = file.read().splitlines()
         self._driver.nogpu_trace(0)
