@@ -34,7 +34,8 @@ class Between:
 
 def shown(value: float) -> str:
     """A number as a person reads it: `1,048,576`, `1e+15`, `0.001`."""
-    if not math.isfinite(value) or value != int(value) or (abs(value) >= 10**12 and value % 10**9 == 0):
+    large = abs(value) >= 2**63 or (abs(value) >= 10**12 and value % 10**9 == 0)
+    if large or not math.isfinite(value) or value != int(value):
         return f"{value:g}"
     return f"{int(value):,}"
 

@@ -46,7 +46,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
+    if len(node.value) > 300:  # more than a float can be; Python itself refuses some thousand digits
+        return str(node.value)
     return int(node.value.replace("_", ""), 0 if node.value[:2].lower() == "0x" else 10)
 
 
