@@ -32,7 +32,8 @@ One YAML file describes a run. Any key can be changed on the command line as `ke
 `stages.NAME.key=value` changes one stage. Unknown keys, wrong types and impossible combinations stop the run before
 anything is loaded. `internevo config CONFIG` prints the resolved tree, or what is wrong with it.
 
-- **Units.** Numbers may end in K, M, B or T (decimal): `batch_tokens: 4M`.
+- **Numbers.** They may end in K, M, B or T (decimal): `batch_tokens: 4M`. Every number has a range, which stands beside
+  its type. `010` is ten and `1:30` is text, although YAML 1.1 says eight and ninety.
 - **Bases.** `_base_: other.yaml`, or a list of files, lies under the file that names it; later ones win. Paths of bases
   are relative to that file; all other paths to the working directory.
 - **Stages.** A stage is the same tree with some keys changed: it inherits all that it does not set. It may change
