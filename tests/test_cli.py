@@ -6,13 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
-from internevo.cli import app, shared
+from internevo.cli import shared
+from internevo.cli.verbs import app
 from internevo.data.train_tokenizer import train_tokenizer
 from tests.data.stores import numbered, write_store
 
@@ -157,16 +161,19 @@ def test_long_work_prints_lines_into_a_log(tmp_path: Path, monkeypatch: pytest.M
         *(
             (["data", "prepare", "bad.yaml", "--tokenizer", "no.model", "--out", "x", option, value], message)
             for option, value, message in (
-                ("--held-out", "5", "5.0 is no share of the documents"),
-                ("--held-out", "1", "1.0 is no share of the documents"),
-                ("--held-out", "nan", "nan is no share of the documents"),
-                ("--max-rejects", "-1", "-1.0 is no share of the documents"),
-                ("--max-rejects", "nan", "nan is no share of the documents"),
+                ("--held-out", "5", "Invalid value for '--held-out'"),
+                ("--held-out", "1", "must be below 1, found 1"),
+                ("--held-out", "nan", "Invalid value for '--held-out'"),
+                ("--max-rejects", "-1", "Invalid value for '--max-rejects'"),
+                ("--max-rejects", "nan", "Invalid value for '--max-rejects'"),
                 ("--shard-tokens", "0", "--shard-tokens"),
                 ("--workers", "-2", "--workers"),
             )
         ),
-        (["data", "import", "bad.yaml", "--from", "internevo", "--out", "x", "--held-out", "5"], "5.0 is no share"),
+        (
+            ["data", "import", "bad.yaml", "--from", "internevo", "--out", "x", "--held-out", "5"],
+            "Invalid value for '--held-out'",
+        ),
         (["data", "import", "bad.yaml", "--from", "internevo", "--out", "s3://b/x"], "s3:/b/x is in object storage"),
         (["data", "inspect", "none"], "none"),
         (["data", "refine", "no.yaml"], "error: no.yaml does not exist"),
@@ -184,3 +191,41 @@ def test_a_mistake_ends_with_one_message_and_code_2(tmp_path: Path, arguments: l
     assert message in ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml"]  # nothing was made
+
+
+def numeric_options(group: typer.Typer) -> Iterator[tuple[str, Any]]:
+    """Every option and argument that is a number, of all verbs."""
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        yield from numeric_options(inner.typer_instance)
+    for verb in group.registered_commands:
+        assert verb.callback is not None
+        for name, hint in get_type_hints(verb.callback, include_extras=True).items():
+            kind, *more = get_args(hint) or (hint,)
+            if {int, float} & {kind, *get_args(kind)}:
+                yield f"{verb.callback.__name__} {name}", more[0] if more else None
+
+
+def test_every_number_on_the_command_line_has_a_range() -> None:
+    found = dict(numeric_options(app))
+    assert not [name for name, option in found.items() if option is None or option.min is None]
+    assert len(found) > 25  # the walk finds them
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--temperature", "-1", "Invalid value"),
+        ("--temperature", "nan", "Invalid value"),
+        ("--top-p", "2", "Invalid value"),
+        ("--top-p", "0", "must be above 0, found 0"),
+        ("--tokens", "0", "Invalid value"),
+        ("--seed", "-1", "Invalid value"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option(option: str, value: str, said: str) -> None:
+    done = CliRunner().invoke(app, ["generate", "runs/none", option, value])
+    assert done.exit_code == 2
+    shown = " ".join(done.output.replace("│", " ").split())
+    assert option in shown
+    assert said in shown

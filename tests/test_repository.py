@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -47,7 +48,7 @@ def test_the_config_reference_is_fresh() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
 
@@ -56,10 +57,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_in_pages_exist(page: Path) -> None:
     from typer.main import get_command
 
-    from internevo.cli import app
+    from internevo.cli.verbs import app
 
     verbs = set(get_command(app).list_commands(None))  # type: ignore[attr-defined, arg-type]
-    for verb in re.findall(r"^\s*(?:\$ )?internevo ([a-z]+)", page.read_text(), re.MULTILINE):
+    for verb in re.findall(r"^\s*(?:\$ )?internevo ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
         assert verb in verbs, verb
 
 
@@ -90,3 +91,31 @@ def test_the_package_carries_its_files() -> None:
     for name in ("monitor/assets/page.html", "hf/sample.txt", "launch/job.sbatch", "quickstart/config.yaml"):
         assert (Path(internevo.__file__).parent / name).is_file()
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_text_is_read_and_written_in_a_named_encoding() -> None:
+    """The locale's own encoding would make files that other machines cannot read."""
+    found = []
+    for path in sorted([*(ROOT / "internevo").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and _opens_text(call):
+                found.append(f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)[:80]}")
+    assert not found, "\n".join(found)
+
+
+def _opens_text(call: ast.Call) -> bool:
+    """Whether it reads or writes text without `encoding`."""
+    given = {one.arg: one.value for one in call.keywords}
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if "encoding" in given:
+        return False
+    if name in ("read_text", "write_text", "TextIOWrapper"):
+        return True
+    if name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
+        modes = [one.value for one in (*call.args, *given.values()) if isinstance(one, ast.Constant)]
+        modes = [one for one in modes if isinstance(one, str) and re.fullmatch(r"[rwaxbt+]{1,3}", one)]
+        other = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) in ("os", "State")
+        binary = name.endswith("TemporaryFile") and not modes
+        return not (other or binary or any("b" in mode for mode in modes))
+    texts = (given.get("text"), given.get("universal_newlines"))
+    return any(isinstance(one, ast.Constant) and one.value is True for one in texts) and name in ("run", "Popen")

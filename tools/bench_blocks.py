@@ -99,7 +99,7 @@ def main() -> None:
     for line in result["padding"]:
         print({key: value if isinstance(value, int) else f"{value:.3%}" for key, value in line.items()})
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

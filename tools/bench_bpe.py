@@ -55,7 +55,7 @@ def train_bpe(texts: Iterable[str], folder: Path, vocab: int) -> Path:
     fast.train_from_iterator(texts, trainer)
     folder.mkdir()
     fast.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
     return folder / "tokenizer.json"
 
 
@@ -129,7 +129,9 @@ def measure(contender: str, corpus: Path, tokenizer: Path) -> dict[str, float | 
     """`once`, in a process of its own."""
     command = [sys.executable, __file__, "--once", contender, "--corpus", corpus, "--tokenizer", tokenizer]
     threads = {"RAYON_NUM_THREADS": "1"} if contender == THEIRS else {}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **threads})
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, **threads}
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     found: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])
@@ -178,7 +180,7 @@ def main() -> None:
     }
     print(json.dumps(ratios, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def write_random(folder: Path, preset: str, family: str, shard_bytes: int) -> in
         write_safetensors(folder / shard_name(number, len(groups)), group)
     write_index(folder, groups)
     facts = write_facts(family, config, seq_len=4096, dtype="bfloat16", bos_id=1, eos_id=2)
-    (folder / "config.json").write_text(json.dumps(facts))
+    (folder / "config.json").write_text(json.dumps(facts), encoding="utf-8")
     return sum(entry.nbytes for entry in entries)
 
 
@@ -68,7 +68,9 @@ def measured(*arguments: str | Path) -> dict[str, float]:
         "    peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "    print('PEAK', peak.split()[1], file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     print(done.stdout)
@@ -143,7 +145,7 @@ def main() -> None:
         result["same_bytes"] = digests(folder / "out") == before
     print(json.dumps(result, indent=1))
     if asked.out:
-        asked.out.write_text(json.dumps(result, indent=1) + "\n")
+        asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

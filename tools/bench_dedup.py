@@ -236,7 +236,7 @@ def main() -> None:
     }
     print(json.dumps({key: value for key, value in result.items() if key != "rounds"}, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class Bench:
             return {"failed": "not measured: the time was over"}
         command = [sys.executable, str(CASE), json.dumps(case)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=min(left, 900), check=False)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=min(left, 900), check=False
+            )
         except subprocess.TimeoutExpired:
             return {**case, "failed": "not measured: the time was over"}
         if done.returncode:
@@ -234,7 +236,7 @@ def main() -> None:
             results += bench.compare(model, rows)
             if args.out:  # after every case: a run that is cut short has left what it found
                 raw = {**found, **ceiling, "command": sys.argv, "results": results}
-                args.out.write_text(json.dumps(raw, indent=1) + "\n")
+                args.out.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     print(table(results, found["peak_flops"]))
 
 

@@ -82,7 +82,9 @@ def on_the_fly_rate(corpus: Path, tokenizer: Tokenizer, seq_len: int) -> float:
 
 def resident_mb() -> float:
     """Memory of this process, pages of files included."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1000
 
 
@@ -162,7 +164,7 @@ def main() -> None:
     }
     print(json.dumps({key: result[key] for key in ("tokens_per_cpu_second", "least_over_on_the_fly")}, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

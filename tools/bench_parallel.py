@@ -212,7 +212,7 @@ def main() -> None:
             pool.close()
     if args.out:
         facts = {"torch": torch.__version__, "backend": "gloo", "cores": os.cpu_count()}
-        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

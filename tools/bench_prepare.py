@@ -34,7 +34,7 @@ def write_corpus(path: Path, megabytes: float) -> list[str]:
     size = 0
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
     library = [text for file in files if "site-packages" not in file.parts and (text := readable(file))]
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         while size < megabytes * 1e6:
             for text in library:
                 texts.append(f"# {len(texts)}\n{text}")
@@ -44,7 +44,7 @@ def write_corpus(path: Path, megabytes: float) -> list[str]:
 
 def readable(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return ""
 
@@ -125,7 +125,7 @@ def main() -> None:
     }
     print(f"prepare reaches {result['median ratio']:.3f} of the bare encoder")
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

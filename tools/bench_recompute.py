@@ -69,13 +69,13 @@ class _Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            self.before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-            Path("/proc/self/clear_refs").write_text("5")
+            self.before = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def bytes(self) -> int:
         if self.cuda:
             return torch.cuda.max_memory_allocated() - self.before
-        status = Path("/proc/self/status").read_text().splitlines()
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 - self.before
 
 
@@ -96,7 +96,9 @@ def main() -> None:
         for choice, results in found.items():
             sizes = ["--seq-len", str(args.seq_len), "--steps", str(args.steps)]
             command = [sys.executable, __file__, "--work", choice, *sizes]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=True, env=environment
+            )
             results.append(json.loads(done.stdout.splitlines()[-1]))
     print(f"{'recompute':24}{'peak MiB':>10}{'of none':>9}{'time of none':>14}")
     for choice, results in found.items():
@@ -109,7 +111,7 @@ def main() -> None:
     if args.out:
         facts = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
         facts |= {"seq_len": args.seq_len, "steps": args.steps, "rounds": args.rounds}
-        args.out.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n")
+        args.out.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

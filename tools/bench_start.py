@@ -36,7 +36,7 @@ LIBRARY = Path(os.__file__).parent
 def make_data(folder: Path) -> None:
     """The tokenizer and the store that the config names, in `folder`."""
     sources = sorted(LIBRARY.glob("*.py"))
-    train_tokenizer((path.read_text() for path in sources), folder / "tokenizer.model", 8192)
+    train_tokenizer((path.read_text(encoding="utf-8") for path in sources), folder / "tokenizer.model", 8192)
     prepare(sources, folder / "tokens" / "mine", folder / "tokenizer.model", held_out=0.05)
 
 
@@ -44,7 +44,7 @@ def first_step(folder: Path, steps: int) -> dict[str, float]:
     """Run the command in `folder`; seconds to the first step, and the shares after it."""
     lengths = [f"stages.base.train.steps={steps}", "stages.long.train.steps=3", "stages.enhance.train.steps=3"]
     start = time.time()
-    with (folder / "out.txt").open("w") as out:
+    with (folder / "out.txt").open("w", encoding="utf-8") as out:
         command = [
             sys.executable,
             "-m",
@@ -59,7 +59,7 @@ def first_step(folder: Path, steps: int) -> dict[str, float]:
     metrics = folder / "runs" / "tiny" / "metrics.jsonl"
     while not read_metrics(metrics):
         if process.poll() is not None:
-            raise SystemExit((folder / "out.txt").read_text())
+            raise SystemExit((folder / "out.txt").read_text(encoding="utf-8"))
         time.sleep(0.01)
     to_first = time.time() - start
     process.wait()
@@ -99,7 +99,9 @@ def main() -> None:
     if args.out:
         facts = capture(choose_device("auto"), ["tools/bench_start.py", "--steps", str(args.steps)])
         kept = ("internevo", "python", "torch", "device", "cpu_count", "threads", "command")
-        args.out.write_text(json.dumps({**{key: facts[key] for key in kept}, **result}, indent=1) + "\n")
+        args.out.write_text(
+            json.dumps({**{key: facts[key] for key in kept}, **result}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

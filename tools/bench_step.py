@@ -226,11 +226,13 @@ def main() -> None:
         facts = {"hardware": hardware, "threads": torch.get_num_threads(), **software}
         facts["transformers"] = transformers.__version__
         arguments = {key: str(value) for key, value in vars(args).items()}
-        args.out.write_text(json.dumps({**facts, "arguments": arguments, "results": results}, indent=1) + "\n")
+        args.out.write_text(
+            json.dumps({**facts, "arguments": arguments, "results": results}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.split(":")[1].strip()
     return platform.processor()

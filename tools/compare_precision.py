@@ -124,7 +124,7 @@ def main() -> None:
     text, settings = read_bytes(), {"steps": args.steps, "seeds": args.seeds, "tokens_per_step": SEQ * ROWS}
     results: dict[str, dict[str, Any]] = {}
     if args.variants and args.out and args.out.exists():
-        before = json.loads(args.out.read_text())
+        before = json.loads(args.out.read_text(encoding="utf-8"))
         if any(before[key] != value for key, value in settings.items()):
             parser.error(f"{args.out} was made with other settings")
         results = {one["variant"]: one for one in before["results"]}
@@ -142,7 +142,7 @@ def main() -> None:
         if args.out:
             facts = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
             raw = {**facts, **settings, "results": list(results.values())}
-            args.out.write_text(json.dumps(raw, indent=1) + "\n")
+            args.out.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

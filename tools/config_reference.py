@@ -13,7 +13,7 @@ import inspect
 import sys
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from internevo.config import schema
 from internevo.config.check import CHOICES
@@ -33,7 +33,8 @@ One YAML file describes a run. Any key can be changed on the command line as `ke
 wrong types and impossible combinations stop the run before anything is loaded. `internevo config CONFIG` prints the
 resolved tree and what it comes to (parameters, steps, tokens), or what is wrong with it.
 
-- **Units.** Numbers may end in K, M, B or T (decimal): `batch_tokens: 4M`.
+- **Numbers.** They may end in K, M, B or T (decimal): `batch_tokens: 4M`. Every number has a range, which stands beside
+  its type. `010` is ten and `1:30` is text, although YAML 1.1 says eight and ninety.
 - **Bases.** `_base_: other.yaml`, or a list of files, lies under the file that names it; later ones win. Paths of bases
   are relative to that file; all other paths to the working directory.
 - **Stages.** A stage is the same tree with some keys changed: it inherits all that it does not set. It may change
@@ -66,7 +67,7 @@ def docstrings(cls: type) -> dict[str, str]:
 def section(cls: type, path: str) -> list[str]:
     """The table of one dataclass, then those of the dataclasses in it."""
     lines, inner = [], []
-    texts, hints = docstrings(cls), typing.get_type_hints(cls)
+    texts, hints = docstrings(cls), typing.get_type_hints(cls, include_extras=True)
     intro = " ".join(inspect.cleandoc(cls.__doc__ or "").split())
     lines += [f"## {f'`{path}`' if path else 'The run'}", "", intro, ""]
     head = ["| key | type | default | meaning |", "|---|---|---|---|"]
@@ -86,7 +87,9 @@ def section(cls: type, path: str) -> list[str]:
 
 
 def kind(hint: Any, key: str) -> str:
-    """A type as a person would say it."""
+    """A type as a person would say it, with its range."""
+    if typing.get_origin(hint) is Annotated:
+        return f"{kind(hint.__origin__, key)}, {hint.__metadata__[0]}"
     if key in CHOICES:
         return " or ".join(f"`{choice}`" for choice in CHOICES[key])
     if typing.get_origin(hint) is dict:
@@ -137,7 +140,7 @@ def reference() -> str:
 
 def thresholds() -> list[str]:
     """The rules' table, with a default for each language."""
-    texts, hints = docstrings(Thresholds), typing.get_type_hints(Thresholds)
+    texts, hints = docstrings(Thresholds), typing.get_type_hints(Thresholds, include_extras=True)
     lines = ["## `rules.en` and `rules.zh`", "", " ".join(inspect.cleandoc(Thresholds.__doc__ or "").split()), ""]
     lines += ["| key | type | en | zh | meaning |", "|---|---|---|---|---|"]
     english, chinese = Rules().en, Rules().zh
@@ -166,8 +169,8 @@ def main() -> int:
     for name, page in (("config.md", reference()), ("refinery-keys.md", refinery())):
         file = DOCS / name
         if not check:
-            file.write_text(page)
-        elif not file.is_file() or file.read_text() != page:
+            file.write_text(page, encoding="utf-8")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != page:
             print(f"{file} is stale: run `make docs`", file=sys.stderr)
             stale = 1
     return stale

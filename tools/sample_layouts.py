@@ -110,7 +110,7 @@ def run(number: int, stores: Path, folder: Path, pools: Pools) -> dict[str, Any]
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a campaign. The last one may be cut where the tool was killed."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 

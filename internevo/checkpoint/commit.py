@@ -131,7 +131,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -142,7 +142,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _permanent(path: Path) -> bool:
     try:
-        return bool(json.loads((path / MANIFEST).read_text())["permanent"])
+        return bool(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["permanent"])
     except (OSError, ValueError, KeyError, TypeError):
         return True  # damaged: not ours to delete
 

@@ -1,45 +1,40 @@
-"""The `internevo` command: parses, calls, prints. No logic lives here; each file has the verbs of one concern."""
+"""The `internevo` command. Light to import: the verbs come after Ctrl-C and the console are taken care of."""
 
 from __future__ import annotations
 
-from typing import Annotated, NoReturn, TextIO, cast
+from typing import NoReturn
 
-import typer
-from rich.console import Console
+from internevo.cli.ctrl_c import CtrlC
+from internevo.cli.encoding import use_utf8
 
-from internevo import __version__
-from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
-from internevo.cli.shared import app, out, plain
-from internevo.config.errors import UserError
-from internevo.config.refusals import refusal
-from internevo.monitor.terminal import Terminal, let_go
-
-__all__ = ["app", "data", "evaluate", "launch", "main", "models", "refine", "runs", "sweep"]
+__all__ = ["main"]
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake, or what the system refuses, ends it with one message and exit code 2."""
+    """Run the command line.
+
+    A user's mistake, or what the system refuses, ends it with one message and exit code 2; Ctrl-C, whenever it comes,
+    with one line and 130.
+    """
+    ctrl_c = CtrlC()
+    code = 0
     try:
-        app()
-    except (UserError, OSError) as error:
-        told = refusal(error) if isinstance(error, OSError) else str(error)
-        if told is None:
+        use_utf8()
+        from internevo.cli.verbs import UserError, app, let_go, tell
+
+        try:
+            app()
+        except (UserError, OSError) as error:
+            if ctrl_c.caused(error) or not tell(error):
+                raise
+            code = 2
+        finally:
+            let_go()
+    except BaseException as error:
+        if not ctrl_c.caused(error):
             raise
-        to = cast("TextIO", Terminal("stderr"))
-        Console(file=to, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(told)}")
-        raise SystemExit(2) from None
+        ctrl_c.tell(error)
+        code = 130
     finally:
-        let_go()
-    raise SystemExit(0)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        out.print(f"internevo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None: ...
+        ctrl_c.end()
+    raise SystemExit(code)

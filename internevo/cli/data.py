@@ -16,26 +16,18 @@ from internevo.cli.shared import (
     TextKeyOption,
     copy_remote_stores,
     data_app,
+    number_option,
     out,
     plain,
     then,
     tokenizer_app,
     working,
 )
+from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
     from internevo.data.build import Manifest, Progress
     from internevo.data.inspect import StoreSummary
-
-
-def _some(share: float) -> float:
-    if not 0 <= share < 1:  # nor nan, which typer's min and max let through
-        raise typer.BadParameter(f"{share} is no share of the documents: at least 0, and less than 1.")
-    return share
-
-
-def _some_or_all(share: float) -> float:
-    return share if share == 1 else _some(share)
 
 
 _SHOWN_NAMES = 8
@@ -43,15 +35,15 @@ _SHOWN_NAMES = 8
 
 HeldOutOption = Annotated[
     float,
-    typer.Option(help="Share of the documents kept for evaluation, less than 1.", metavar="SHARE", callback=_some),
+    number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1.", "SHARE"),
 ]
 WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0)]
 MaxRejectsOption = Annotated[
     float,
-    typer.Option(
-        metavar="SHARE",
-        help="Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
-        callback=_some_or_all,
+    number_option(
+        Between(0, 1),
+        "Stop when a larger share cannot be read, from 0 to 1; fewer than 1,000 documents count as 1,000.",
+        "SHARE",
     ),
 ]
 ShardTokensOption = Annotated[
@@ -65,10 +57,10 @@ def tokenizer_train(
     output: Annotated[
         Path, typer.Option("--out", help="The .model file to write.", metavar="FILE", show_default=False)
     ],
-    vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES")] = 32000,
+    vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES", min=1, max=2**24)] = 32000,
     text_key: TextKeyOption = "text",
     max_characters: Annotated[
-        int, typer.Option(help="Maximum characters of text to learn from.", metavar="CHARACTERS")
+        int, typer.Option(help="Maximum characters of text to learn from.", metavar="CHARACTERS", min=1)
     ] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
@@ -190,13 +182,12 @@ def data_import(
 
 @contextmanager
 def _preparing() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar; Ctrl-C is no mistake."""
+    """A progress bar, and what Ctrl-C leaves."""
     try:
         with working("preparing") as show:
             yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
     except KeyboardInterrupt:
-        out.print("stopped; the same command goes on from here")
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
 
 
 def _say_made(output: Path, manifest: Manifest) -> None:
@@ -226,7 +217,9 @@ def data_index(
             show_default=False,
         ),
     ],
-    eos: Annotated[int, typer.Option(help="The id that ends each document.", metavar="ID", show_default=False)],
+    eos: Annotated[
+        int, typer.Option(help="The id that ends each document.", metavar="ID", show_default=False, min=0, max=2**31)
+    ],
     token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", metavar="BYTES", min=2, max=4)] = 2,
 ) -> None:
     """Find the documents in flat files of token ids, once, so that they can be trained on as they are.

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from internevo.cli.shared import ModelArgument, StepOption, app, moving, note, out, plain, then
+from internevo.cli.shared import ModelArgument, StepOption, app, moving, note, number_option, out, plain, then
+from internevo.config.bounds import Between
 
 
 class Format(StrEnum):
@@ -30,7 +31,9 @@ class Dtype(StrEnum):
     fp16 = "fp16"
 
 
-WorkersOption = Annotated[int, typer.Option(help="Processes that read and write, for large models.", metavar="N")]
+WorkersOption = Annotated[
+    int, typer.Option(help="Processes that read and write, for large models.", metavar="N", min=1)
+]
 
 
 @app.command("import")
@@ -112,12 +115,17 @@ def export(
 def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Option(help="The text to continue.", metavar="TEXT")] = "",
-    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.", metavar="N")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", metavar="NUMBER")] = 0.8,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.", metavar="N", min=1)] = 128,
+    temperature: Annotated[
+        float, number_option(Between(0, 100), "0 always takes the likeliest token.", metavar="NUMBER")
+    ] = 0.8,
     top_p: Annotated[
-        float, typer.Option(help="Sample from the likeliest tokens that make up this share.", metavar="SHARE")
+        float,
+        number_option(
+            Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share.", metavar="SHARE"
+        ),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seeds the sampling.", metavar="NUMBER")] = 0,
+    seed: Annotated[int, typer.Option(help="Seeds the sampling.", metavar="NUMBER", min=0, max=2**63 - 1)] = 0,
     step: StepOption = None,
 ) -> None:
     """Sample text from a model.
@@ -140,7 +148,7 @@ def serve(
     model: ModelArgument,
     step: StepOption = None,
     host: Annotated[str, typer.Option(help="The address to listen at.", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at.", metavar="PORT")] = 8000,
+    port: Annotated[int, typer.Option(help="The port to listen at.", metavar="PORT", min=0, max=65535)] = 8000,
     engine: Annotated[str, typer.Option(help="auto, vllm, lmdeploy or transformers.", metavar="ENGINE")] = "auto",
     extra: Annotated[
         list[str] | None, typer.Argument(help="Options for the engine, after `--`.", metavar="-- OPTIONS")

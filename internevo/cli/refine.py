@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internevo.cli.group import Verbs
-from internevo.cli.shared import TextKeyOption, data_app, out, plain, then
+from internevo.cli.shared import TextKeyOption, data_app, number_option, out, plain, then
+from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
     from internevo.data.refine.refine import Progress as Refined
@@ -58,8 +59,7 @@ def data_refine(
         with _tasks(refinery.name) as show:
             jobs = refine(refinery, write_refine_page, show)
     except KeyboardInterrupt:
-        out.print("stopped; the same command goes on from here")
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
     if jobs:
         out.print(f"submitted jobs {', '.join(jobs)}; logs in {plain(refinery.output)}/NN-STEP/logs")
         then(f"squeue --me, then open {page} in a browser; the same command submits again what has failed")
@@ -104,10 +104,10 @@ def classifier_train(
     output: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE", show_default=False)],
     text_key: TextKeyOption = "text",
     held_out: Annotated[
-        float, typer.Option(help="Share of the documents to test it on.", metavar="SHARE", min=0.001, max=0.9)
+        float, number_option(Between(0.001, 0.9), "Share of the documents to test it on.", metavar="SHARE")
     ] = 0.1,
     max_documents: Annotated[
-        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N")
+        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N", min=1)
     ] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.

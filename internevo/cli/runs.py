@@ -95,9 +95,9 @@ def verify(
     run: RunArgument,
     overrides: OverridesArgument = None,
     steps: Annotated[
-        int, typer.Option("--replay", help="Recorded steps to train again and compare.", metavar="STEPS")
+        int, typer.Option("--replay", help="Recorded steps to train again and compare.", metavar="STEPS", min=0)
     ] = 0,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N")] = 1,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N", min=1)] = 1,
 ) -> None:
     """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
 

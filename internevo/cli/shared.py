@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, TextIO, cast
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
 
 from internevo.cli.group import Verbs
+from internevo.config.bounds import Between
 from internevo.monitor.terminal import Terminal
 
 app = typer.Typer(
@@ -55,9 +56,22 @@ InputsArgument = Annotated[
 ]
 TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.", metavar="FIELD")]
 StepOption = Annotated[
-    int | None, typer.Option(help="The checkpoint of this step; the newest when absent.", metavar="STEP")
+    int | None, typer.Option(help="The checkpoint of this step; the newest when absent.", metavar="STEP", min=0)
 ]
-UntilOption = Annotated[int | None, typer.Option(help="Save and leave after this step of the run.", metavar="STEP")]
+UntilOption = Annotated[
+    int | None, typer.Option(help="Save and leave after this step of the run.", metavar="STEP", min=1)
+]
+
+
+def number_option(bounds: Between, help: str, metavar: str) -> Any:
+    """An option for a number that is not whole; refuses nan too, which typer's min and max let through."""
+
+    def check(value: float) -> float:
+        if problem := bounds.problem(value):
+            raise typer.BadParameter(problem)
+        return value
+
+    return typer.Option(help=help, metavar=metavar, min=bounds.least, max=bounds.most, callback=check)
 
 
 def plain(text: object) -> str:

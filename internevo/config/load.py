@@ -32,7 +32,7 @@ def load_config(
 
     `stages` of the result are complete trees, and there is at least one. Relative paths inside the configuration
     are relative to the working directory. `check_data=False` leaves out whether the token stores and the tokenizer
-    that it names exist, `check_values=False` all but names, types and presets. Raises
+    that it names exist, `check_values=False` all but names, types, ranges and presets. Raises
     ConfigError with everything that is wrong.
     """
     tree = read_tree(Path(path))
@@ -150,11 +150,11 @@ def _complete_model(tree: dict[str, Any], path: str, problems: list[str]) -> Non
     if set(missing) - {"head_dim"}:
         lacking = ", ".join(f"{path}model.{name}" for name in missing if name != "head_dim")
         problems.append(f"{lacking}: missing; set them, or choose a model.preset")
-    elif missing and model["heads"] > 0 and model["hidden"] % model["heads"]:
+    elif missing and model["hidden"] % model["heads"]:
         problems.append(
             f"{path}model.heads: hidden {model['hidden']} is not divisible by {model['heads']} heads; "
             "change one of them or set model.head_dim"
         )
     elif missing:
-        model["head_dim"] = model["hidden"] // max(1, model["heads"])
+        model["head_dim"] = model["hidden"] // model["heads"]
     tree["model"] = model

@@ -23,6 +23,47 @@ class ConfigError(UserError):
     """A configuration that cannot be used; the message names file and key."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers as people write them: `010` is ten, `1e-3` a number, `1:30` and `2026-01-31` are text.
+
+    YAML 1.1, which PyYAML reads, makes these 8, text, 90 and a date. A key that a mapping has twice is a mistake.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises ConstructorError for a key that is there twice."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
+    if len(node.value) > 300:  # more than a float can be; Python itself refuses some thousand digits
+        return str(node.value)
+    return int(node.value.replace("_", ""), 0 if node.value[:2].lower() == "0x" else 10)
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.add_implicit_resolver(_INT, re.compile(r"([-+]?[0-9][0-9_]*|0[xX][0-9a-fA-F]+)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"([-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+_Loader.add_constructor(_INT, _whole)
+
+
 def read_tree(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's tree with its `_base_` files merged under it.
 
@@ -68,7 +109,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         raise ConfigError(f"override {text!r}: expected key=value, for example train.seq_len=8192")
     reader = _omegaconf()
     try:
-        parsed: Any = reader.OmegaConf.to_container(reader.OmegaConf.create(f"value: {value}"), resolve=True)
+        tree = yaml.load(f"value: {value}", _Loader)
+        parsed: Any = reader.OmegaConf.to_container(reader.OmegaConf.create(tree), resolve=True)
         return key.strip().split("."), parsed["value"]
     except (yaml.YAMLError, reader.errors.OmegaConfBaseException):
         raise ConfigError(f"override {text!r}: the value is not valid YAML") from None
@@ -105,8 +147,10 @@ def _parse(path: Path) -> dict[str, Any]:
         )
     reader = _omegaconf()
     try:
-        created = reader.OmegaConf.create(path.read_text(encoding="utf-8"))
-        tree = reader.OmegaConf.to_container(created, resolve=True)
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        tree = {} if tree is None else tree
+        if isinstance(tree, dict):
+            tree = reader.OmegaConf.to_container(reader.OmegaConf.create(tree), resolve=True)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except IsADirectoryError:

@@ -1,13 +1,16 @@
 """The whole YAML tree, as dataclasses: every key, its type, its default and what it means.
 
-The docstring under a field is the field's documentation: `docs/config.md` is generated from it.
+The docstring under a field is the field's documentation: `docs/config.md` is generated from it. A number's range stands
+in its type.
 Reading, merging and checking are in `load.py`; named model shapes are in `presets.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from internevo.config.bounds import Between, Seed, Share, Size, SomeTokens, Steps, Tokens
 
 MISSING: Any = "???"
 """The default of a key that the configuration must give."""
@@ -21,19 +24,19 @@ class RopeScalingConfig:
     kind: str = "none"
     """`none`; `linear`: positions divided by `factor` (arXiv 2306.15595); `llama3`: long wavelengths only, as in
     Llama 3.1; `yarn`: interpolation by wavelength with a temperature on attention (arXiv 2309.00071)."""
-    factor: float = 1.0
+    factor: Annotated[float, Between(1, 10**6)] = 1.0
     """How many times longer the rows become."""
-    original_seq_len: int = 0
+    original_seq_len: Annotated[int, Between(0, 2**30)] = 0
     """The row length before; needed by `llama3` and `yarn`."""
-    low_freq_factor: float = 1.0
+    low_freq_factor: Annotated[float, Between(0, 10**6, open_below=True)] = 1.0
     """`llama3` only: wavelengths above `original_seq_len / low_freq_factor` are stretched by the whole factor."""
-    high_freq_factor: float = 4.0
+    high_freq_factor: Annotated[float, Between(0, 10**6, open_below=True)] = 4.0
     """`llama3` only: wavelengths below `original_seq_len / high_freq_factor` stay as they are."""
-    beta_fast: float = 32.0
+    beta_fast: Annotated[float, Between(0, 10**6, open_below=True)] = 32.0
     """`yarn` only: channels that turn more often than this over the original length stay as they are."""
-    beta_slow: float = 1.0
+    beta_slow: Annotated[float, Between(0, 10**6, open_below=True)] = 1.0
     """`yarn` only: channels that turn less often than this are stretched by the whole factor."""
-    temperature: float | None = None
+    temperature: Annotated[float | None, Between(0, 1000, open_below=True)] = None
     """`yarn` only: cosines and sines are multiplied by it; `0.1 ln(factor) + 1` when absent."""
 
 
@@ -44,23 +47,23 @@ class ModelConfig:
     preset: str | None = None
     """A named shape: `internlm2-1.8b`, `internlm2-7b`, `internlm2-20b`, `llama3-8b`, `qwen2.5-7b`,
     `qwen3-8b`, `tiny`, `tiny-25m`."""
-    hidden: int = MISSING
+    hidden: Size = MISSING
     """Width of the residual stream."""
-    layers: int = MISSING
+    layers: Annotated[int, Between(1, 2**16)] = MISSING
     """Number of transformer blocks."""
-    heads: int = MISSING
+    heads: Annotated[int, Between(1, 2**16)] = MISSING
     """Number of query heads."""
-    kv_heads: int = MISSING
+    kv_heads: Annotated[int, Between(1, 2**16)] = MISSING
     """Number of key and value heads; each serves `heads / kv_heads` query heads (grouped-query attention)."""
-    head_dim: int = MISSING
+    head_dim: Annotated[int, Between(2, 2**16)] = MISSING
     """Width of one head; `hidden / heads` when absent."""
-    ffn: int = MISSING
+    ffn: Annotated[int, Between(1, 2**24)] = MISSING
     """Inner width of the SwiGLU feed-forward."""
-    vocab: int = MISSING
+    vocab: Annotated[int, Between(2, 2**31)] = MISSING
     """Rows of the embedding and of the output head; at least the tokenizer's number of pieces."""
-    norm_eps: float = 1e-5
+    norm_eps: Share = 1e-5
     """Added to the mean square inside RMSNorm."""
-    rope_base: float = 10000.0
+    rope_base: Annotated[float, Between(1, 10**15)] = 10000.0
     """Base of the rotary embedding's wavelengths. A stage with longer rows usually raises it; it and `rope_scaling`
     are the only keys of `model` that a stage may change."""
     rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
@@ -71,10 +74,10 @@ class ModelConfig:
     """Whether the query, key and value projections have a bias (the Qwen2 shape)."""
     qk_norm: bool = False
     """Whether every query and key head goes through a norm before its rotation (the Qwen3 shape, arXiv 2505.09388)."""
-    init_std: float = 0.02
+    init_std: Annotated[float, Between(0, 100)] = 0.02
     """Standard deviation of the initial weights; projections that write into the residual stream are scaled
     down further by `sqrt(2 * layers)`."""
-    width_base: int = 0
+    width_base: Annotated[int, Between(0, 2**20)] = 0
     """The width that learning rates were found at (muP, arXiv 2203.03466): a model of another `hidden` then begins and
     learns such that they fit it too. Initial weights of the blocks scale with `sqrt(width_base / hidden)`, those of the
     head with `width_base / hidden`, and so do the learning rates of both. 0 scales nothing."""
@@ -87,25 +90,25 @@ class OptimizerConfig:
     name: str = "adamw"
     """`adamw`: decoupled weight decay on every matrix, none on norms and biases. `muon`: Muon for the matrices of the
     blocks, AdamW for embedding, head, norms and biases; its updates are scaled such that AdamW's learning rates fit."""
-    lr: float = 3e-4
+    lr: Annotated[float, Between(0, 1000)] = 3e-4
     """Peak learning rate; `schedule` scales it."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    betas: Annotated[list[float], Between(0, 1, open_above=True)] = field(default_factory=lambda: [0.9, 0.95])
     """Decay rates of the first and second moment."""
-    momentum: float = 0.95
+    momentum: Annotated[float, Between(0, 1, open_above=True)] = 0.95
     """`muon` only: the share of the old momentum that a step keeps."""
     state: str = "fp32"
     """How weights and moments are kept, for bf16 on one GPU: `fp32`, 18 bytes a parameter with the gradient. `split`:
     the fp32 weights as bf16 ones and the 16 bits that those lack; the same numbers in 16 bytes, 14 when a step has one
     micro-batch. `bf16`: the moments in bf16 too, stochastically rounded; 12 bytes or 10. Over several GPUs, ZeRO shares
     the state instead."""
-    eps: float = 1e-8
+    eps: Annotated[float, Between(0, 1, open_below=True)] = 1e-8
     """Added to the root of the second moment."""
-    weight_decay: float = 0.1
+    weight_decay: Annotated[float, Between(0, 100)] = 0.1
     """Decoupled decay, scaled by the learning rate."""
     decay_embeddings: bool = True
     """Whether embedding and output head decay too, as in InternLM2 and Llama. The head's decay bounds the
     logits; set it to false to follow OLMo 2."""
-    clip: float = 1.0
+    clip: Annotated[float, Between(0, 10**9)] = 1.0
     """Largest global gradient norm; larger gradients are scaled down to it. 0 turns clipping off."""
 
 
@@ -115,12 +118,12 @@ class ScheduleConfig:
 
     name: str = "cosine"
     """`constant`, `linear`, `cosine` or `wsd` (warmup, stable, decay)."""
-    warmup: int = 0
+    warmup: Steps = 0
     """Steps that climb linearly to the peak: from zero at the start of a run, from the learning rate that the
     stage before ended with at the start of a later stage. With `over: run` only the run's start warms up."""
-    final: float = 0.1
+    final: Share = 0.1
     """The last step's learning rate, as a share of the peak. Ignored by `constant`."""
-    decay: float = 0.1
+    decay: Annotated[float, Between(0, 1, open_below=True)] = 0.1
     """`wsd` only: the share of the steps spent in the final linear decay."""
     over: str = "stage"
     """What one curve spans: `stage` (each stage has its own) or `run` (one curve over all steps of the run)."""
@@ -130,9 +133,9 @@ class ScheduleConfig:
 class BatchLeg:
     """A part of a batch-size ramp."""
 
-    until: int = MISSING
+    until: SomeTokens = MISSING
     """Where it ends, in tokens of the stage."""
-    batch_tokens: int = MISSING
+    batch_tokens: SomeTokens = MISSING
     """Tokens per optimizer step until then."""
 
 
@@ -140,18 +143,18 @@ class BatchLeg:
 class TrainConfig:
     """What one step is, and how long the stage lasts."""
 
-    tokens: int | None = None
+    tokens: Annotated[int | None, Between(1, 10**15)] = None
     """Length of the stage in tokens, rounded up to whole steps. Give this or `steps`."""
-    steps: int | None = None
+    steps: Annotated[int | None, Between(1, 10**9)] = None
     """Length of the stage in optimizer steps. Give this or `tokens`."""
-    seq_len: int = 4096
+    seq_len: Annotated[int, Between(2, 2**30)] = 4096
     """Tokens in a row. Documents are packed into rows; attention never crosses a document's border."""
-    batch_tokens: int = 4_000_000
+    batch_tokens: SomeTokens = 4_000_000
     """Tokens per optimizer step, over all ranks: `batch_tokens // seq_len` rows."""
     batch_ramp: list[BatchLeg] = field(default_factory=list)
     """Smaller batches at the beginning of the stage, `[{until: 9B, batch_tokens: 1M}, {until: 20B, batch_tokens: 2M}]`,
     and `train.batch_tokens` from there on. Schedules count steps, whatever their size."""
-    micro_batch: int = 1
+    micro_batch: Size = 1
     """Rows that one rank runs at a time; gradients accumulate over the rest of the step."""
     precision: str = "bf16"
     """`bf16`: compute in bfloat16, weights, gradients and optimizer state in fp32. `fp32`: all in fp32."""
@@ -159,7 +162,7 @@ class TrainConfig:
     """What the backward pass recomputes. `none`: nothing, all activations are kept. `selective`: all but attention and
     matrix products. `full`: each block, from its input. `budget`: as little as fits into `activation_gib`, block by
     block."""
-    activation_gib: float = 0.0
+    activation_gib: Annotated[float, Between(0, 10**6)] = 0.0
     """With `recompute: budget`: GiB that the blocks' kept activations may take on each GPU."""
     compile: bool = False
     """Compile each block, and the passes over the logits, with torch.compile."""
@@ -182,9 +185,9 @@ class TrainConfig:
     begins anew."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu` or `cuda`."""
-    seed: int = 1234
+    seed: Seed = 1234
     """Seeds the initial weights and the order of the data."""
-    max_skipped: int = 10
+    max_skipped: Annotated[int, Between(1, 10**9)] = 10
     """Stop after this many steps in a row whose loss or gradient was not finite. Such a step changes nothing
     and is counted as `skipped`."""
 
@@ -193,7 +196,7 @@ class TrainConfig:
 class PipelineConfig:
     """Pipeline parallelism: consecutive groups of blocks on different ranks."""
 
-    size: int = 1
+    size: Size = 1
     """Ranks in one pipeline."""
     schedule: str = "1f1b"
     """The order of micro-batches: `1f1b` (one stage a rank), `interleaved` (two stages a rank, a smaller bubble) or
@@ -206,7 +209,7 @@ class PipelineConfig:
 class ContextConfig:
     """Context parallelism: one row's tokens spread over ranks."""
 
-    size: int = 1
+    size: Size = 1
     """Ranks that share a row: `ulysses` times a ring of the rest."""
     ulysses: Any = "auto"
     """How many of them exchange tokens for heads (Ulysses); the rest form a ring. `auto` takes as many as the heads of
@@ -229,10 +232,10 @@ class OffloadConfig:
 class ZeroConfig:
     """Sharding of optimizer state, gradients and weights over data-parallel ranks."""
 
-    stage: int = 1
+    stage: Annotated[int, Between(0, 3)] = 1
     """0 replicates everything; 1 shards the optimizer state and communicates once a step; 2 keeps gradients sharded
     between micro-batches too; 3 also the weights, which are gathered block by block."""
-    shard: int = -1
+    shard: Annotated[int, Between(-1, 2**20)] = -1
     """Ranks that share one copy of the sharded state; the rest repeat it (hybrid ZeRO). -1 is all of them."""
     engine: str = "fsdp"
     """`fsdp`: torch's own sharding, for every layout. `deepspeed`: DeepSpeed (an extra), for data-parallel ranks only,
@@ -245,7 +248,7 @@ class ZeroConfig:
 class ParallelConfig:
     """How the run is laid out over ranks. Data parallelism takes what the other sizes leave."""
 
-    tensor: int = 1
+    tensor: Size = 1
     """Ranks that share each matrix."""
     asynchronous: bool = False
     """Let torch's compiler overlap the messages of tensor parallelism with the matrix products beside them (async
@@ -265,9 +268,9 @@ class ParallelConfig:
 class CheckpointConfig:
     """When a run is saved, and how much of it is kept."""
 
-    every: int = 500
+    every: Steps = 500
     """Steps between checkpoints; each stage's last step is always saved. 0 saves only those."""
-    keep: int = 3
+    keep: Annotated[int, Between(0, 10**9)] = 3
     """How many of the newest checkpoints to keep beside those at the end of a stage, which stay. 0 keeps all."""
     asynchronous: bool = True
     """Write in the background while training goes on, from a copy of the state in host memory."""
@@ -277,9 +280,9 @@ class CheckpointConfig:
 class ProfileConfig:
     """A trace of some steps, where each step's time goes, and a memory snapshot: into `RUN/profile/`."""
 
-    first: int = 0
+    first: Steps = 0
     """The first step of the run to profile, counted from 1; 0 profiles none."""
-    steps: int = 3
+    steps: Annotated[int, Between(1, 10**6)] = 3
     """How many."""
 
 
@@ -304,7 +307,7 @@ class WandbRunConfig:
 class MonitorConfig:
     """What is shown of a run, and where. `metrics.jsonl` always has every step."""
 
-    every: int = 1
+    every: Annotated[int, Between(1, 10**9)] = 1
     """Steps between console lines, and between points sent to wandb and TensorBoard."""
     wandb: bool = False
     """Send metrics to Weights & Biases; the run's address is shown when it begins."""
@@ -322,6 +325,7 @@ MOST_IN_BLOCK = 2**20
 """The most that a block may hold."""
 CACHE = "~/.cache/internevo"
 """Where copies of remote token stores go, unless `data.cache` says otherwise."""
+Weight = Annotated[float, Between(0, 10**15)]
 
 
 @dataclass
@@ -333,17 +337,17 @@ class SourceConfig:
     its ending, a `.ds` file, a `.npy` or `.bin` file that `internevo data index` knows, or a folder of `.ds` or `.npy`
     files. Each may be in object storage, named by a URL:
     `s3://bucket/tokens/web`."""
-    weight: float = 1.0
+    weight: Weight = 1.0
     """This source's share of the tokens, relative to the other weights."""
     name: str | None = None
     """How metrics call it; the last part of `path` when absent."""
-    max_epochs: int | None = None
+    max_epochs: Annotated[int | None, Between(1, 10**6)] = None
     """How often the run may go through this source. Where its share of a stage would take it further, it gets as much
     less, spread over the stage, and the other sources share the rest by their weights."""
-    min_tokens: int = 0
+    min_tokens: Tokens = 0
     """Only documents of at least so many tokens, with those that frame them. Two sources may be parts of one store: for
     long rows, half the tokens from documents of up to 4,096 and half from longer ones."""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, Between(1, 10**15)] = None
     """Only documents of at most so many tokens."""
 
 
@@ -351,9 +355,9 @@ class SourceConfig:
 class MixtureChange:
     """Other weights from a point within the stage on."""
 
-    at: int = MISSING
+    at: SomeTokens = MISSING
     """Where, in tokens of the stage; the first step that begins there or later has the new weights."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
     """New weights by source name; sources that are not named keep theirs, 0 leaves one out."""
 
 
@@ -374,12 +378,12 @@ class DataConfig:
     packing: str = "best_fit"
     """How documents fill rows: `best_fit` cuts only documents longer than a row; `concat` joins and cuts.
     Both leave the last row of every block unfilled."""
-    block: int = BLOCK
+    block: Annotated[int, Between(1, MOST_IN_BLOCK)] = BLOCK
     """Documents that are packed together, a block. Where rows hold many of them, larger blocks pad less; a run starts
     the faster, the smaller they are. Neither a stage nor a run that has begun can change it."""
-    eval_tokens: int = 1_000_000
+    eval_tokens: Tokens = 1_000_000
     """Held-out tokens per source to evaluate at the start and end of a stage; 0 turns evaluation off."""
-    eval_every: int = 0
+    eval_every: Steps = 0
     """Evaluate also after every so many steps of the run; 0 does not. `internevo eval RUN --watch` evaluates beside
     training instead of within it."""
 

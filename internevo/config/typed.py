@@ -10,8 +10,9 @@ import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from internevo.config.bounds import Between
 from internevo.config.read import number
 from internevo.config.schema import MISSING
 
@@ -85,7 +86,7 @@ def _paths(schema: type, path: str) -> Iterator[str]:
     """The paths of all keys. An item of a list is reached by its name; stages have the keys of the run itself."""
     for key, hint in _hints(schema).items():
         yield f"{path}{key}"
-        hint, name = _without_none(hint), ""
+        hint, name = _without_none(_without_range(hint)[0]), ""
         if typing.get_origin(hint) is list and key != "stages":
             (hint,), name = typing.get_args(hint), "NAME."
         if is_dataclass(hint) and (not name or "name" in _hints(typing.cast(type, hint))):
@@ -94,9 +95,14 @@ def _paths(schema: type, path: str) -> Iterator[str]:
 
 @cache
 def _hints(schema: type) -> dict[str, Any]:
-    """The types of its fields, by name."""
-    hints = typing.get_type_hints(schema)
+    """The types of its fields, with their ranges, by name."""
+    hints = typing.get_type_hints(schema, include_extras=True)
     return {one.name: hints[one.name] for one in fields(typing.cast(Any, schema))}
+
+
+def _without_range(hint: Any) -> tuple[Any, Between | None]:
+    """`int` and the range for `Annotated[int, Between(1, 8)]`; any other as it is."""
+    return (hint.__origin__, hint.__metadata__[0]) if typing.get_origin(hint) is Annotated else (hint, None)
 
 
 def _without_none(hint: Any) -> Any:
@@ -110,7 +116,7 @@ def _without_none(hint: Any) -> Any:
 def _built(hint: Any, value: Any, default: Any = None) -> Any:
     if value is None:
         return None
-    hint = _without_none(hint)
+    hint = _without_none(_without_range(hint)[0])
     if is_dataclass(hint):
         return build(typing.cast(type, hint), value, default)
     if isinstance(value, list):  # new lists and mappings: no two stages share one
@@ -123,6 +129,20 @@ def _built(hint: Any, value: Any, default: Any = None) -> Any:
 
 
 def _value(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[type, str]) -> Any:
+    hint, bounds = _without_range(hint)
+    before = len(problems)
+    converted = _unbounded(hint, value, path, problems, whole)
+    if bounds is not None and len(problems) == before:
+        numbers = {path: converted}
+        if isinstance(converted, list):
+            numbers = {f"{path}[{i}]": one for i, one in enumerate(converted)}
+        for place, one in numbers.items():
+            if one is not None and (problem := bounds.problem(one)):
+                problems.append(f"{place}: {problem}")
+    return converted
+
+
+def _unbounded(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[type, str]) -> Any:
     if isinstance(hint, types.UnionType) and value is None:
         return None
     hint = _without_none(hint)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def build_store(job: Job, workers: int, progress: Callable[[Progress], None]) ->
 def _join_all(job: Job, joiner: Joiner, workers: int, progress: Callable[[Progress], None]) -> None:
     size = sum(file.stat().st_size for file in (*job.files, *job.held_files))
     read = tokens = 0
-    for ready in tokenised(
+    pieces = tokenised(
         job.files,
         job.held_files,
         job.conversion,
@@ -142,9 +143,11 @@ def _join_all(job: Job, joiner: Joiner, workers: int, progress: Callable[[Progre
         joiner.folder / "pieces",
         skip=joiner.joined.pieces,
         piece_bytes=job.piece_bytes,
-    ):
-        before = joiner.tokens
-        joiner.add(ready)
-        if ready.new:
-            read, tokens = read + ready.size, tokens + joiner.tokens - before
-        progress(Progress(joiner.joined.read, size, read, tokens))
+    )
+    with closing(pieces):  # ends its workers, whatever happens here
+        for ready in pieces:
+            before = joiner.tokens
+            joiner.add(ready)
+            if ready.new:
+                read, tokens = read + ready.size, tokens + joiner.tokens - before
+            progress(Progress(joiner.joined.read, size, read, tokens))

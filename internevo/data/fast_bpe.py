@@ -33,7 +33,7 @@ def tiktoken_of(path: Path, fast: tokenizers.Tokenizer) -> tiktoken.Encoding | N
         import tiktoken
     except ImportError:
         return None
-    definition = json.loads(path.read_text())
+    definition = json.loads(path.read_text(encoding="utf-8"))
     pattern, model = _words(definition), definition["model"]
     if pattern is None or not _is_plain(definition):
         return None

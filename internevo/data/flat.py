@@ -76,7 +76,7 @@ class FlatFile:
     def _token_bytes(self) -> int:
         metadata = self.path.with_name(self.path.name + ".metadata")
         if metadata.is_file():
-            said = metadata.read_text().partition("\n")[0].rpartition("|")[2]
+            said = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2]
             if said not in ("2", "4"):
                 raise StoreError(f"{metadata} names no size of a token: its first line does not end with |2 or |4.")
             return int(said)

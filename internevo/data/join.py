@@ -72,7 +72,7 @@ class Joiner:
             self._check_whole()
         rejects.touch()
         os.truncate(rejects, self.joined.rejects)
-        self._rejects = rejects.open("a")
+        self._rejects = rejects.open("a", encoding="utf-8")
         self._remove_pieces()
         self._writers = self._begin_shard()
 

@@ -165,7 +165,7 @@ def _name(file: RemoteFile) -> str:
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process copies into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the kernel, however the process ends
         yield
 

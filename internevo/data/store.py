@@ -145,7 +145,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StoreError(f"{file} is torn: {error}") from None
     return found if isinstance(found, dict) else {}  # another tool's file of this name

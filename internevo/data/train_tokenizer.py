@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from internevo.config.errors import UserError
@@ -25,7 +26,8 @@ def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characte
     if output.exists():
         raise UserError(f"{output} exists already; it is not overwritten. Choose another name or remove it.")
     model = io.BytesIO()
-    try:
+
+    def train() -> None:
         SentencePieceTrainer.train(
             sentence_iterator=_sentences(texts, max_characters),
             model_writer=model,
@@ -49,6 +51,9 @@ def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characte
             num_threads=1,  # the result must not depend on the machine
             minloglevel=2,
         )
+
+    try:
+        _aside(train)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot train a tokenizer of {vocab:,} pieces on this text: {reason}") from None
@@ -56,6 +61,23 @@ def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characte
     aside = output.with_name(output.name + ".partial")
     aside.write_bytes(model.getvalue())
     return aside.rename(output)
+
+
+def _aside(work: Callable[[], None]) -> None:
+    """Do it in another thread: SentencePiece takes long, and hears nothing of Ctrl-C, or calls it a bad sentence."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _sentences(texts: Iterable[str], max_characters: int) -> Iterator[str]:

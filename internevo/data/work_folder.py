@@ -28,7 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a") as lock:
+        with (folder / LOCK).open("a", encoding="utf-8") as lock:
             _lock(lock, folder)
             yield
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from internevo.config.errors import UserError
+from internevo.data.spawn import ctrl_c_held, worker_pool
 from internevo.data.tokenise import TokenisedPiece
 
 Encode = Callable[[Any, bool], TokenisedPiece]
@@ -65,7 +62,7 @@ def tokenised(
     *,
     skip: int,
     piece_bytes: int,
-) -> Iterator[Ready]:
+) -> Generator[Ready, None, None]:
     """The pieces of `files`, then of `held_files`, all held out, behind the first `skip`; in order.
 
     A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
@@ -89,26 +86,24 @@ def tokenised(
                 encode(piece, held).save(path)
             yield Ready(number, piece.begins, piece.size, new, path)
         return
-    context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[Future[None] | None, Ready]] = deque()
-    with ProcessPoolExecutor(workers, context, _start_worker, (conversion.encoder,)) as pool:
-        try:
+    try:
+        with worker_pool(workers, _start_worker, (conversion.encoder,)) as pool:
             for number, piece, held, path in todo():
                 new = TokenisedPiece.find(path) is None
-                future = pool.submit(_work, piece, held, path) if new else None
+                with ctrl_c_held():  # workers are started as they are needed
+                    future = pool.submit(_work, piece, held, path) if new else None
                 waiting.append((future, Ready(number, piece.begins, piece.size, new, path)))
                 # a few more than there are workers: a slow piece must not leave the others without work
                 if len(waiting) > 3 * workers:
                     yield _when_done(*waiting.popleft())
             while waiting:
                 yield _when_done(*waiting.popleft())
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, perhaps because memory ran out. The same command goes on from here; "
-                "fewer --workers take less memory."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps because memory ran out. The same command goes on from here; "
+            "fewer --workers take less memory."
+        ) from None
 
 
 def _when_done(future: Future[None] | None, ready: Ready) -> Ready:
@@ -123,17 +118,7 @@ _encode: Encode | None = None  # one for each worker process, made when it start
 def _start_worker(encoder: Callable[[], Encode]) -> None:
     """In a new process: get ready for `_work`."""
     global _encode
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the process that waits for this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _encode = encoder()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent is killed must not go on writing into a folder that another run may take over."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(piece: Any, all_held_out: bool, path: Path) -> None:

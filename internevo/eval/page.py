@@ -53,7 +53,7 @@ class Findings:
 def write_findings(found: Findings, folder: Path) -> Path:
     """Write `folder/eval.json` and `folder/eval.html`, and return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "eval.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    (folder / "eval.json").write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
     charts: dict[str, Any] = {}
     body = [_heldout(found, charts), _needles(found), _contamination(found), _choices(found), _tasks(found)]
     return write_page(

@@ -56,7 +56,7 @@ def watch(run: Path, asked: Asked, world: World, show: Callable[[int, Findings],
                 if path.exists():
                     raise
                 continue
-            with file.open("a") as out:
+            with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps({"step": step, **found.to_json()[0]}) + "\n")
             show(step, found)
             count += 1

@@ -6,11 +6,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
+from internevo.data.spawn import ctrl_c_held, worker_pool
 from internevo.data.tokenizer import Tokenizer
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
@@ -128,11 +127,13 @@ def export(
     _write_json(aside / "generation_config.json", generation)
     if family == "internlm2":
         for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
-            (aside / name).write_text(files("internevo.hf.internlm2").joinpath(name).read_text())
+            (aside / name).write_text(
+                files("internevo.hf.internlm2").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
+            )
     try:
         tokens = check_tokens(seq_len, config.vocab)
         if tokenizer is not None:
-            text = files("internevo.hf").joinpath("sample.txt").read_text()
+            text = files("internevo.hf").joinpath("sample.txt").read_text(encoding="utf-8")
             write_tokenizer(tokenizer, aside, seq_len)
             check_tokenizer(tokenizer, aside, [text, *text.splitlines(keepends=True), ""])
             tokens = check_tokens(seq_len, config.vocab, [tokenizer.bos_id, *tokenizer.encode(text)])
@@ -162,8 +163,10 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
     groups = _groups(job, [])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
     if workers > 1:
-        with ProcessPoolExecutor(min(workers, len(groups)), get_context("spawn")) as pool:
-            for size, lost in pool.map(partial(_write_shard, job), range(len(groups))):
+        with worker_pool(min(workers, len(groups))) as pool:
+            with ctrl_c_held():
+                written = pool.map(partial(_write_shard, job), range(len(groups)))
+            for size, lost in written:
                 done, overflowed = done + size, overflowed + lost
                 progress(done, total)
     else:
@@ -217,4 +220,4 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -205,4 +205,4 @@ def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
     total = sum(entry.nbytes for group in groups for entry in group)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

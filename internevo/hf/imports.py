@@ -23,6 +23,7 @@ from internevo.checkpoint.finite import not_finite_on_disk
 from internevo.checkpoint.tensors import copy_tensors
 from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig, RopeScalingConfig
+from internevo.data.spawn import ctrl_c_held
 from internevo.data.tokenizer import load_tokenizer
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import ModelFacts
@@ -169,11 +170,14 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
         return
     with tempfile.TemporaryDirectory() as meeting:
         processes = [
-            get_context("spawn").Process(target=_copy_share, args=(weights.folder, folder, rank, workers, meeting))
+            get_context("spawn").Process(
+                target=_copy_share, args=(weights.folder, folder, rank, workers, meeting), daemon=True
+            )
             for rank in range(workers)
         ]
-        for process in processes:
-            process.start()
+        with ctrl_c_held():
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes):
             progress(sum(file.stat().st_size for file in folder.glob("*.distcp")), weights.nbytes)
             time.sleep(_POLL_S)

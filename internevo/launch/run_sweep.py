@@ -68,7 +68,7 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
     file = _mark(sweep, run)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps({"code": code, "stopped": stopped, "cause": cause}))
+    aside.write_text(json.dumps({"code": code, "stopped": stopped, "cause": cause}), encoding="utf-8")
     aside.rename(file)
 
 
@@ -81,7 +81,7 @@ def log_of(sweep: Sweep, run: PlannedRun) -> Path:
 def held(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    with (sweep.folder / ".lock").open("a") as lock:
+    with (sweep.folder / ".lock").open("a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -111,7 +111,9 @@ def submit(script: Path) -> str:
     """Hand the file to Slurm; the job's number. Raises UserError with what Slurm says when it refuses."""
     if shutil.which("sbatch") is None:
         raise UserError("this machine has no sbatch: is Slurm installed, and its module loaded?")
-    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(script)], capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         raise UserError(f"sbatch refused {script}: {done.stderr.strip()}")
     return done.stdout.strip().split(";")[0]
@@ -134,7 +136,9 @@ class State:
 
 def state(job: str) -> State:
     """What Slurm says of a job."""
-    done = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True)
+    done = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", job], capture_output=True, encoding="utf-8", errors="replace"
+    )
     found = dict(re.findall(r"(\w+)=(\S*)", done.stdout))
     if done.returncode or "JobState" not in found:
         return State("", "", 0)
@@ -165,7 +169,7 @@ def why(log: Path, lines: int = 5) -> str:
     """The lines of a log that say why a job failed: its errors, or simply the last ones."""
     if not log.exists():
         return "there is no log: the job did not start"
-    text = log.read_text(errors="replace").splitlines()
+    text = log.read_text(errors="replace", encoding="utf-8").splitlines()
     # what Slurm and torch say afterwards tells of the failure, not of its cause
     errors = [line for line in text if re.search(r"(?i)\berror\b|exception", line) and not line.startswith("srun:")]
     return "\n".join((errors or text)[-lines:])

@@ -27,8 +27,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from internevo.config.bounds import Between, Seed, Size
 from internevo.config.errors import UserError
 from internevo.config.expression import evaluate
 from internevo.config.kind import SWEEP, check_kind
@@ -43,8 +44,8 @@ from internevo.config.typed import build, did_you_mean, typed_tree
 class RandomConfig:
     """`random`: runs drawn from ranges."""
 
-    count: int = 10
-    seed: int = 0
+    count: Annotated[int, Between(1, 10**6)] = 10
+    seed: Seed = 0
     keys: dict[str, Any] = field(default_factory=dict)
     """Each key's range: `{log_uniform: [1e-4, 1e-2]}`, `{uniform: [0, 1]}`, `{integer: [1, 8]}` or `[a, b, c]`."""
 
@@ -56,8 +57,8 @@ class SweepConfig:
     name: str = ""
     config: str = ""
     runs: str = "runs"
-    at_once: int = 1
-    processes: int = 1
+    at_once: Size = 1
+    processes: Size = 1
     """Of each run."""
     set: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
@@ -134,8 +135,6 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     twice = {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}
     if twice:
         raise UserError(f"{path}: two runs are called {', '.join(sorted(twice))}; give them names of their own")
-    if file.at_once < 1 or file.processes < 1:
-        raise UserError(f"{path}: at_once and processes must be at least 1")
     return Sweep(name, folder, config, file.at_once, file.processes, file.rank_by, tuple(planned), left_out)
 
 

@@ -123,7 +123,7 @@ def _driver() -> str:
         return ""
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
     except subprocess.TimeoutExpired:
         return ""
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""

@@ -78,7 +78,7 @@ def write_environment(path: Path, facts: dict[str, Any]) -> None:
         earlier = before.pop("earlier", [])
         facts = {**facts, "earlier": [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]}
     aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(facts, indent=1) + "\n")
+    aside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     aside.rename(path)
 
 
@@ -97,7 +97,7 @@ def _git(*arguments: str) -> str | None:
 
 def _output(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -106,7 +106,7 @@ def _output(*command: str) -> str | None:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

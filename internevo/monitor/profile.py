@@ -76,7 +76,7 @@ class StepProfiler:
         seconds = breakdown(finished.events() or (), wall, self._device.type)
         steps = len(self._walls)
         facts = {"first": self._chosen[0], "steps": steps, "seconds": {k: s / steps for k, s in seconds.items()}}
-        Path(f"{self._prefix}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        Path(f"{self._prefix}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def _start(self) -> None:
         activities = [ProfilerActivity.CPU]

@@ -206,9 +206,9 @@ class WandbSink:
         asked = config.monitor.wandb_run
         id_file = run / "wandb-id"
         if not id_file.exists():
-            id_file.write_text(secrets.token_hex(4))
+            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
         self._run = wandb.init(
-            id=id_file.read_text(),
+            id=id_file.read_text(encoding="utf-8"),
             resume="allow",
             project=asked.project or os.environ.get("WANDB_PROJECT", "internevo"),
             entity=asked.entity,

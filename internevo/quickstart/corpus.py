@@ -107,7 +107,7 @@ def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
                 continue
             some = [(where, text) for top, where, text in texts[kind] if held_out(top) == wanted and text.strip()]
             lines = [json.dumps({"id": where, "text": text}) + "\n" for where, text in some]
-            (output / name).write_text("".join(lines))
+            (output / name).write_text("".join(lines), encoding="utf-8")
             sizes[name] = sum(len(text) for _, text in some)
     return sizes
 

@@ -100,7 +100,7 @@ def _step(out: Console, title: str) -> Iterator[None]:
 
 def _texts(*paths: Path) -> Iterator[str]:
     for path in paths:
-        for line in path.open():
+        for line in path.open(encoding="utf-8"):
             yield json.loads(line)["text"]
 
 
@@ -118,10 +118,10 @@ def _prepare(corpus: Path, tokens: Path, tokenizer: Path, out: Console) -> None:
 def _write_config(folder: Path) -> Path:
     path = folder / "config.yaml"
     if not path.exists():
-        text = files("internevo.quickstart").joinpath("config.yaml").read_text()
+        text = files("internevo.quickstart").joinpath("config.yaml").read_text(encoding="utf-8")
         # on CPUs without bf16 units, bf16 is several times slower than fp32
         precision = "bf16" if torch.cuda.is_available() else "fp32"
-        path.write_text(text.replace("FOLDER", folder.as_posix()).replace("PRECISION", precision))
+        path.write_text(text.replace("FOLDER", folder.as_posix()).replace("PRECISION", precision), encoding="utf-8")
     return path
 
 

@@ -89,7 +89,7 @@ class RunFolder:
             number = len(list(self.path.glob("config-*.yaml"))) + 1
             self.config_file.rename(self.path / f"config-{number:03d}.yaml")
         aside = self.config_file.with_suffix(".partial")
-        aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}")
+        aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}", encoding="utf-8")
         aside.rename(self.config_file)
 
 

@@ -81,10 +81,10 @@ def replay(run: Path, steps: int, overrides: Sequence[str], start: Callable[[lis
             f"({folder.environment.name} in the run names it)."
         )
     with tempfile.TemporaryDirectory() as aside:
-        config = yaml.safe_load(folder.config_file.read_text())
+        config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
         config |= {"name": "replay", "runs": aside}
         file = Path(aside) / "config.yaml"
-        file.write_text(yaml.safe_dump(config, sort_keys=False))
+        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         copy = Path(aside) / "replay" / "checkpoints" / chosen.name
         shutil.copytree(chosen, copy)
         if start(["train", str(file), "--until", str(until), *overrides]) != 0:

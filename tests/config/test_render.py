@@ -15,7 +15,7 @@ from internevo.config.presets import PRESETS
 from internevo.config.render import differences, render
 from internevo.config.schema import RunConfig
 
-floats = st.floats(1e-9, 1e6, allow_nan=False).map(lambda x: float(f"{x:.6g}"))
+floats = st.floats(1e-9, 100, allow_nan=False).map(lambda x: float(f"{x:.6g}"))
 
 
 def overlay() -> st.SearchStrategy[dict[str, Any]]:

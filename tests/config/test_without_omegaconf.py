@@ -17,7 +17,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_everything_else_is_there() -> None:
     names = [f"tests.gpu.{path.stem}" for path in sorted((ROOT / "tests" / "gpu").glob("test_*.py"))]
-    names += ["internevo.cli", "internevo.quickstart.run", "tools.bench_gpu_case"]
+    names += ["internevo.cli.verbs", "internevo.quickstart.run", "tools.bench_gpu_case"]
     code = f"import importlib\nfor name in {names}: importlib.import_module(name)\n"
     code += "from internevo.config.presets import model_preset\n"
     code += "from internevo.config.schema import StageConfig\n"

@@ -43,7 +43,7 @@ def text(number: int) -> str:
 
 def numbered(path: Path, count: int) -> Path:
     """JSON lines, of which one in fifty cannot be used, and one in forty is blank."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             file.write("broken" if number % 50 == 7 else json.dumps({"text": text(number)}))
             file.write("\n\n" if number % 40 == 3 else "\n")

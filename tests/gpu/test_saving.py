@@ -49,7 +49,7 @@ def driver_trace(work, path: Path) -> list[str]:
     work()
     driver.nogpu_dump(str(path).encode())
     driver.nogpu_trace(0)
-    return path.read_text().splitlines()
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("state", ["fp32", "split", "bf16"])

@@ -34,7 +34,7 @@ def no_waits() -> Iterator[None]:
                 ctypes.CDLL(None).nogpu_dump(str(trace).encode())
                 ctypes.CDLL(None).nogpu_trace(0)
         if NOOP:
-            waits = [line for line in trace.read_text().splitlines() if line.startswith(_WAITS)]
+            waits = [line for line in trace.read_text(encoding="utf-8").splitlines() if line.startswith(_WAITS)]
             assert not waits, waits
 
 

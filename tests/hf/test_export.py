@@ -199,7 +199,7 @@ def test_what_a_killed_export_left_is_replaced(tmp_path: Path) -> None:
 
 
 def test_tokenizer_and_generation_config_go_along(tmp_path: Path) -> None:
-    text = Path(__file__).read_text() + Path(families.__file__).read_text()
+    text = Path(__file__).read_text(encoding="utf-8") + Path(families.__file__).read_text(encoding="utf-8")
     tokenizer = load_tokenizer(train_tokenizer([text], tmp_path / "t.model", 512))
     model = our_model()
     report = export(ModelWeights(model), model.config, tmp_path / "out", "llama", seq_len=64, tokenizer=tokenizer)

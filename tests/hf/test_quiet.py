@@ -33,7 +33,7 @@ SPEAKERS = ("Warning", "warn", "transformers", "torchao", "deepspeed", "accelera
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder with a tokenizer."""
     root = tmp_path_factory.mktemp("quiet")
-    tokenizer = load_tokenizer(train_tokenizer([Path(__file__).read_text()], root / "t.model", 360))
+    tokenizer = load_tokenizer(train_tokenizer([Path(__file__).read_text(encoding="utf-8")], root / "t.model", 360))
     model = our_model(vocab=360)
     export(ModelWeights(model), model.config, root / "model", "llama", seq_len=64, tokenizer=tokenizer)
     return root / "model"
@@ -114,7 +114,7 @@ def test_a_foreign_folder_never_runs_its_code(folder: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_sliding_window_is_told_when_text_is_sampled(tmp_path: Path) -> None:
     """On standard error, so that piped text stays clean."""
-    tokenizer = load_tokenizer(train_tokenizer([Path(__file__).read_text()], tmp_path / "t.model", 360))
+    tokenizer = load_tokenizer(train_tokenizer([Path(__file__).read_text(encoding="utf-8")], tmp_path / "t.model", 360))
     model = our_model(vocab=360)
     folder = tmp_path / "model"
     export(ModelWeights(model), model.config, folder, "mistral", seq_len=64, tokenizer=tokenizer)

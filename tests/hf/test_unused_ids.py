@@ -27,7 +27,7 @@ PIECES = 360
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "t.model"
-    return load_tokenizer(train_tokenizer([Path(__file__).read_text()], path, PIECES))
+    return load_tokenizer(train_tokenizer([Path(__file__).read_text(encoding="utf-8")], path, PIECES))
 
 
 @pytest.fixture(scope="module")

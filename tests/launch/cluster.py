@@ -89,7 +89,7 @@ class Slurm:
         self._wait_for_nodes()
 
     def _start_munge(self) -> None:
-        with open("/run/internevo-munge.lock", "w") as lock:
+        with open("/run/internevo-munge.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes may be about to start it too
             if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
                 return

@@ -99,7 +99,7 @@ def test_a_cancelled_job_goes_on(how: str, slurm: Slurm, tmp_path: Path) -> None
 
 def test_a_failing_job_says_why(slurm: Slurm, tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1e30", "stages.enhance.optimizer.lr=1e30")
+    process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1000", "stages.enhance.optimizer.lr=1000")
     out = process.communicate(timeout=300)[0]
     assert process.returncode in (2, 143), out  # srun gives the highest of its tasks'
     assert re.search(r"job \d+ ended as FAILED \(exit code", out)
@@ -137,7 +137,7 @@ def test_a_rank_has_its_cores_and_a_port_that_no_connection_takes(slurm: Slurm, 
     assert "CPUs=3 " in log, log  # srun before 22.05 takes the job's number by itself; later ones read the variable
     port, cores = map(int, re.search(r"port (\d+), srun (\d+)", log).groups())
     assert cores == 3
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
     assert 20_000 <= port < 30_000 <= lowest
     # numbers of jobs grow; ports stay in the range
     (line,) = [line for line in text.splitlines() if line.startswith("MASTER_PORT=")]

@@ -121,7 +121,7 @@ def test_random_draws(tmp_path: Path) -> None:
         ({"gird": {}}, "gird: unknown key; did you mean grid"),
         ({"config": None}, "config: missing"),
         ({"grid": None, "list": [{"name": "a"}, {"name": "a"}]}, "two runs are called a"),
-        ({"at_once": 0}, "at_once and processes must be at least 1"),
+        ({"at_once": 0}, "at_once: must be at least 1, found 0"),
         (
             {"grid": None, "random": {"keys": {"optimizer.lr": {"log_uniform": [0, 1]}}}},
             "random.keys.optimizer.lr: expected a list of values, or one of uniform",
@@ -136,7 +136,7 @@ def test_mistakes(changes: dict[str, Any], message: str, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_runs_are_trained_and_ranked(tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, grid={"optimizer.lr": [1e-4, 1e-2, 1e30]}, at_once=2, set={"train.max_skipped": 1})
+    path = write_sweep(tmp_path, grid={"optimizer.lr": [1e-4, 1e-2, 1000]}, at_once=2, set={"train.max_skipped": 1})
     out = finish(start("sweep", path))
     sweep = read_sweep(path)
     assert [state(sweep, run).status for run in sweep.runs] == [Status.complete, Status.complete, Status.failed]
@@ -193,7 +193,7 @@ def test_a_sweep_is_run_by_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_slurm_array(slurm: Slurm, tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, grid={"optimizer.lr": [1e-3, 1e-2, 1e30]}, set={"train.max_skipped": 1}, at_once=2)
+    path = write_sweep(tmp_path, grid={"optimizer.lr": [1e-3, 1e-2, 1000]}, set={"train.max_skipped": 1}, at_once=2)
     command = [sys.executable, "-m", "internevo", "sweep", str(path), "--slurm", "--no-gpus"]
     done = subprocess.run(command, capture_output=True, text=True, env=slurm.environment, timeout=60)
     found = re.search(r"submitted job (\d+), an array of 3, 2 at a time", done.stdout)

@@ -34,8 +34,8 @@ def in_child(log: Path, action: Callable[[], int]) -> tuple[int, str]:
         try:
             for number in (1, 2):
                 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), number)
-            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (pytest has put its own in the place)
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (pytest has put its own in the place)
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             code = action()
         except BaseException:
             traceback.print_exc()

@@ -51,8 +51,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"name": "long", "train": {"steps": 2, "seq_len": 64, "micro_batch": 1}},
         ],
     }
-    Path("config.yaml").write_text(yaml.safe_dump(tree))
-    Path("sweep.yaml").write_text("name: s\nconfig: config.yaml\nlist: [{name: run, optimizer.lr: 1e-3}]\n")
+    Path("config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    Path("sweep.yaml").write_text(
+        "name: s\nconfig: config.yaml\nlist: [{name: run, optimizer.lr: 1e-3}]\n", encoding="utf-8"
+    )
     assert command("sweep", "sweep.yaml", "--run", "0") == 0
     assert command("eval", "runs/s/run", "--watch", "--tokens", "64", "--device", "cpu") == 0
     shutil.copytree("runs", "whole")

@@ -35,14 +35,14 @@ def peak_of_a_step(world: World, changes: dict[str, Any]) -> int:
     # libraries load code and buffers with their first work
     engine.forward_backward(engine.stage_batch(row_of(200, 56)))
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     engine.forward_backward(engine.stage_batch(row_of(*DOCUMENTS)))
     return memory("VmHWM") - before
 
 
 def memory(key: str) -> int:
     """Bytes, from the kernel's own account of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(key):
             return int(line.split()[1]) * 1024
     raise AssertionError(key)

@@ -37,7 +37,7 @@ def checks(part, small, records):
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """Every line; none may be torn."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:

@@ -92,15 +92,20 @@ def test_a_capped_source_is_told(tmp_path: Path) -> None:
 
 
 def change_a_weight(folder: Path, path: Path) -> None:
-    path.write_text(path.read_text().replace("weight: 0.3", "weight: 0.6"))
+    path.write_text(path.read_text(encoding="utf-8").replace("weight: 0.3", "weight: 0.6"), encoding="utf-8")
 
 
 def cap_a_source(folder: Path, path: Path) -> None:
-    path.write_text(path.read_text().replace("weight: 0.3", "weight: 0.3\n    max_epochs: 9"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("weight: 0.3", "weight: 0.3\n    max_epochs: 9"), encoding="utf-8"
+    )
 
 
 def change_the_packing(folder: Path, path: Path) -> None:
-    path.write_text(path.read_text().replace("eval_tokens: 0", "eval_tokens: 0\n  packing: concat"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("eval_tokens: 0", "eval_tokens: 0\n  packing: concat"),
+        encoding="utf-8",
+    )
 
 
 def write_a_store_anew(folder: Path, path: Path) -> None:
@@ -191,9 +196,9 @@ def accepted(path: Path) -> str:
 
 
 def edit_sources(path: Path, edit: Callable[[list[dict[str, Any]]], object]) -> None:
-    tree = yaml.safe_load(path.read_text())
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     edit(tree["data"]["sources"])
-    path.write_text(yaml.safe_dump(tree))
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
 
 
 def test_a_source_may_come_and_another_go_when_accepted(tmp_path: Path) -> None:

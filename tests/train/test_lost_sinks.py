@@ -89,7 +89,7 @@ def test_a_terminal_goes_away(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_full_disk_under_what_is_printed(tmp_path: Path, stream: str) -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         others = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
         process = start("train", config_of(tmp_path), **others)
     out, errors = process.communicate(timeout=300)
@@ -99,7 +99,7 @@ def test_a_full_disk_under_what_is_printed(tmp_path: Path, stream: str) -> None:
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_mistake_has_its_exit_code_whoever_reads(tmp_path: Path, stream: str) -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         others = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: full}
         process = start("report", tmp_path / "absent", **others)
     assert process.wait(timeout=300) == 2

@@ -73,7 +73,7 @@ def engines_in_turn(world: World, changes: dict[str, Any], store: Path) -> list[
         (batch,) = next_batches(store, engine, 1)
         engine.update(engine.forward_backward(engine.stage_batch(batch)), LR)
         engine.close()
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         resident += [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")]
     return resident
 

@@ -219,9 +219,9 @@ def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
 def test_divergence_stops_the_run_with_its_reason(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     overrides = [
-        "optimizer.lr=1e30",
+        "optimizer.lr=1000",
         "optimizer.clip=0",
-        "stages.enhance.optimizer.lr=1e30",
+        "stages.enhance.optimizer.lr=1000",
         "train.max_skipped=2",
     ]
     process = start("train", path, *overrides)

@@ -51,7 +51,9 @@ def hardware() -> dict[str, Any]:
     }
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+        asked = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False
+        ).stdout.strip()
         found |= dict(zip(QUERY.split(","), asked.splitlines()[0].split(", "), strict=False))
     except (OSError, subprocess.TimeoutExpired, IndexError) as error:
         found["nvidia-smi"] = str(error)

@@ -51,7 +51,7 @@ def describe(record: dict[str, Any]) -> str:
 def read(path: Path) -> list[dict[str, Any]]:
     """All findings of a file. Lines that a cut has torn are left out."""
     found = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(errors="replace", encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:

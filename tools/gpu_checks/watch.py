@@ -139,7 +139,7 @@ class Running:
         """The check that is being made and since when; no name between checks."""
         if not self.state.exists():
             return "", self.since
-        found = json.loads(self.state.read_text())
+        found = json.loads(self.state.read_text(encoding="utf-8"))
         return found["now"], max(found["since"], self.since)
 
     def _kill(self) -> None:
@@ -160,7 +160,11 @@ class Running:
 
     def _last_words(self, ends: int = 0) -> str:
         """The last lines of what it wrote, and of the stack, innermost first, those of ours."""
-        lines = [line.strip() for line in self.errors.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in self.errors.read_text(errors="replace", encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         ours = f'File "{ENTRY.parents[1]}'
         stack = [line for line in lines if line.startswith(ours) and "site-packages" not in line]
         return " | ".join([*lines[len(lines) - ends :], *stack[:3]])[:600] or "it said nothing"

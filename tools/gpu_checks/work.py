@@ -38,12 +38,12 @@ class State:
 
     @classmethod
     def open(cls, path: Path) -> State:
-        return cls(path, json.loads(path.read_text())["done"] if path.exists() else [])
+        return cls(path, json.loads(path.read_text(encoding="utf-8"))["done"] if path.exists() else [])
 
     def begin(self, check: str) -> None:
         """From now on this check runs; what is written must not be seen half."""
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"done": self.done, "now": check, "since": time.monotonic()}))
+        partial.write_text(json.dumps({"done": self.done, "now": check, "since": time.monotonic()}), encoding="utf-8")
         partial.replace(self.path)
 
     def end(self, check: str) -> None:

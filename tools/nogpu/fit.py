@@ -116,7 +116,7 @@ def main() -> None:
             print(f"{head}  {one.get('out_of_memory') or one['failed'].strip().splitlines()[-1]}")
     if args.out:
         facts = {"torch": torch.__version__, "device": torch.cuda.get_device_name(), "usable_gib": USABLE}
-        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+        args.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,14 @@ def simulate(
     command = [sys.executable, "-m", "tools.nogpu.simulate", "--case", json.dumps(case)]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout,
+        check=False,
     )
     if done.returncode:
         return {**case, "failed": done.stderr.strip()[-4000:]}
@@ -210,7 +217,7 @@ class Trace:
 
     def end(self) -> dict[str, Any]:
         """Kernel launches, where the host waited, and contexts made on other GPUs."""
-        with tempfile.NamedTemporaryFile("r") as file:
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as file:
             self._driver.nogpu_dump(file.name.encode())
             lines = file.read().splitlines()
         self._driver.nogpu_trace(0)

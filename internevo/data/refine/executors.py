@@ -6,15 +6,12 @@ datatrove keeps the account of tasks, their logs, and how jobs are submitted; a 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from typing import Any
 from internevo.config.errors import UserError
 from internevo.data.refine.config import ExecutorConfig
 from internevo.data.refine.step import Stage
+from internevo.data.spawn import ctrl_c_held, worker_pool
 
 try:
     import pyarrow  # noqa: F401, what shards are written with
@@ -65,7 +63,7 @@ class _Here(LocalPipelineExecutor):
 
     def do(self, rank: int) -> None:
         """One task, and what it says in its logs rather than on the terminal."""
-        with self.logging_dir.open("stderr.log", "a") as log, redirect_stderr(log):
+        with self.logging_dir.open("stderr.log", "a", encoding="utf-8") as log, redirect_stderr(log):
             self._run_for_rank(rank, local_rank=1)
 
 
@@ -83,42 +81,26 @@ def run_here(jobs: Sequence[Job], workers: int, progress: Callable[[Job, int], N
     """
     cores = len(os.sched_getaffinity(0))
     workers = workers or cores
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (max(1, cores // workers),)) as pool:
-        try:
+    try:
+        with worker_pool(workers, _start_worker, (max(1, cores // workers),)) as pool:
             for job in jobs:
                 tasks = _Here([_Task(job)], tasks=job.stage.tasks, logging_dir=str(job.folder))
                 left = tasks.get_incomplete_ranks()
                 progress(job, job.stage.tasks - len(left))
-                waiting = [pool.submit(tasks.do, rank) for rank in left]
+                with ctrl_c_held():  # workers are started as they are needed
+                    waiting = [pool.submit(tasks.do, rank) for rank in left]
                 for count, future in enumerate(as_completed(waiting), job.stage.tasks - len(left) + 1):
                     future.result()
                     progress(job, count)
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, perhaps because memory ran out. The same command goes on from here; "
-                "fewer executor.workers take less memory."
-            ) from None
-        except BaseException:  # what is in progress is done again by the next run
-            for process in multiprocessing.active_children():
-                process.terminate()
-            # waits: a pool that closes while the interpreter ends can fail in concurrent.futures' own exit handler
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps because memory ran out. The same command goes on from here; "
+            "fewer executor.workers take less memory."
+        ) from None
 
 
 def _start_worker(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # models on all cores in each worker wait for each other
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the process that waits for this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent is killed must not go on writing into a folder that another run may take over."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def submit(name: str, jobs: Sequence[Job], last: Job, config: ExecutorConfig, record: Path) -> list[str]:
@@ -144,7 +126,7 @@ def submit(name: str, jobs: Sequence[Job], last: Job, config: ExecutorConfig, re
             raise UserError(f"sbatch refused {script}: {error}. Nothing is left in the queue.") from None
         if numbers[first:]:
             before = numbers[first:]
-            record.write_text(json.dumps(numbers))
+            record.write_text(json.dumps(numbers), encoding="utf-8")
     return numbers
 
 
@@ -183,8 +165,10 @@ def still_queued(record: Path) -> list[str]:
     """Of the jobs that were submitted, those that Slurm has not done with. Raises UserError when it does not say."""
     if not record.exists() or shutil.which("squeue") is None:
         return []
-    numbers = json.loads(record.read_text())
-    known = subprocess.run(["squeue", "--noheader", "--format=%F", "--me"], capture_output=True, text=True)
+    numbers = json.loads(record.read_text(encoding="utf-8"))
+    known = subprocess.run(
+        ["squeue", "--noheader", "--format=%F", "--me"], capture_output=True, encoding="utf-8", errors="replace"
+    )
     if known.returncode:
         raise UserError(
             f"squeue does not say whether the jobs of {record} are still at work: {known.stderr.strip()}. Run the same "

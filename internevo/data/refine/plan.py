@@ -48,7 +48,7 @@ def begin(refinery: Refinery) -> list[Place]:
         if missing:  # what it will keep may be other than what this one was made from
             gone = f"{folder.name}: {missing.name}, which comes before it, is gone"
             _refuse(refinery, folders.index(missing), [gone])
-        if changed := _changed(json.loads(file.read_text()), plan, folder.name):
+        if changed := _changed(json.loads(file.read_text(encoding="utf-8")), plan, folder.name):
             _refuse(refinery, place, changed)
     strange = [one for one in _existing(refinery.output) if one not in folders]
     if strange:
@@ -60,7 +60,9 @@ def begin(refinery: Refinery) -> list[Place]:
         shards = one.step.kept(places[-1])
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f"{PLAN}.partial"
-        aside.write_text(json.dumps({**plan, "shards": len(shards)}, indent=1, ensure_ascii=False) + "\n")
+        aside.write_text(
+            json.dumps({**plan, "shards": len(shards)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         aside.rename(folder / PLAN)
     if unfinished(refinery.output):  # the folder that it points to may be one that is only begun
         (refinery.output / KEPT).unlink(missing_ok=True)
@@ -84,7 +86,7 @@ def begun_folders(output: Path) -> list[Path]:
 
 def shards_of(folder: Path) -> int:
     """How many shards a step has. Raises UserError for one that was begun without saying so."""
-    of: int | None = json.loads((folder / PLAN).read_text()).get("shards")
+    of: int | None = json.loads((folder / PLAN).read_text(encoding="utf-8")).get("shards")
     if of is None:
         raise UserError(f"{folder} was begun by another version, without its number of shards. Run the refinery again.")
     return of
@@ -92,7 +94,7 @@ def shards_of(folder: Path) -> int:
 
 def check_inputs(refinery: Refinery) -> None:
     """Raises UserError when the input is no longer what the refinery was begun with."""
-    begun = json.loads((step_folders(refinery)[0] / PLAN).read_text())
+    begun = json.loads((step_folders(refinery)[0] / PLAN).read_text(encoding="utf-8"))
     now = _input_identities(refinery)
     changed = [path for path in now if begun["inputs"].get(path) != now[path]]
     if changed:

@@ -73,7 +73,7 @@ class Tally:
     @classmethod
     def load(cls, path: Path) -> Tally:
         """What a task has written."""
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         dropped = {reason: Heap(**heap) for reason, heap in found["dropped"].items()}
         return cls(Heap(**found["kept"]), dropped)
 

@@ -254,7 +254,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def changed(config: Path, **keys: Any) -> Path:
-    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **keys}))
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text(encoding="utf-8")), **keys}), encoding="utf-8")
     return config
 
 
@@ -381,7 +381,7 @@ KILLER = "import os, signal\ndef score(text):\n    os.kill(os.getpid(), signal.S
 def test_a_killed_worker_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (small.parent / "killer.py").write_text(KILLER)
     monkeypatch.syspath_prepend(small.parent)
-    steps = [*yaml.safe_load(small.read_text())["steps"], {"quality": {"classifier": "killer:score"}}]
+    steps = [*yaml.safe_load(small.read_text(encoding="utf-8"))["steps"], {"quality": {"classifier": "killer:score"}}]
     with pytest.raises(UserError, match="a worker process was killed, perhaps because memory ran out"):
         go(changed(small, steps=steps))
     (small.parent / "killer.py").write_text("def score(text):\n    return 0.9\n")
@@ -391,7 +391,7 @@ def test_a_killed_worker_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_broken_scorer_empties_no_corpus(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (small.parent / "broken.py").write_text("def score(text):\n    return 1 / 0\n")
     monkeypatch.syspath_prepend(small.parent)
-    steps = [*yaml.safe_load(small.read_text())["steps"], {"quality": {"classifier": "broken:score"}}]
+    steps = [*yaml.safe_load(small.read_text(encoding="utf-8"))["steps"], {"quality": {"classifier": "broken:score"}}]
     with pytest.raises(UserError, match=r"04-quality failed on .*00000.* first on .*ZeroDivisionError: div"):
         go(changed(small, steps=steps))
     assert not (small.parent / "out/04-quality/counts/00000.json").exists()

@@ -153,7 +153,7 @@ def _join(step: RepositoryDocuments, place: Place, number: int) -> None:
                 out.keep(document)
         path = _names_file(place.folder, number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(names))
+        path.write_text(json.dumps(names), encoding="utf-8")
 
 
 def _repository(shard: Path) -> Callable[[Document], str]:
@@ -177,7 +177,7 @@ def _check(folder: Path, tasks: int, _: int) -> None:
     """Raises UserError when the files of a repository did not stand together."""
     seen: set[str] = set()
     for number in range(tasks):
-        for name in json.loads(_names_file(folder, number).read_text()):
+        for name in json.loads(_names_file(folder, number).read_text(encoding="utf-8")):
             if name in seen:
                 raise UserError(
                     f"{folder}: the files of the repository {name!r} are in several places of its input. They must "

@@ -160,14 +160,14 @@ def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) 
         at = slice(begin, begin := begin + len(rows))
         reasons = [UNDATED if step.keep == "newest" and one else NEAR_DUPLICATE for one in undated[at]]
         lines = list(zip(rows.tolist(), ids[at], reasons, strict=True))
-        (folder / _duplicates_file(shard)).write_text(json.dumps(lines))
+        (folder / _duplicates_file(shard)).write_text(json.dumps(lines), encoding="utf-8")
 
 
 def _sift(place: Place, shard: int) -> None:
     if done(place.folder, shard):
         return
     file = _duplicates(place) / _duplicates_file(shard)
-    found = json.loads(file.read_text()) if file.exists() else []
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     duplicates = {row: (kept, reason) for row, kept, reason in found}
     with ShardWriter(place.folder, shard) as out:
         for row, document in enumerate(read_shard(place.shards[shard])):

@@ -63,7 +63,7 @@ class SignedShard:
 
     def ids(self) -> list[str]:
         """The documents' ids."""
-        return json.loads((self._folder / "ids.json").read_text())
+        return json.loads((self._folder / "ids.json").read_text(encoding="utf-8"))
 
     def _mapped(self, name: str, dtype: type[np.generic]) -> np.ndarray:
         path = self._folder / name
@@ -119,7 +119,7 @@ class SignedShardWriter:
         lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
         running(lengths).tofile(self._aside / "sketch_borders")
         np.array(self._priorities, np.int64).tofile(self._aside / "priorities")
-        (self._aside / "ids.json").write_text(json.dumps(self._ids))
+        (self._aside / "ids.json").write_text(json.dumps(self._ids), encoding="utf-8")
         with (self._aside / "bands").open("wb") as hashes, (self._aside / "band_rows").open("wb") as rows:
             for band in zip(*self._bands, strict=True):
                 found = np.concatenate(band)

@@ -1,0 +1,41 @@
+"""All verbs: each file has those of one concern. They parse, call and print; no logic lives there."""
+
+from __future__ import annotations
+
+from typing import Annotated, TextIO, cast
+
+import typer
+from rich.console import Console
+
+from internevo import __version__
+from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
+from internevo.cli.shared import app, out, plain
+from internevo.config.errors import UserError
+from internevo.config.refusals import refusal
+from internevo.monitor.terminal import Terminal, let_go
+
+__all__ = ["app", "data", "evaluate", "launch", "let_go", "models", "refine", "runs", "sweep", "tell"]
+
+
+def tell(error: UserError | OSError) -> bool:
+    """Print a user's mistake, or what the system refuses, as one message; False for an error that is neither."""
+    text = refusal(error) if isinstance(error, OSError) else str(error)
+    if text is None:
+        return False
+    to = cast("TextIO", Terminal("stderr"))
+    Console(file=to, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(text)}")
+    return True
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"internevo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
