@@ -67,7 +67,7 @@ def read_facts(folder: Path) -> ModelFacts:
             raise UserError(f"{file}: {key} is {found[key]!r}, which this package does not know how to compute with")
     if missing := [key for key in (*SIZES.values(), "max_position_embeddings") if key not in found]:
         raise UserError(f"{file} does not say {', '.join(missing)}")
-    sizes = {ours: whole(file, theirs, found[theirs]) for ours, theirs in SIZES.items()}
+    sizes: dict[str, Any] = {ours: whole(file, theirs, found[theirs]) for ours, theirs in SIZES.items()}
     seq_len = whole(file, "max_position_embeddings", found["max_position_embeddings"])
     kv_heads = found.get("num_key_value_heads")
     head_dim = found.get("head_dim")
