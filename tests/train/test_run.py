@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,10 @@ from internevo import __version__
 from internevo.checkpoint.commit import find_latest
 from internevo.checkpoint.tensors import read_tensors
 from internevo.config.load import load_config
+from internevo.data.batch import IGNORE
+from internevo.data.loader import evaluation_batches
+from internevo.data.store import TokenStore
+from internevo.monitor.metrics import read_metrics
 from internevo.train.run import train
 from internevo.train.stored_model import open_model
 from tests.train.runs import evals, finish, last_state, start, steps, write_config
@@ -58,6 +64,28 @@ def test_three_stages(unbroken: Path) -> None:
     assert (unbroken / "report.html").is_file()
     assert f"# internevo {__version__}" in (unbroken / "config.yaml").read_text()
     assert "held out" in (unbroken / "logs" / "rank-0000.log").read_text()
+
+
+def test_the_baseline_knows_training_frequencies_only(unbroken: Path) -> None:
+    """Counted here by hand: of the training documents, one added to each id, never of what is evaluated."""
+    for source in ("web", "code"):
+        folder = unbroken.parents[1] / "tokens" / source
+        store = TokenStore(folder / "train")
+        counts = Counter(token for number in range(len(store)) for token in store.read(number)[1:].tolist())
+        total = sum(counts.values()) + 512
+        one = next(one for one in evals(unbroken) if one["source"] == source and one["seq_len"] == 64)
+        batches = evaluation_batches(source, TokenStore(folder / "heldout"), 64, 4, 500)
+        labels = [label for batch in batches for label in batch.labels.flatten().tolist() if label != IGNORE]
+        expected = sum(-math.log((counts[label] + 1) / total) for label in labels) / len(labels)
+        assert one["frequencies"] == pytest.approx(expected, rel=1e-9)
+        own = Counter(labels)
+        assert expected > -sum(n / len(labels) * math.log(n / len(labels)) for n in own.values())
+
+
+def test_a_cpu_has_no_utilisation(unbroken: Path) -> None:
+    lines = read_metrics(unbroken / "metrics.jsonl")
+    assert {(line["mfu"], line["mfu_full"]) for line in lines} == {(None, None)}
+    assert "counted as full attention" not in (unbroken / "report.html").read_text()
 
 
 def test_shares_are_exact_in_each_stage(unbroken: Path) -> None:
