@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def tokenised(
     *,
     skip: int,
     piece_bytes: int,
-) -> Iterator[Ready]:
+) -> Generator[Ready, None, None]:
     """The pieces of `files`, then of `held_files`, all held out, behind the first `skip`; in order.
 
     A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
