@@ -19,6 +19,7 @@ def main() -> NoReturn:
     ctrl_c = CtrlC()
     code = 0
     try:
+        ctrl_c.heed()
         use_utf8()
         from internevo.cli.verbs import UserError, app, let_go, tell
 

@@ -25,13 +25,16 @@ class CtrlC:
 
     def __init__(self) -> None:
         self._came = self._told = False
+
+    def heed(self) -> None:
+        """Take Ctrl-C over, where it was not ignored; one that was blocked until now may come here."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handle)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             sys.unraisablehook = self._unraisable
             signal.signal(signal.SIGALRM, self._handle)
             # registered first, so called last: the end of the interpreter has no place for an exception
             atexit.register(self._deaf)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def caused(self, error: BaseException) -> bool:
         """Whether the process ends with `error` because of Ctrl-C, and nobody has said so yet."""
