@@ -117,7 +117,12 @@ def export(
         aside / "config.json",
         write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=ids[0], eos_id=ids[1]),
     )
-    generation = {"bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[1], "max_length": seq_len}
+    generation: dict[str, Any] = {
+        "bos_token_id": ids[0],
+        "eos_token_id": ids[1],
+        "pad_token_id": ids[1],
+        "max_length": seq_len,
+    }
     if tokenizer and (unused := tokenizer.unused(config.vocab)):
         generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
     _write_json(aside / "generation_config.json", generation)
