@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 _LARGEST = 1e100
 """No number that was measured is larger, and sums of numbers below it stay finite."""
@@ -25,6 +25,6 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it can be computed and shown with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
