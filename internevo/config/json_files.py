@@ -25,6 +25,6 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it can be computed and shown with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST

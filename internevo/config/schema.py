@@ -340,7 +340,8 @@ class SourceConfig:
     weight: Weight = 1.0
     """This source's share of the tokens, relative to the other weights."""
     name: str | None = None
-    """How metrics call it; the last part of `path` when absent."""
+    """How metrics call it; the last part of `path` when absent. Letters and digits of any script and `- _ . +`; not
+    `heldout`. Runs and stages are named by the same rule."""
     max_epochs: Annotated[int | None, Between(1, 10**6)] = None
     """How often the run may go through this source. Where its share of a stage would take it further, it gets as much
     less, spread over the stage, and the other sources share the rest by their weights."""

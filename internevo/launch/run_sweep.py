@@ -168,6 +168,7 @@ def _last_step(folder: Path) -> int:
     file = folder / "metrics.jsonl"
     for line in reversed(file.read_bytes().splitlines()) if file.exists() else ():
         found = parsed(line)
-        if isinstance(found, dict) and is_number(step := found.get("step")):  # no half line of a killed process
+        step = found.get("step") if isinstance(found, dict) else None  # not of half a line of a killed process
+        if is_number(step):
             return int(step)
     return 0
