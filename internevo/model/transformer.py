@@ -53,10 +53,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None) -> Tensor:
-        # As one line of tokens: a product of matrices adds the bias itself. Otherwise it may be added in place, to what
-        # selective recomputation has kept, and then be added again.
-        tokens = x.flatten(0, 1)
-        q, k, v = (project(tokens).view(*x.shape[:2], -1, self.head_dim) for project in (self.wq, self.wk, self.wv))
+        q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.wq, self.wk, self.wv))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
