@@ -61,7 +61,7 @@ def environment(version: str, work: Path) -> Path:
         packages = [f"transformers=={version}", "jinja2"]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         site = next(folder.glob("lib/python*/site-packages"))
-        (site / "torch_of_the_caller.pth").write_text(f"{torch_alone(work)}\n")
+        (site / "torch_of_the_caller.pth").write_text(f"{torch_alone(work)}\n", encoding="utf-8")
         (folder / "complete").touch()
     return python
 

@@ -164,7 +164,7 @@ def main() -> int:
     if asked.summary is not None:
         told = summary(read(asked.summary))
         if asked.out is not None:
-            asked.out.write_text(json.dumps(told, indent=1) + "\n")
+            asked.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(told, indent=1))
         return 1 if told["neither"] else 0
     torch.set_num_threads(1)
@@ -180,7 +180,7 @@ def main() -> int:
                 done[number] = line = run(number, stores, Path(folder), pools)
                 pools.end_old()
                 if asked.out is not None:
-                    with asked.out.open("a") as file:
+                    with asked.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
                 worst = ", ".join(f"{what} {error:.1e}" for what, error in line["errors"].items())
                 print(number, line["kind"], f"{line['seconds']} s", line["why"].strip() or worst, flush=True)

@@ -129,7 +129,7 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     folder = run.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
-    script.write_text(slurm.render(job, slurm.command(arguments, job), folder))
+    script.write_text(slurm.render(job, slurm.command(arguments, job), folder), encoding="utf-8")
     out.print(f"wrote {plain(script)}")
     if dry_run:
         then(f"sbatch {script}")
@@ -138,7 +138,9 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
     if beside:
         watcher = folder / "evaluate.sbatch"
         one = replace(job, name=f"{job.name}-eval", nodes=1, processes=1)
-        watcher.write_text(slurm.render(one, slurm.command(["eval", str(run), "--watch"], job), folder))
+        watcher.write_text(
+            slurm.render(one, slurm.command(["eval", str(run), "--watch"], job), folder), encoding="utf-8"
+        )
         out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
     log = folder / f"{number}.log"
     out.print(f"submitted job {number}; its log is {plain(log)}")

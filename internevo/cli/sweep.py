@@ -149,7 +149,7 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sbatch"
     mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], job)
-    script.write_text(slurm.render(job, mine, folder))
+    script.write_text(slurm.render(job, mine, folder), encoding="utf-8")
     out.print(f"wrote {plain(script)}")
     number = slurm.submit(script)
     out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {plain(folder)}")

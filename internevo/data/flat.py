@@ -120,7 +120,7 @@ def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     if not documents:
         aside.unlink()
         raise StoreError(f"{path}: the id {eos} never comes in {len(data):,} tokens of {token_bytes} bytes.")
-    metadata.write_text(f"|{data.dtype.itemsize}\n{len(data)}\n")
+    metadata.write_text(f"|{data.dtype.itemsize}\n{len(data)}\n", encoding="utf-8")
     aside.rename(index)
     return documents
 

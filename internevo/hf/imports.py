@@ -88,7 +88,7 @@ def import_model(
         tokenizer = _copy_tokenizer(folder, aside)
         write_json(partial / STATE, {"step": 0, "stage": "import", "imported": _record(weights, tokenizer)})
         commit(partial, checkpoint, permanent=True, finite=not not_finite_on_disk(partial))
-        (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer))
+        (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer), encoding="utf-8")
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

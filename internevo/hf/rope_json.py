@@ -56,7 +56,9 @@ def read_rope(file: Path, found: dict[str, Any], scalings: tuple[str, ...]) -> R
 
 def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ...]) -> Rope:
     said = found.get(place) or {}
-    if not isinstance(said, dict) or any(isinstance(value, dict) for value in said.values()):
+    if not isinstance(said, dict):
+        raise UserError(f"{file}: {place} must be a mapping, found {said!r}")
+    if any(isinstance(value, dict) for value in said.values()):
         raise UserError(f"{file}: {place} is {said!r}; this package has one setting for all layers only")
     base = number(file, "rope_theta", said.get("rope_theta", found.get("rope_theta", _BASE)), above=1)
     partial = said.get("partial_rotary_factor", found.get("partial_rotary_factor"))

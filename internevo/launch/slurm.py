@@ -73,7 +73,7 @@ def render(job: Job, command: Sequence[str], folder: Path) -> str:
     number = "%A_%a" if job.array else "%j"
     record = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.array else "$SLURM_JOB_ID"
     record += "${SLURM_RESTART_COUNT:+.restart-$SLURM_RESTART_COUNT}"
-    template = Template(files("internevo.launch").joinpath("job.sbatch").read_text())
+    template = Template(files("internevo.launch").joinpath("job.sbatch").read_text(encoding="utf-8"))
     return template.substitute(
         name=job.name,
         nodes=job.nodes,

@@ -36,7 +36,7 @@ class ConsoleSink:
     def __init__(self, config: RunConfig, log: Path | None):
         self.name = "the console" if log is None else str(log)
         self._terminal = Terminal()
-        self._file = log.open("a") if log else None
+        self._file = log.open("a", encoding="utf-8") if log else None
         # a Terminal has a console's size, colours and encoding
         self._console = Console(file=self._file or cast("TextIO", self._terminal), highlight=False, soft_wrap=True)
         self._stamped = log is not None

@@ -112,10 +112,10 @@ class Sinks:
 
 def check_sinks(config: RunConfig) -> None:
     """Raise UserError when `config.monitor` asks for a package that is not installed."""
-    for name, module in (("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")):
-        if getattr(config.monitor, name):
+    for name, wanted in (("wandb", config.monitor.wandb), ("tensorboard", config.monitor.tensorboard)):
+        if wanted:
             try:
-                import_module(module)
+                import_module(name)
             except ImportError:
                 raise UserError(
                     f"monitor.{name} is on, but {name} is missing: pip install 'internevo[{name}]'"

@@ -161,21 +161,22 @@ LLAMA = {
     "num_attention_heads": 4,
     "intermediate_size": 128,
     "vocab_size": 256,
+    "max_position_embeddings": 64,
 }
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"rope_theta": "10000"}, "rope_theta: expected a number, found '10000'"),
-        ({"hidden_size": "64"}, "hidden_size: expected a whole number above 0, found '64'"),
-        ({"vocab_size": True}, "vocab_size: expected a whole number"),
-        ({"rms_norm_eps": []}, "rms_norm_eps: expected a number"),
-        ({"rope_scaling": "linear"}, "rope_scaling: expected a mapping, found 'linear'"),
-        ({"rope_parameters": {"rope_theta": "1e6"}}, r"rope_parameters\.rope_theta: expected a number, found '1e6'"),
-        ({"rope_scaling": {"type": "linear", "factor": "2"}}, r"rope_scaling\.factor: expected a number, found '2'"),
+        ({"rope_theta": "10000"}, "rope_theta must be a number, found '10000'"),
+        ({"hidden_size": "64"}, "hidden_size must be a whole number from 1 on, found '64'"),
+        ({"vocab_size": True}, "vocab_size must be a whole number"),
+        ({"rms_norm_eps": []}, "rms_norm_eps must be a number"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be a mapping, found 'linear'"),
+        ({"rope_parameters": {"rope_theta": "1e6"}}, "rope_theta must be a number, found '1e6'"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, r"rope_scaling\.factor must be a number, found '2'"),
         ({"model_type": ["llama"]}, "is not known here"),
-        ({"num_hidden_layers": None}, "does not say num_hidden_layers"),
+        ({"num_hidden_layers": None}, "num_hidden_layers must be a whole number from 1 on, found None"),
     ],
 )
 def test_a_hugging_face_config_with_values_of_other_types(tmp_path: Path, changed: dict, words: str) -> None:
@@ -186,7 +187,7 @@ def test_a_hugging_face_config_with_values_of_other_types(tmp_path: Path, change
 
 def test_a_hugging_face_config_that_is_a_list(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match="holds list, not the settings"):
         read_facts(tmp_path)
 
 

@@ -176,9 +176,9 @@ def test_what_a_run_is_called_at_wandb(
     assert f"wandb:offline;`wandbsync{folder}`sendsit" in shown
 
 
-@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "tensorboard")])
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # what an import of an absent package meets
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # what an import of an absent package meets
     with pytest.raises(UserError, match=rf"pip install 'internevo\[{name}\]'"):
         check_sinks(config(tmp_path, **{name: True}))
 
@@ -193,6 +193,7 @@ def test_a_log_on_a_full_disk_is_told_once_and_left_out(tmp_path: Path, capsys: 
     assert len(read_metrics(tmp_path / METRICS)) == 10
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its own thread ends
 def test_tensorboard_that_breaks_on_the_way_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sinks = open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0)
     play_on, broken = sinks.others[:-1], sinks.others[-1]
