@@ -132,7 +132,7 @@ def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
             precision: {what: errors_of(exact, precision, what, allowed) for what, allowed in limits.items()}
             for precision, limits in ALLOWED.items()
         },
-        "refused": dict(Counter(re.sub(r"\d[\d,]*", "N", why) for why in refused).most_common()),
+        "refused": dict(Counter(re.sub(r"\b\d[\d,]*\b", "N", why) for why in refused).most_common()),
         "neither": [{key: line[key] for key in ("number", "kind", "why")} for line in lines if is_bad(line)],
     }
 

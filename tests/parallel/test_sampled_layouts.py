@@ -125,7 +125,7 @@ def drawn(ranks: int, many: int) -> list[int]:
     return list(islice(fits, many))
 
 
-SAMPLE = [*drawn(2, 6), *(pytest.param(number, marks=pytest.mark.heavy) for number in drawn(4, 10))]
+SAMPLE = [*drawn(2, 4), *(pytest.param(number, marks=pytest.mark.heavy) for number in drawn(4, 10))]
 
 
 @pytest.fixture(scope="module")
