@@ -177,7 +177,7 @@ def test_long_work_prints_lines_into_a_log(tmp_path: Path, monkeypatch: pytest.M
         (["data", "import", "bad.yaml", "--from", "internevo", "--out", "s3://b/x"], "s3:/b/x is in object storage"),
         (["data", "inspect", "none"], "none"),
         (["data", "refine", "no.yaml"], "error: no.yaml does not exist"),
-        (["data", "refine", "bad.yaml"], "train: unknown key"),
+        (["data", "refine", "bad.yaml"], "describes a run, not a refinery"),
         (["data", "classifier", "train", "none.jsonl", "bad.yaml", "--out", "x"], "none.jsonl does not exist"),
         (["trian"], "No such command"),
         (["train"], "Missing argument"),

@@ -65,8 +65,10 @@ def test_documents_are_from_all_over(documents: int, count: int) -> None:
     """One from each of as many equal parts as there are to be; all of a store that has no more."""
     numbers = spread(documents, count)
     assert len(numbers) == min(count, documents)
-    for part, number in enumerate(numbers):
-        assert part * documents <= number * len(numbers) < (part + 1) * documents
+    for part, number in enumerate(numbers):  # the document from `number` to `number + 1` reaches into its part
+        assert part * documents < (number + 1) * len(numbers)
+        assert number * len(numbers) < (part + 1) * documents
+    assert numbers == sorted(set(numbers))
     assert spread(count, count + 3) == list(range(count))
 
 

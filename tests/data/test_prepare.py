@@ -116,7 +116,7 @@ def test_what_is_left_out_is_in_the_manifest_and_said(tmp_path: Path, tokenizer:
 
 def test_control_like_tokens_that_text_spells_are_named(tmp_path: Path) -> None:
     """What a tokenizer's files call ordinary is vocabulary; what they call special is never made of text."""
-    from internevo.cli import app
+    from internevo.cli.verbs import app
 
     byte_level(tmp_path, {"eos_token": "<end>"}, {"eos_token": "<end>"})
     definition = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))

@@ -25,6 +25,7 @@ class InTerminal:
         self.process, self.terminal = pty.fork()
         if self.process == 0:
             os.chdir(folder)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run under nohup
             os.execvpe(command[0], list(command), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PACKAGE})
         os.set_blocking(self.terminal, False)
 

@@ -37,7 +37,10 @@ sizes = {"hidden": 512, "layers": 12, "heads": 8, "kv_heads": 4, "ffn": 1408, "v
 train = TrainConfig(precision="bf16", seq_len=32, batch_tokens=128, steps=100)
 stage = StageConfig(model=model_preset("tiny", **sizes), train=train, optimizer=OptimizerConfig(state=state))
 cpu = torch.device("cpu")
-engine = (LocalEngine if state == "fp32" else LeanEngine)(empty_model(stage.model, cpu), stage, cpu)
+model = empty_model(stage.model, cpu)
+for parameter in model.parameters():
+    torch.nn.init.zeros_(parameter)  # what lies in fresh memory may be no number, which is not saved
+engine = (LocalEngine if state == "fp32" else LeanEngine)(model, stage, cpu)
 writer = CheckpointWriter(Path(folder), keep=1, asynchronous=asynchronous == "True")
 writer.save(1, {"a": torch.zeros(1)}, {}, permanent=False)  # what is imported at a save is imported
 for step in (2, 3):
