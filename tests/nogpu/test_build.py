@@ -48,7 +48,7 @@ def test_a_model_to_score_lies_there_in_the_precision_asked_for() -> None:
 
     class Whatever:
         def read(self, name: str) -> torch.Tensor:
-            return torch.empty(shapes[name])
+            return torch.zeros(shapes[name])  # numbers, which fresh memory may not hold
 
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
