@@ -116,3 +116,25 @@ def test_one_line_and_130_at_any_moment(place: Path, verb: str) -> None:
         if process.returncode == 130 and verb not in ("train", "launch"):  # these say what they save
             assert ["stopped" in line for line in err.splitlines()].count(True) == 1, said
             assert err.splitlines()[-1].startswith("stopped"), said
+
+
+IN_A_STRING = """
+from internevo.cli import main, verbs
+verbs.app = lambda: exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+main()
+"""
+
+
+def test_in_code_that_stands_in_a_string(tmp_path: Path) -> None:
+    """As dataclasses make it: Python itself would end the process by the signal, however it is handled."""
+    (tmp_path / "program.py").write_text(IN_A_STRING, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        capture_output=True,
+        text=True,
+        timeout=ENDS_WITHIN_S,
+    )
+    assert (run.returncode, run.stderr) == (130, "stopped by Ctrl-C\n")

@@ -36,6 +36,9 @@ def main() -> NoReturn:
             raise
         ctrl_c.tell(error)
         code = 130
+        # where an interrupt has left code that stood in a string, as in every dataclass, Python would end by SIGINT;
+        # it forgets that with the next such code
+        exec("")
     finally:
         ctrl_c.end()
     raise SystemExit(code)

@@ -3,7 +3,7 @@
 Training reads at random, so the files are copied once into a folder of the machine and memory mapped from there:
 `CACHE/NAME-HASH/VERSION/`. VERSION is a hash of the sizes and tags of the objects: objects that change make another
 version, and never mix with those before. A file is written aside, checked, and then gets its name; what was copied of
-one when a process was stopped stays and is gone on from. Of the processes of a machine one copies, others wait.
+one when a process was stopped stays, and the next copy resumes there. Of the processes of a machine one copies, others wait.
 """
 
 from __future__ import annotations
@@ -118,8 +118,7 @@ def look(url: str) -> RemoteStore:
         for info in fs.ls(folder, detail=True):
             own = info["name"].rstrip("/").rpartition("/")[2]
             if info["type"] == "file" and _of_a_store(own, name):
-                tag = next((str(info[key]) for key in _TAGS if info.get(key)), "")
-                files[own] = RemoteFile(info["name"], int(info["size"] or 0), tag)
+                files[own] = RemoteFile(info["name"], int(info["size"] or 0), _tag(info))
         store = RemoteStore(url, fs, files, name)
         if len(store.wanted(TRAIN)) == (MANIFEST in files):
             raise FileNotFoundError
@@ -223,7 +222,7 @@ def _aside(folder: Path, file: RemoteFile) -> Path:
 
 
 def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, count: Callable[[int], None]) -> None:
-    """Copy one object under its name, going on behind what is there of it."""
+    """Copy one object under its name, after what is there of it."""
     aside, seen = _aside(folder, file), hashlib.sha256()
     with aside.open("a+b") as out:
         out.truncate(min(out.tell(), file.size))
@@ -233,7 +232,7 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
             count(len(data))
         place = out.tell()
         while place < file.size:
-            data = fs.cat_file(file.path, start=place, end=min(place + _CHUNK, file.size))
+            data = _piece(fs, file, place)
             if not data:
                 break
             out.write(data)
@@ -242,14 +241,35 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
             count(len(data))
         out.flush()
         os.fsync(out.fileno())
-    now = fs.info(file.path)
-    tag = next((str(now[key]) for key in _TAGS if now.get(key)), "")
-    wrong = place != file.size or (int(now["size"]), tag) != (file.size, file.tag)
+    wrong = place != file.size or _changed(fs, file)
     if wrong or (sha256 is not None and seen.hexdigest() != sha256):
         aside.unlink()
         what = "was changed while it was copied" if wrong else "is not what its manifest.json says (SHA-256)"
         raise UserError(f"{file.path} {what}; nothing of it is kept. Run the same command again, or write it anew.")
     aside.rename(folder / _name(file))
+
+
+def _piece(fs: Any, file: RemoteFile, start: int) -> bytes:
+    """The next bytes of an object; none where it has become another one, which may be too short to be asked for them."""
+    try:
+        return fs.cat_file(file.path, start=start, end=min(start + _CHUNK, file.size))  # type: ignore[no-any-return]
+    except Exception:
+        try:
+            changed = _changed(fs, file)
+        except Exception:  # nothing answers: the first error tells more
+            changed = False
+        if changed:
+            return b""
+        raise
+
+
+def _changed(fs: Any, file: RemoteFile) -> bool:
+    now = fs.info(file.path)
+    return (int(now["size"]), _tag(now)) != (file.size, file.tag)
+
+
+def _tag(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in _TAGS if info.get(key)), "")
 
 
 @contextmanager
@@ -280,7 +300,7 @@ def _cause(error: Exception) -> str | None:
     """What failed, if it was not our code."""
     kind = type(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space is left for its copy. Make some and run the same command again: it goes on."
+        return "no space is left for its copy. Make some and run the same command again: it resumes."
     if isinstance(error, ValueError) and "Protocol not known" in str(error):
         return f"fsspec knows no storage of this kind: {error}"
     if "Credentials" in kind.__name__:

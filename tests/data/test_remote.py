@@ -243,6 +243,17 @@ def test_changed_objects_are_another_version(tmp_path: Path, s3: Any) -> None:
     assert len(list(cache.rglob("train.bin"))) == 2
 
 
+@pytest.mark.parametrize("other", [b"", b"short", bytes(2**20)])
+def test_changed_before_it_is_copied(other: bytes, tmp_path: Path, s3: Any) -> None:
+    """What is asked for may begin after the end of the new object, which storage calls an error."""
+    upload(s3, prepared(tmp_path / "store"), "tokens/web")
+    look("s3://bucket/tokens/web")
+    for name in ("heldout.bin", "heldout.idx"):
+        s3.put_object(Bucket="bucket", Key=f"tokens/web/{name}", Body=other)
+    with pytest.raises(UserError, match=r"heldout\.\w+ was changed while it was copied"):
+        TokenStore.open_heldout("s3://bucket/tokens/web", tmp_path / "cache")
+
+
 def test_changed_while_it_is_copied(tmp_path: Path, s3: Any) -> None:
     upload(s3, large(tmp_path), "tokens/web")
 
