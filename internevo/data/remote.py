@@ -3,7 +3,8 @@
 Training reads at random, so the files are copied once into a folder of the machine and memory mapped from there:
 `CACHE/NAME-HASH/VERSION/`. VERSION is a hash of the sizes and tags of the objects: objects that change make another
 version, and never mix with those before. A file is written aside, checked, and then gets its name; what was copied of
-one when a process was stopped stays, and the next copy resumes there. Of the processes of a machine one copies, others wait.
+one when a process was stopped stays, and the next copy resumes there. Of the processes of a machine one copies, others
+wait.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
 
 
 def _piece(fs: Any, file: RemoteFile, start: int) -> bytes:
-    """The next bytes of an object; none where it has become another one, which may be too short to be asked for them."""
+    """The next bytes of an object; none where it has become another one, which may be too short for the question."""
     try:
         return fs.cat_file(file.path, start=start, end=min(start + _CHUNK, file.size))  # type: ignore[no-any-return]
     except Exception:
