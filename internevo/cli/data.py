@@ -187,7 +187,7 @@ def _preparing() -> Iterator[Callable[[Progress], None]]:
         with working("preparing") as show:
             yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+        raise KeyboardInterrupt("stopped; the same command resumes here") from None
 
 
 def _say_made(output: Path, manifest: Manifest) -> None:

@@ -59,7 +59,7 @@ def data_refine(
         with _tasks(refinery.name) as show:
             jobs = refine(refinery, write_refine_page, show)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+        raise KeyboardInterrupt("stopped; the same command resumes here") from None
     if jobs:
         out.print(f"submitted jobs {', '.join(jobs)}; logs in {plain(refinery.output)}/NN-STEP/logs")
         then(f"squeue --me, then open {page} in a browser; the same command submits again what has failed")

@@ -48,4 +48,6 @@ Steps = Annotated[int, Between(0, 10**9)]
 Tokens = Annotated[int, Between(0, 10**15)]
 """More than there is text."""
 SomeTokens = Annotated[int, Between(1, 10**15)]
+Count = Annotated[int, Between(0, 10**12)]
+"""Of bytes, characters or words."""
 Seed = Annotated[int, Between(0, 2**63 - 1)]

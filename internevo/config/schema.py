@@ -346,10 +346,10 @@ class SourceConfig:
     """How often the run may go through this source. Where its share of a stage would take it further, it gets as much
     less, spread over the stage, and the other sources share the rest by their weights."""
     min_tokens: Tokens = 0
-    """Only documents of at least so many tokens, with those that frame them. Two sources may be parts of one store: for
+    """Only documents with at least this many tokens, BOS and EOS included. Two sources may be parts of one store: for
     long rows, half the tokens from documents of up to 4,096 and half from longer ones."""
     max_tokens: Annotated[int | None, Between(1, 10**15)] = None
-    """Only documents of at most so many tokens."""
+    """Only documents with at most this many tokens."""
 
 
 @dataclass
@@ -385,7 +385,7 @@ class DataConfig:
     eval_tokens: Tokens = 1_000_000
     """Held-out tokens per source to evaluate at the start and end of a stage; 0 turns evaluation off."""
     eval_every: Steps = 0
-    """Evaluate also after every so many steps of the run; 0 does not. `internevo eval RUN --watch` evaluates beside
+    """Steps between further evaluations, within a stage; 0: none. `internevo eval RUN --watch` evaluates beside
     training instead of within it."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,6 +48,12 @@ class Batch:
         """`lengths` of the rows in the arrays."""
         return self.lengths[self.rows]
 
+    @cached_property
+    def row_digests(self) -> bytes:
+        """The hashes of the rows in the arrays, 8 bytes each, in row order; computed once."""
+        rows = zip(self.tokens, self.labels, self.positions, self.local_lengths, strict=True)
+        return b"".join(_row_digest((len(row[0]),), *row) for row in rows)
+
 
 DIGEST_DIGITS = 24
 """How long a digest is. Those of 16 digits, which earlier versions recorded, cover token ids alone."""
@@ -60,13 +67,7 @@ def digest(batch: Batch) -> str:
     micro-batches and over ranks. It is a hash of the rows' hashes, so that ranks which hold some of the rows can make
     it together.
     """
-    return combine_digests([row_digests(batch)], batch.label_count)
-
-
-def row_digests(batch: Batch) -> bytes:
-    """The hashes of the rows that a batch holds, 8 bytes each, in row order."""
-    rows = zip(batch.tokens, batch.labels, batch.positions, batch.local_lengths, strict=True)
-    return b"".join(_row_digest((len(row[0]),), *row) for row in rows)
+    return combine_digests([batch.row_digests], batch.label_count)
 
 
 def _row_digest(*parts: Sequence[int] | np.ndarray) -> bytes:

@@ -253,7 +253,7 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
 def _piece(fs: Any, file: RemoteFile, start: int) -> bytes:
     """The next bytes of an object; none where it has become another one, which may be too short for the question."""
     try:
-        return fs.cat_file(file.path, start=start, end=min(start + _CHUNK, file.size))  # type: ignore[no-any-return]
+        return fs.cat_file(file.path, start=start, end=min(start + _CHUNK, file.size))
     except Exception:
         try:
             changed = _changed(fs, file)

@@ -19,7 +19,8 @@ def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characte
     What it learns from is the first `max_characters` of `texts`. Digits are split one by one, unknown characters
     fall back to bytes, and text is neither normalised nor trimmed, so that code comes back exactly, but for one
     character: U+2581 comes back as a space, for which it stands in SentencePiece. No space is put before a text.
-    Ids: unknown 0, BOS 1, EOS 2. Raises UserError when `output` exists or the text is too little for so many pieces.
+    Ids: unknown 0, BOS 1, EOS 2. Raises UserError when `output` exists or the text is too
+    little for this number of pieces.
     """
     from sentencepiece import SentencePieceTrainer
 

@@ -101,7 +101,7 @@ def tokenised(
                 yield _when_done(*waiting.popleft())
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, perhaps because memory ran out. The same command goes on from here; "
+            "a worker process was killed, perhaps because memory ran out. The same command resumes here; "
             "fewer --workers take less memory."
         ) from None
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from internevo.config.schema import StageConfig
-from internevo.data.batch import Batch, combine_digests, row_digests
+from internevo.data.batch import Batch, combine_digests
 from internevo.data.loader import Part
 from internevo.parallel.apply import build_sharded, give_first_weights
 from internevo.parallel.collectives import gather_dim, sum_over
@@ -93,6 +93,6 @@ class ShardedEngine(TorchEngine):
 
 def joint_digest(batch: Batch, readers: Place, device: torch.device) -> str:
     """`data.batch.digest` of a step of which each rank of `readers` has its rows; the same on all. Waits for them."""
-    hashes = torch.frombuffer(bytearray(row_digests(batch)), dtype=torch.uint8)
+    hashes = torch.frombuffer(bytearray(batch.row_digests), dtype=torch.uint8)
     everyones = gather_dim(hashes.to(device), 0, readers)
     return combine_digests([everyones.cpu().numpy().tobytes()], batch.label_count)

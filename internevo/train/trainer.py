@@ -126,8 +126,13 @@ class StageTrainer:
             cursor=self.progress.cursor,
             step=self.progress.stage_step,
             part=self.engine.part,
-            prepare=self.engine.stage_batch,
+            prepare=self._stage_batch,
         )
+
+    def _stage_batch(self, batch: Batch) -> Staged:
+        """What the loader's thread makes of a batch, while the step before it runs."""
+        _ = batch.row_digests  # hashing takes tens of milliseconds; the digest is made of these later
+        return self.engine.stage_batch(batch)
 
     def _step(self, loader: Loader) -> StepMetrics:
         start = time.perf_counter()

@@ -16,6 +16,8 @@ from internevo.config.load import load_config
 from internevo.config.read import ConfigError, parse_override
 from internevo.config.schema import RunConfig
 from internevo.config.typed import typed_tree
+from internevo.data.refine.config import RefineConfig
+from internevo.data.refine.steps import STEPS
 from internevo.launch.sweep import SweepConfig
 
 
@@ -47,13 +49,21 @@ def shown(path: tuple[Any, ...]) -> str:
     return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).lstrip(".")
 
 
-FOUND = [(schema, *one) for schema in (RunConfig, SweepConfig) for one in numbers(schema)]
+FOUND = [
+    (schema, *one) for schema in (RunConfig, SweepConfig, RefineConfig, *STEPS.values()) for one in numbers(schema)
+]
 
 
 def test_the_walk_finds_them() -> None:
     found = {shown(path) for _, path, _ in FOUND}
-    assert {"train.steps", "optimizer.betas[0]", "data.changes[0].weights.name", "train.batch_ramp[0].until"} <= found
-    assert len(found) > 50
+    assert {
+        "train.steps",
+        "optimizer.betas[0]",
+        "data.changes[0].weights.name",
+        "train.batch_ramp[0].until",
+        "zh.max_top_ngram[0]",
+    } <= found
+    assert len(found) > 120
 
 
 @pytest.mark.parametrize(("schema", "path", "bounds"), FOUND, ids=lambda one: shown(one) if type(one) is tuple else "")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from internevo.config.errors import UserError
 from internevo.config.schema import SourceConfig
-from internevo.data.batch import IGNORE, Batch, combine_digests, digest, row_digests
+from internevo.data.batch import IGNORE, Batch, combine_digests, digest
 from internevo.data.import_internevo import import_internevo
 from internevo.data.join import Joiner
 from internevo.data.loader import Loader, Part, evaluation_batches
@@ -241,7 +241,7 @@ def test_masked_tokens_are_read_and_never_predicted(
             assert {one.label_count for one in ranks} == {int((wanted != IGNORE).sum())}
             assert plain.label_count == int((plain.labels != IGNORE).sum())
             count = ranks[0].label_count
-            made = combine_digests([row_digests(one) for one in ranks], count)
+            made = combine_digests([one.row_digests for one in ranks], count)
             assert made == digest(replace(plain, labels=wanted, label_count=count))
             assert (made == digest(plain)) == (count == plain.label_count)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internevo.config.schema import SourceConfig
-from internevo.data.batch import DIGEST_DIGITS, IGNORE, Batch, combine_digests, digest, row_digests
+from internevo.data.batch import DIGEST_DIGITS, IGNORE, Batch, combine_digests, digest
 from internevo.data.loader import Cursor, Loader, evaluation_batches
 from internevo.data.megatron import StoreError
 from internevo.data.plan import Plan
@@ -197,7 +197,7 @@ def test_digests_can_be_made_together_and_do_not_depend_on_dtypes() -> None:
         replace(batch, tokens=batch.tokens[i], labels=batch.labels[i], positions=batch.positions[i], rows=i)
         for i in (slice(0, 1), slice(1, 2))
     ]
-    assert digest(batch) == combine_digests([row_digests(part) for part in parts], batch.label_count)
+    assert digest(batch) == combine_digests([part.row_digests for part in parts], batch.label_count)
     assert digest(batch) == digest(replace(batch, tokens=batch.tokens.astype(np.uint16)))
 
 

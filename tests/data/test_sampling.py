@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from internevo.config.schema import SourceConfig
 from internevo.data.band import Band
-from internevo.data.batch import Batch, combine_digests, row_digests
+from internevo.data.batch import Batch, combine_digests
 from internevo.data.loader import Cursor, Loader, Part
 from internevo.data.megatron import StoreError
 from internevo.data.plan import Plan
@@ -64,7 +64,7 @@ def rows_of(step: list[Batch]) -> np.ndarray:
 
 
 def digest_of(step: list[Batch]) -> str:
-    return combine_digests([row_digests(batch) for batch in step], step[0].label_count)
+    return combine_digests([batch.row_digests for batch in step], step[0].label_count)
 
 
 def counts_of(steps: list[list[Batch]]) -> Counter[int]:

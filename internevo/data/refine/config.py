@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.config.kind import REFINERY, check_kind
 from internevo.config.names import name_problem
@@ -18,26 +19,26 @@ from internevo.data.refine.steps import STEPS
 
 @dataclass
 class ExecutorConfig:
-    """Who does the work. It may change whenever a refinery goes on: no result depends on it."""
+    """Who does the work. It may change whenever a refinery resumes: no result depends on it."""
 
     kind: str = "local"
     """`local`, processes on this machine, or `slurm`, an array of jobs for each stage."""
-    workers: int = 0
+    workers: Annotated[int, Between(0, 10**5)] = 0
     """Tasks side by side. 0: one for each core of this machine; with Slurm, as many as it gives."""
     partition: str | None = None
     """Slurm's partition; required there."""
     time: str = "24:00:00"
     """Slurm's limit for a job."""
-    cpus: int = 1
+    cpus: Annotated[int, Between(1, 10**5)] = 1
     """Cores of a job."""
-    memory_gib: int = 4
+    memory_gib: Annotated[int, Between(1, 10**6)] = 4
     """Memory of a job for each core."""
     account: str | None = None
     """Slurm's account."""
     qos: str | None = None
     """Slurm's quality of service."""
-    tasks_per_job: int = 1
-    """Tasks that a job does one behind the other: with many short ones, Slurm has less to do."""
+    tasks_per_job: Annotated[int, Between(1, 10**6)] = 1
+    """Tasks that a job does one after the other: with many short ones, Slurm has less to do."""
     setup: str = ""
     """What a job's shell does first, such as `module load python`. Without it, it uses this Python."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -152,9 +153,6 @@ def _problems(config: RefineConfig, tree: dict[str, Any], chain: Sequence[NamedS
         problems.append(f"executor.kind: expected local or slurm, found {executor.kind!r}")
     elif executor.kind == "slurm" and not executor.partition:
         problems.append("executor.partition: missing; Slurm needs one")
-    for key, least in (("workers", 0), ("cpus", 1), ("memory_gib", 1), ("tasks_per_job", 1)):
-        if getattr(executor, key) < least:
-            problems.append(f"executor.{key}: expected at least {least}, found {getattr(executor, key)}")
     return problems
 
 

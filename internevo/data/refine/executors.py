@@ -94,7 +94,7 @@ def run_here(jobs: Sequence[Job], workers: int, progress: Callable[[Job, int], N
                     progress(job, count)
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, perhaps because memory ran out. The same command goes on from here; "
+            "a worker process was killed, perhaps because memory ran out. The same command resumes here; "
             "fewer executor.workers take less memory."
         ) from None
 

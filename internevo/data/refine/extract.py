@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.data.refine.html import TooLong, cpu_limit, decode, extractor
@@ -33,9 +34,9 @@ class Extract(Step):
     reads_input: ClassVar[bool] = True
     follows_links: ClassVar[bool] = True
 
-    shards: int = 0
-    """Shards that the corpus becomes: so many tasks each step has. A file is in one of them. 0: one for each file, and
-    at most 1,000."""
+    shards: Annotated[int, Between(0, 10**6)] = 0
+    """Shards that the corpus becomes, which is also how many tasks each step has. A file is in one of them. 0: one for
+    each file, and at most 1,000."""
     text_key: str = "text"
     """Where a JSON line or a parquet row has its text."""
     id_key: str = "id"
@@ -48,18 +49,14 @@ class Extract(Step):
     """Whether tables are text."""
     comments: bool = False
     """Whether readers' comments are text."""
-    cpu_seconds: float = 10.0
+    cpu_seconds: Annotated[float, Between(0, 10**6, open_below=True)] = 10.0
     """CPU time that a page may take. It is not the time on the clock, which would drop good pages on a busy machine."""
-    max_bytes: int = 10_000_000
+    max_bytes: Annotated[int, Between(1, 10**12)] = 10_000_000
     """A page with more is left out."""
 
     def __post_init__(self) -> None:
-        if self.shards < 0:
-            raise UserError(f"extract.shards: expected 0 or more, found {self.shards}")
         if self.favor not in ("balanced", "precision", "recall"):
             raise UserError(f"extract.favor: expected balanced, precision or recall, found {self.favor!r}")
-        if self.cpu_seconds <= 0:
-            raise UserError(f"extract.cpu_seconds: expected more than 0, found {self.cpu_seconds}")
 
     def stages(self, place: Place) -> list[Stage]:
         groups = self._groups(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from internevo.config.bounds import Share
 from internevo.config.errors import UserError
 from internevo.data.refine.shards import Document
 from internevo.data.refine.step import Sift
@@ -22,14 +23,12 @@ class Language(Sift):
 
     keep: list[str] = field(default_factory=lambda: ["en", "zh"])
     """ISO 639-1 codes; `zh` is both scripts, `zh-Hant` the traditional one alone."""
-    at_least: float = 0.6
+    at_least: Share = 0.6
     """The share of the text that must be in that one language."""
 
     def __post_init__(self) -> None:
         if not self.keep:
             raise UserError("language.keep: no language is named")
-        if not 0 <= self.at_least <= 1:
-            raise UserError(f"language.at_least: expected 0 to 1, found {self.at_least}")
         known = _known()
         for code in self.keep:
             if code not in known:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.scorers import check_scorer, scorer, scorer_files
 from internevo.data.refine.shards import Document
@@ -20,9 +22,9 @@ class Quality(Sift):
     """What scores a text: a file of `internevo data classifier train`, or `module:attribute`, a function of a text."""
     name: str = "quality"
     """The key of the document's metadata that keeps its score, and what the reason is called by."""
-    min_score: float | None = 0.5
+    min_score: Annotated[float | None, Between(-(10**6), 10**6)] = 0.5
     """Below it a document is dropped; `null` drops none."""
-    max_score: float | None = None
+    max_score: Annotated[float | None, Between(-(10**6), 10**6)] = None
     """Above it a document is dropped."""
     languages: list[str] = field(default_factory=list)
     """Only documents of these are scored, and the others kept; none: all are."""

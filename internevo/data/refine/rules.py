@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from internevo.config.errors import UserError
+from internevo.config.bounds import Between, Count
 from internevo.data.refine.shards import Document
 from internevo.data.refine.step import Sift
 from internevo.data.refine.text_statistics import HAN, TextStatistics
@@ -30,66 +31,68 @@ class Thresholds:
     """What a document may be like. `null` for a number, or an empty list, leaves a rule out. A unit is a word, or in
     Chinese a character; shares of characters leave white space aside."""
 
-    min_units: int | None = 50
+    min_units: Annotated[int | None, Between(0, 10**12)] = 50
     """Fewer are too few."""
-    max_units: int | None = 1_000_000
+    max_units: Annotated[int | None, Between(0, 10**12)] = 1_000_000
     """More are too many. Gopher has 100,000 words, which leaves out books."""
-    min_mean_word: float | None = 3.0
+    min_mean_word: Annotated[float | None, Between(0, 10**12)] = 3.0
     """Mean characters of a word."""
-    max_mean_word: float | None = 10.0
+    max_mean_word: Annotated[float | None, Between(0, 10**12)] = 10.0
     """Mean characters of a word."""
-    max_unit: int | None = 1000
+    max_unit: Annotated[int | None, Between(0, 10**12)] = 1000
     """Characters of the longest stretch without white space; in Chinese, without punctuation either."""
-    min_alphabetic: float | None = 0.8
+    min_alphabetic: Annotated[float | None, Between(0, 1)] = 0.8
     """Share of the words that have a letter; in Chinese, of the characters that are Chinese."""
     stop_words: list[str] = field(default_factory=lambda: list(ENGLISH_STOP_WORDS))
     """Words that all prose has."""
-    min_stop_words: int | None = 2
+    min_stop_words: Annotated[int | None, Between(0, 10**12)] = 2
     """How many different ones of them must occur."""
-    max_hashes: float | None = 0.1
+    max_hashes: Annotated[float | None, Between(0, 10**12)] = 0.1
     """`#` for each unit."""
-    max_ellipses: float | None = 0.1
+    max_ellipses: Annotated[float | None, Between(0, 10**12)] = 0.1
     """Ellipses for each unit."""
-    max_bullet_lines: float | None = 0.9
+    max_bullet_lines: Annotated[float | None, Between(0, 1)] = 0.9
     """Share of the lines that begin with a bullet."""
-    max_ellipsis_lines: float | None = 0.3
+    max_ellipsis_lines: Annotated[float | None, Between(0, 1)] = 0.3
     """Share of the lines that end with an ellipsis."""
-    min_ended_lines: float | None = 0.12
+    min_ended_lines: Annotated[float | None, Between(0, 1)] = 0.12
     """Share of the lines that end with a mark that sentences end with."""
-    short_line: int = 30
+    short_line: Count = 30
     """Characters that a line needs not to be short."""
-    max_short_lines: float | None = 0.67
+    max_short_lines: Annotated[float | None, Between(0, 1)] = 0.67
     """Share of the lines that are short."""
-    max_line_breaks: float | None = 0.1
+    max_line_breaks: Annotated[float | None, Between(0, 1)] = 0.1
     """Line breaks for each character."""
-    max_separators: float | None = 0.1
+    max_separators: Annotated[float | None, Between(0, 1)] = 0.1
     """Share of the characters that draw lines, boxes, arrows or paths."""
-    max_abnormal: float | None = 0.002
+    max_abnormal: Annotated[float | None, Between(0, 1)] = 0.002
     """Share of the characters that are controls, private, or what a wrong encoding leaves behind."""
-    min_punctuation: float | None = 0.005
+    min_punctuation: Annotated[float | None, Between(0, 1)] = 0.005
     """Share of the characters that are punctuation. Lists of keywords have none."""
-    max_punctuation: float | None = 0.25
+    max_punctuation: Annotated[float | None, Between(0, 1)] = 0.25
     """Share of the characters that are punctuation."""
-    max_top_sign: float | None = 0.12
+    max_top_sign: Annotated[float | None, Between(0, 1)] = 0.12
     """Share of the characters that are one and the same punctuation mark."""
-    max_braces: float | None = 0.01
+    max_braces: Annotated[float | None, Between(0, 1)] = 0.01
     """Share of the characters that are curly braces. 0 is C4's rule, which also drops prose about programs."""
     lorem_ipsum: bool = True
     """Whether text with `lorem ipsum` in it is dropped."""
-    max_repeated_lines: float | None = 0.3
+    max_repeated_lines: Annotated[float | None, Between(0, 1)] = 0.3
     """Share of the lines that stood before."""
-    max_repeated_line_characters: float | None = 0.2
+    max_repeated_line_characters: Annotated[float | None, Between(0, 1)] = 0.2
     """The characters in them, as a share of all."""
-    max_repeated_paragraphs: float | None = 0.3
+    max_repeated_paragraphs: Annotated[float | None, Between(0, 1)] = 0.3
     """Share of the paragraphs that stood before."""
-    max_repeated_paragraph_characters: float | None = 0.2
+    max_repeated_paragraph_characters: Annotated[float | None, Between(0, 1)] = 0.2
     """The characters in them, as a share of all."""
-    max_top_ngram: list[float] = field(default_factory=lambda: [0.20, 0.18, 0.16])
+    max_top_ngram: Annotated[list[float], Between(0, 1)] = field(default_factory=lambda: [0.20, 0.18, 0.16])
     """Share of the characters in the commonest 2-, 3- and 4-gram."""
-    max_repeated_ngrams: list[float] = field(default_factory=lambda: [0.15, 0.14, 0.13, 0.12, 0.11, 0.10])
+    max_repeated_ngrams: Annotated[list[float], Between(0, 1)] = field(
+        default_factory=lambda: [0.15, 0.14, 0.13, 0.12, 0.11, 0.10]
+    )
     """Share of the characters in 5-grams that stood before, in 6-grams, and so on to 10-grams."""
-    ngram_scale: int = 1
-    """An n-gram has so many times n units. A Chinese word is taken for two characters."""
+    ngram_scale: Annotated[int, Between(1, 100)] = 1
+    """An n-gram has this many times n units. A Chinese word is taken for two characters."""
 
 
 def chinese() -> Thresholds:
@@ -118,15 +121,6 @@ class Rules(Sift):
     """For English, and without `stop_words` for all other languages with spaces."""
     zh: Thresholds = field(default_factory=chinese)
     """For Chinese, both scripts."""
-
-    def __post_init__(self) -> None:
-        for name, thresholds in (("en", self.en), ("zh", self.zh)):
-            for key, value in vars(thresholds).items():
-                numbers = value if isinstance(value, list) else [value]
-                if any(isinstance(one, int | float) and one < 0 for one in numbers):
-                    raise UserError(f"rules.{name}.{key}: expected nothing below 0, found {value}")
-            if thresholds.ngram_scale < 1:
-                raise UserError(f"rules.{name}.ngram_scale: expected at least 1, found {thresholds.ngram_scale}")
 
     def judge(self, document: Document) -> str | None:
         language = str(document.metadata.get("language") or "").partition("-")[0]

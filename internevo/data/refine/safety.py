@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.scorers import check_scorer, scorer, scorer_files
 from internevo.data.refine.shards import Document
@@ -25,21 +27,19 @@ class Safety(Sift):
     words: list[str] = field(default_factory=list)
     """Files of words and phrases, one a line, in any language. Where a script has spaces, only whole words count;
     in Chinese and the like, and where an entry mixes them (`K粉`), the characters wherever they stand."""
-    min_words: int = 3
-    """A document is dropped when it has at least so many of the words ..."""
-    min_density: float = 5.0
-    """... and at least so many in a thousand of its words, or Chinese characters. A count alone is often mistaken."""
+    min_words: Annotated[int, Between(1, 10**12)] = 3
+    """A document is dropped when it has at least this many of the words ..."""
+    min_density: Annotated[float, Between(0, 1000)] = 5.0
+    """... and at least this many in a thousand of its words, or Chinese characters. A count alone is often mistaken."""
     classifier: str | None = None
     """What scores a text, 1 for unsafe and 0 for safe: a file of `internevo data classifier train`, or
     `module:attribute`, a function of a text."""
-    max_score: float = 0.5
+    max_score: Annotated[float, Between(-(10**6), 10**6)] = 0.5
     """Above it a document is dropped. The score is kept as `safety` in its metadata."""
 
     def __post_init__(self) -> None:
         if not (self.domains or self.words or self.classifier):
             raise UserError("safety: name files of domains or of words, or a classifier; there is nothing to judge by")
-        if self.min_words < 1:
-            raise UserError(f"safety.min_words: expected at least 1, found {self.min_words}")
         check_scorer("safety.classifier", self.classifier)
 
     def files(self) -> list[Path]:

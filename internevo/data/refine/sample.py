@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Annotated
 
-from internevo.config.errors import UserError
+from internevo.config.bounds import Between, Seed
 from internevo.data.refine.shards import Document, ShardWriter, done, read_shard
 from internevo.data.refine.step import Place, Stage, Step
 
@@ -23,18 +23,12 @@ class Sample(Step):
 
     by: str = "quality"
     """The key of a document's metadata that has its class."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Annotated[float, Between(0, 10**6)]] = field(default_factory=dict)
     """How often a document of each class occurs on average."""
-    other: float = 1.0
+    other: Annotated[float, Between(0, 10**6)] = 1.0
     """The same for documents of no class, or of one that is not named."""
-    seed: int = 0
+    seed: Seed = 0
     """Another number chooses other documents."""
-
-    def __post_init__(self) -> None:
-        for name, weight in {**self.weights, "other": self.other}.items():
-            if not 0 <= weight < math.inf:
-                key = "other" if name == "other" else f"weights.{name}"
-                raise UserError(f"sample.{key}: expected 0 or more, found {weight}")
 
     def stages(self, place: Place) -> list[Stage]:
         return [Stage("sample", len(place.shards), partial(_sample, self, place))]

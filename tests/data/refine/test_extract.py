@@ -180,10 +180,5 @@ def test_each_file_is_in_one_shard_in_order(
 
 
 def test_values_that_make_no_sense() -> None:
-    for values, message in (
-        ({"favor": "speed"}, "extract.favor: expected balanced, precision or recall, found 'speed'"),
-        ({"cpu_seconds": 0.0}, "extract.cpu_seconds: expected more than 0"),
-        ({"shards": -1}, "extract.shards: expected 0 or more"),
-    ):
-        with pytest.raises(UserError, match=message):
-            Extract(**values)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"extract.favor: expected balanced, precision or recall, found 'speed'"):
+        Extract(favor="speed")

@@ -75,7 +75,12 @@ def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
         ({"steps": [{"extract": {"shards": "many"}}]}, "extract.shards: expected a whole number"),
         ({"executor": {"kind": "cloud"}}, "executor.kind: expected local or slurm, found 'cloud'"),
         ({"executor": {"kind": "slurm"}}, "executor.partition: missing; Slurm needs one"),
-        ({"executor": {"workers": -1}}, "executor.workers: expected at least 0, found -1"),
+        ({"executor": {"workers": -1}}, "executor.workers: must be at least 0, found -1"),
+        ({"steps": [{"extract": {"shards": -1}}]}, "steps[0].extract.shards: must be at least 0, found -1"),
+        (
+            {"steps": ["extract", {"rules": {"zh": {"max_braces": 2}}}]},
+            "steps[1].rules.zh.max_braces: must be at most 1, found 2",
+        ),
         ({"executor": {"worker": 1}}, "executor.worker: unknown key; did you mean workers?"),
     ],
 )

@@ -180,7 +180,6 @@ def test_classifiers_of_ones_own(module: str) -> None:
 def test_values_that_make_no_sense(module: str, tmp_path: Path) -> None:
     for make, message in (
         (lambda: Safety(), r"safety: name files of domains or of words, or a classifier"),
-        (lambda: Safety(words=["w"], min_words=0), r"safety\.min_words: expected at least 1, found 0"),
         (lambda: Quality(), r"quality\.classifier: missing"),
         (lambda: Quality(classifier="my_scorer:none"), r"quality\.classifier: my_scorer has no 'none'"),
         (lambda: Quality(classifier="no_module:x"), r"quality\.classifier: no_module cannot be imported"),

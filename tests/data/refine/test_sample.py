@@ -6,9 +6,6 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-from internevo.config.errors import UserError
 from internevo.data.refine.sample import Sample
 from internevo.data.refine.shards import Document
 from tests.data.refine.running import dropped, kept, place_of, run_stages
@@ -45,11 +42,3 @@ def test_the_choice_depends_on_the_id_alone(tmp_path: Path) -> None:
         run_stages(Sample(weights=WEIGHTS, seed=seed), place)
         chosen.append({one.id for one in kept(place)})
     assert chosen[0] == chosen[1] != chosen[2]
-
-
-@pytest.mark.parametrize(
-    ("step", "key"), [({"weights": {"high": -1.0}}, "weights.high"), ({"other": float("nan")}, "other")]
-)
-def test_impossible_weights(step: dict[str, object], key: str) -> None:
-    with pytest.raises(UserError, match=f"sample.{key}"):
-        Sample(**step)  # type: ignore[arg-type]

@@ -11,7 +11,9 @@ import ast
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from internevo.config.bounds import Between, Count, Share
 from internevo.config.errors import UserError
 from internevo.data.refine.code.languages import Language, comment_share, noted_language
 from internevo.data.refine.failures import NotJudged
@@ -31,21 +33,21 @@ class CodeQuality(Sift):
     classifier: str | None = None
     """`module:attribute`, a function that gives a text a score from 0 to 1, or a file of `internevo data classifier
     train`. The score is noted as `quality_score`. Rules alone when absent."""
-    low: float = 0.3
+    low: Share = 0.3
     """Scores below it make the class low."""
-    high: float = 0.7
+    high: Share = 0.7
     """Scores from here on may make it high."""
-    high_comments: list[float] = field(default_factory=lambda: [0.05, 0.6])
+    high_comments: Annotated[list[float], Between(0, 1)] = field(default_factory=lambda: [0.05, 0.6])
     """Share of lines that are comments, least and most, in code of the class high."""
-    max_mean_line: float = 100.0
+    max_mean_line: Annotated[float, Between(0, 10**12)] = 100.0
     """Longer lines than this on average are low. Prose is left alone: there a line may be a paragraph."""
-    min_alphanumeric: float = 0.25
+    min_alphanumeric: Share = 0.25
     """Share of letters and digits among all characters: less is low."""
-    max_digits: float = 0.3
+    max_digits: Share = 0.3
     """Share of digits among characters that are not white space: more, in a programming language, is low."""
-    max_repeated: float = 0.7
+    max_repeated: Share = 0.7
     """Share of lines of ten characters or more that stood in the file before: more is low."""
-    min_characters: int = 32
+    min_characters: Count = 32
     """Less is low."""
     syntax: bool = True
     """Whether Python that this Python cannot parse is low. That includes Python 2."""
@@ -53,9 +55,9 @@ class CodeQuality(Sift):
     """Classes that are dropped at once; the step `sample` gives the others their weights."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise UserError(f"code_quality.low: expected 0 <= low <= high <= 1, found {self.low} and {self.high}")
-        if len(self.high_comments) != 2 or not 0 <= self.high_comments[0] <= self.high_comments[1] <= 1:
+        if self.low > self.high:
+            raise UserError(f"code_quality.low: expected low <= high, found {self.low} and {self.high}")
+        if len(self.high_comments) != 2 or self.high_comments[0] > self.high_comments[1]:
             raise UserError(f"code_quality.high_comments: expected two shares in order, found {self.high_comments}")
         for name in self.drop:
             if name not in CLASSES:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.code.generated import is_generated, is_minified
 from internevo.data.refine.code.languages import language_of
@@ -36,24 +37,19 @@ class Repositories(Step):
 
     reads_input: ClassVar[bool] = True
 
-    levels: int = 1
+    levels: Annotated[int, Between(0, 100)] = 1
     """How deep in an input the repositories are: 1 for `NAME`, 2 for `OWNER/NAME`, 0 when each input is one itself."""
-    shards: int = 16
+    shards: Annotated[int, Between(1, 10**6)] = 16
     """Files to write, which is also how many tasks each later step has. A repository is never spread over two."""
-    max_bytes: int = 2**20
+    max_bytes: Annotated[int, Between(1, 10**12)] = 2**20
     """Larger files are left out."""
     vendored: list[str] | None = None
     """Names of folders with other people's code, which are left out; `node_modules`, `vendor`, `third_party` and the
     like when absent."""
-    max_mean_line: float = 200.0
-    """A file of code or data whose lines are longer than so many characters on average is taken for minified."""
-    max_line: int = 5000
+    max_mean_line: Annotated[float, Between(0, 10**12)] = 200.0
+    """A file of code or data whose lines are longer than this many characters on average is taken for minified."""
+    max_line: Annotated[int, Between(1, 10**12)] = 5000
     """So is one with a line longer than this."""
-
-    def __post_init__(self) -> None:
-        for key, least in (("levels", 0), ("shards", 1), ("max_bytes", 1)):
-            if getattr(self, key) < least:
-                raise UserError(f"repositories.{key}: must be at least {least}, found {getattr(self, key)}")
 
     def stages(self, place: Place) -> list[Stage]:
         """Raises UserError for an input that is no folder, one without repositories, and one name in two inputs."""

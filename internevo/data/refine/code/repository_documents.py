@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.code.imports import FINDERS
 from internevo.data.refine.code.imports.tree import FileTree, Import
@@ -32,12 +33,8 @@ NO_IMPORTS = "imports_not_found"
 class RepositoryDocuments(Step):
     """Joins the files of each repository. They must stand together in one shard, as `repositories` writes them."""
 
-    max_bytes: int = 2**20
+    max_bytes: Annotated[int, Between(1, 10**12)] = 2**20
     """A repository of more is several documents, cut between files. A file of more is a document of its own, whole."""
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise UserError(f"repository_documents.max_bytes: must be at least 1, found {self.max_bytes}")
 
     def stages(self, place: Place) -> list[Stage]:
         tasks = len(place.shards)

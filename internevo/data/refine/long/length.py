@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from internevo.config.bounds import Between, Count
 from internevo.config.errors import UserError
 from internevo.data.refine.shards import Document
 from internevo.data.refine.step import Sift
@@ -13,15 +15,15 @@ from internevo.data.refine.step import Sift
 class Length(Sift):
     """Keeps texts by their length in UTF-8."""
 
-    min_bytes: int = 32 * 1024
+    min_bytes: Count = 32 * 1024
     """Shorter texts are dropped."""
-    max_bytes: int | None = None
+    max_bytes: Annotated[int | None, Between(0, 10**12)] = None
     """Longer ones are dropped; there is no limit when absent."""
 
     def __post_init__(self) -> None:
-        if self.min_bytes < 0 or (self.max_bytes is not None and self.max_bytes < self.min_bytes):
+        if self.max_bytes is not None and self.max_bytes < self.min_bytes:
             found = f"found {self.min_bytes} and {self.max_bytes}"
-            raise UserError(f"length.min_bytes: expected 0 <= min_bytes <= max_bytes, {found}")
+            raise UserError(f"length.min_bytes: expected min_bytes <= max_bytes, {found}")
 
     def judge(self, document: Document) -> str | None:
         size = len(document.text.encode(errors="replace"))

@@ -7,8 +7,10 @@ tokens, not for a matter of taste.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.failures import NotJudged
 from internevo.data.refine.long.features import Features, features
@@ -24,29 +26,29 @@ class Limits:
     Units are words, or Chinese characters.
     """
 
-    min_connectives: float | None = None
+    min_connectives: Annotated[float | None, Between(0, 10**12)] = None
     """Connectives (`however`, `because`; 因此, 虽然) for 1,000 units, at least."""
-    min_conjunctions: float | None = None
+    min_conjunctions: Annotated[float | None, Between(0, 10**12)] = None
     """Conjunctions (`and`, `that`, `when`; 和, 而) for 1,000 units, at least."""
-    min_function_words: float | None = None
+    min_function_words: Annotated[float | None, Between(0, 10**12)] = None
     """Function words (`the`, `of`, `is`; 的, 了) for 1,000 units, at least."""
-    min_punctuation: float | None = None
+    min_punctuation: Annotated[float | None, Between(0, 1)] = None
     """Share of punctuation in the characters that are not white space, at least."""
-    max_punctuation: float | None = None
+    max_punctuation: Annotated[float | None, Between(0, 1)] = None
     """The same, at most."""
-    max_digits: float | None = None
+    max_digits: Annotated[float | None, Between(0, 1)] = None
     """Share of digits in the characters that are not white space, at most."""
-    min_paragraph: float | None = None
+    min_paragraph: Annotated[float | None, Between(0, 10**12)] = None
     """Units of a paragraph on average, at least. Blank lines divide paragraphs; in a text without any, lines do."""
-    max_paragraph: float | None = None
+    max_paragraph: Annotated[float | None, Between(0, 10**12)] = None
     """The same, at most."""
-    min_sentence: float | None = None
+    min_sentence: Annotated[float | None, Between(0, 10**12)] = None
     """Units of a sentence on average, at least."""
-    max_sentence: float | None = None
+    max_sentence: Annotated[float | None, Between(0, 10**12)] = None
     """The same, at most."""
-    min_unique: float | None = None
+    min_unique: Annotated[float | None, Between(0, 1)] = None
     """Share of different units in stretches of 1,000, on average, at least."""
-    max_unique: float | None = None
+    max_unique: Annotated[float | None, Between(0, 1)] = None
     """The same, at most."""
 
     def broken(self, found: Features) -> str | None:
@@ -157,10 +159,6 @@ class LongStatistics(Sift):
 
 
 def _check(place: str, limits: Limits) -> None:
-    for key in fields(limits):
-        limit = getattr(limits, key.name)
-        if limit is not None and not limit >= 0:
-            raise UserError(f"long_statistics.{place}.{key.name}: expected 0 or more, found {limit}")
     for name in ("punctuation", "paragraph", "sentence", "unique"):
         least, most = getattr(limits, f"min_{name}"), getattr(limits, f"max_{name}")
         if least is not None and most is not None and least > most:

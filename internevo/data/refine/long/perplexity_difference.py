@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
+from internevo.config.bounds import Between, Count
 from internevo.config.errors import UserError
 from internevo.data.refine.failures import Failures, NotJudged
 from internevo.data.refine.long.context_gain import Segments, TextScorer, context_gains
@@ -29,18 +31,18 @@ class PerplexityDifference(Step):
 
     model: str = ""
     """A run, an import or a Hugging Face folder, with its tokenizer."""
-    min_gain: float = 0.0
+    min_gain: Annotated[float, Between(-(10**6), 10**6)] = 0.0
     """Texts with a lower gain are dropped. Unrelated context helps one model a little, if only to tell what kind of
     text it is in, and misleads another, so the number that tells texts apart depends on the model: set it from the
     gains of texts that you know."""
-    context_tokens: int = 1024
+    context_tokens: Annotated[int, Between(1, 2**30)] = 1024
     """Tokens of S1, right before a cut."""
-    target_tokens: int = 512
+    target_tokens: Annotated[int, Between(1, 2**30)] = 512
     """Tokens of S2, behind the cut."""
-    gap_characters: int = 0
+    gap_characters: Count = 0
     """Characters between S1 and S2 that the model does not see, so that a sentence that goes on across the cut does
     not pass for coherence."""
-    cuts: int = 3
+    cuts: Annotated[int, Between(1, 10**6)] = 3
     """Places in a text where it is cut: 1 is the middle, 3 the quarters. The gain is the mean over them."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
@@ -52,11 +54,6 @@ class PerplexityDifference(Step):
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("perplexity_difference.model: it must be set to a run, an import or a Hugging Face folder")
-        for key, least in (("context_tokens", 1), ("target_tokens", 1), ("gap_characters", 0), ("cuts", 1)):
-            if getattr(self, key) < least:
-                raise UserError(f"perplexity_difference.{key}: expected at least {least}, found {getattr(self, key)}")
-        if not math.isfinite(self.min_gain):
-            raise UserError(f"perplexity_difference.min_gain: expected a number, found {self.min_gain}")
 
     def files(self) -> list[Path]:
         """The model's weights, or what is named as one and is not there. What was exported out of a run into its own

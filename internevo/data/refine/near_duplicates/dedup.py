@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from internevo.config.bounds import Between
 from internevo.config.errors import UserError
 from internevo.data.refine.near_duplicates.alike import SKETCH, Alike
 from internevo.data.refine.near_duplicates.bottom_sketch import bottom_sketches
@@ -47,11 +49,11 @@ _SHARDS_OF_A_PART = 64
 class Dedup(Step):
     """Of documents whose Jaccard similarity is `threshold` or more, one is kept."""
 
-    hashes: int = 128
+    hashes: Annotated[int, Between(1, 2**16)] = 128
     """Hashes of a signature. Similarities near 0.7 are estimated with a standard deviation of sqrt(0.21 / hashes)."""
-    ngrams: int = 5
+    ngrams: Annotated[int, Between(1, 1000)] = 5
     """Words of a shingle; in scripts without spaces, characters."""
-    threshold: float = 0.7
+    threshold: Annotated[float, Between(0, 1, open_below=True)] = 0.7
     """The Jaccard similarity of two documents' sets of shingles from which on they are near-duplicates."""
     keep: str = "newest"
     """Which of a cluster: `newest`, `longest` in characters, or `first` in the order of the input. Among equals the
@@ -60,12 +62,6 @@ class Dedup(Step):
     """The key of a document's metadata that has its date: ISO 8601, as in HTTP headers, or seconds since 1970."""
 
     def __post_init__(self) -> None:
-        if self.hashes < 1:
-            raise UserError(f"dedup.hashes: expected 1 or more, found {self.hashes}")
-        if self.ngrams < 1:
-            raise UserError(f"dedup.ngrams: expected 1 or more, found {self.ngrams}")
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"dedup.threshold: expected more than 0 and at most 1, found {self.threshold}")
         if self.keep not in ("newest", "longest", "first"):
             raise UserError(f"dedup.keep: expected newest, longest or first, found {self.keep!r}")
 

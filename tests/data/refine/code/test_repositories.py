@@ -159,8 +159,6 @@ def test_mistakes_are_told_before_anything_is_read(folder: Path, tmp_path: Path)
     ):
         with pytest.raises(UserError, match=said):
             Repositories(levels=levels).stages(place_for(tmp_path, *inputs))
-    with pytest.raises(UserError, match=r"repositories\.shards"):
-        Repositories(shards=0)
 
 
 def test_languages_and_comments() -> None:
