@@ -37,7 +37,9 @@ HeldOutOption = Annotated[
     float,
     number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1.", "SHARE"),
 ]
-WorkersOption = Annotated[int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0)]
+WorkersOption = Annotated[
+    int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0, max=10**5)
+]
 MaxRejectsOption = Annotated[
     float,
     number_option(
@@ -47,7 +49,7 @@ MaxRejectsOption = Annotated[
     ),
 ]
 ShardTokensOption = Annotated[
-    int, typer.Option(help="A larger store becomes several pairs of files.", metavar="TOKENS", min=1)
+    int, typer.Option(help="A larger store becomes several pairs of files.", metavar="TOKENS", min=1, max=10**15)
 ]
 
 
@@ -60,7 +62,7 @@ def tokenizer_train(
     vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES", min=1, max=2**24)] = 32000,
     text_key: TextKeyOption = "text",
     max_characters: Annotated[
-        int, typer.Option(help="Maximum characters of text to learn from.", metavar="CHARACTERS", min=1)
+        int, typer.Option(help="Maximum characters of text to learn from.", metavar="CHARACTERS", min=1, max=10**15)
     ] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
@@ -249,7 +251,7 @@ def data_inspect(
         Path | None, typer.Option(help="Show documents as text with this tokenizer.", metavar="TOKENIZER")
     ] = None,
     documents: Annotated[
-        int, typer.Option(help="How many documents of each to show, from all over it.", metavar="N", min=0)
+        int, typer.Option(help="How many documents of each to show, from all over it.", metavar="N", min=0, max=10**9)
     ] = 3,
     page: Annotated[
         Path | None, typer.Option(help="Write all of it as one HTML page.", metavar="FILE", show_default=False)

@@ -32,9 +32,12 @@ def evaluate_model(
         ),
     ] = None,
     seq_len: Annotated[
-        int | None, typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS", min=2)
+        int | None,
+        typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS", min=2, max=10**15),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS", min=1)] = 1_000_000,
+    tokens: Annotated[
+        int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS", min=1, max=10**15)
+    ] = 1_000_000,
     needle: Annotated[
         str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
     ] = None,
@@ -44,8 +47,8 @@ def evaluate_model(
     haystack: Annotated[
         str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
     ] = None,
-    depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1)] = 11,
-    trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1)] = 5,
+    depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1, max=10**9)] = 11,
+    trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1, max=10**9)] = 5,
     contamination: Annotated[
         str | None,
         typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
@@ -57,14 +60,17 @@ def evaluate_model(
         str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
     ] = None,
     include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")] = None,
-    limit: Annotated[int | None, typer.Option(help="Maximum questions per task.", metavar="N", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum questions per task.", metavar="N", min=1, max=10**9)
+    ] = None,
     fewshot: Annotated[
-        int | None, typer.Option(help="Examples before each question; the task's when absent.", metavar="N", min=0)
+        int | None,
+        typer.Option(help="Examples before each question; the task's when absent.", metavar="N", min=0, max=10**9),
     ] = None,
     precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.", metavar="PRECISION")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
     processes: Annotated[
-        int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1)
+        int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1, max=10**5)
     ] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")] = False,
     output: Annotated[

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from internevo.launch.slurm import Job
 
 
-def slurm_option(help: str, metavar: str | None = None, min: int | None = None) -> typer.models.OptionInfo:
+def slurm_option(
+    help: str, metavar: str | None = None, min: int | None = None, max: int | None = None
+) -> typer.models.OptionInfo:
     """An option that only means something with --slurm."""
-    return typer.Option(help=help, metavar=metavar, min=min, rich_help_panel="With --slurm")
+    return typer.Option(help=help, metavar=metavar, min=min, max=max, rich_help_panel="With --slurm")
 
 
 @app.command()
@@ -27,7 +29,7 @@ def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     processes: Annotated[
-        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1)
+        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1, max=10**5)
     ] = 1,
     nodes: Annotated[
         str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
@@ -42,10 +44,13 @@ def launch(
     qos: Annotated[str | None, slurm_option("Slurm's quality of service.", metavar="NAME")] = None,
     time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.", metavar="TIME")] = None,
     grace: Annotated[
-        int, slurm_option("Seconds before the limit at which the run saves and leaves.", metavar="SECONDS", min=0)
+        int,
+        slurm_option(
+            "Seconds before the limit at which the run saves and leaves.", metavar="SECONDS", min=0, max=10**7
+        ),
     ] = 300,
     requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
-    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1)] = None,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1, max=10**5)] = None,
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
     mounts: Annotated[

@@ -107,7 +107,7 @@ def classifier_train(
         float, number_option(Between(0.001, 0.9), "Share of the documents to test it on.", metavar="SHARE")
     ] = 0.1,
     max_documents: Annotated[
-        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N", min=1)
+        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N", min=1, max=10**9)
     ] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.

@@ -56,10 +56,11 @@ InputsArgument = Annotated[
 ]
 TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.", metavar="FIELD")]
 StepOption = Annotated[
-    int | None, typer.Option(help="The checkpoint of this step; the newest when absent.", metavar="STEP", min=0)
+    int | None,
+    typer.Option(help="The checkpoint of this step; the newest when absent.", metavar="STEP", min=0, max=10**9),
 ]
 UntilOption = Annotated[
-    int | None, typer.Option(help="Save and leave after this step of the run.", metavar="STEP", min=1)
+    int | None, typer.Option(help="Save and leave after this step of the run.", metavar="STEP", min=1, max=10**9)
 ]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def sweep(
     file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", metavar="SWEEP", show_default=False)],
     at_once: Annotated[
-        int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N", min=1)
+        int | None, typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N", min=1, max=10**5)
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
     show: Annotated[
@@ -35,7 +35,7 @@ def sweep(
         str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.", metavar="TIME")
     ] = None,
     number: Annotated[
-        int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True, min=0)
+        int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True, min=0, max=10**9)
     ] = None,
 ) -> None:
     """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.

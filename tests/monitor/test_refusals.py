@@ -185,12 +185,6 @@ def test_a_hugging_face_config_with_values_of_other_types(tmp_path: Path, change
         read_facts(tmp_path)
 
 
-def test_a_hugging_face_config_that_is_a_list(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="holds list, not the settings"):
-        read_facts(tmp_path)
-
-
 def test_a_tokenizer_whose_end_of_document_is_a_list(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
