@@ -164,7 +164,7 @@ def _show(found: Findings) -> None:
         out.print(f"[bold]{plain(model)}[/]")
         if found.heldout:
             for name, losses in found.heldout[number].items():
-                places = "  ".join(f"{a:,}-{b:,}: {loss:.3f}" for a, b, loss, _ in losses.by_position)
+                places = "  ".join(f"{first:,}-{end - 1:,}: {loss:.3f}" for first, end, loss, _ in losses.by_position)
                 out.print(f"  {plain(name)}: loss {losses.loss:.4f} on {losses.tokens:,} tokens  by position  {places}")
         if found.needles:
             lengths = sorted({cell.length for cell in found.needles[number]})

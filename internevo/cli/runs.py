@@ -71,8 +71,10 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         raise SystemExit(0 if stopped is None else 128 + stopped)
     if stopped is not None:
-        out.print(f"stopped by {stopped.name}; the run is saved in {plain(run)}")
-        then("run the same command to go on")
+        saved = any((run / "checkpoints").glob("step-*"))
+        kept = f"the run is saved in {plain(run)}" if saved else "no step was done, so there was nothing to save"
+        out.print(f"stopped by {stopped.name}; {kept}")
+        then("the same command resumes" if saved else "the same command begins again")
         raise SystemExit(128 + stopped)
     then(f"internevo report {run} · internevo generate {run} --prompt ... · internevo export {run} DIR --format llama")
 
@@ -115,12 +117,15 @@ def verify(
         out.print(f"{verdict.compared} steps trained again: {len(verdict.differences)} came out otherwise")
     else:
         verdict = check_checkpoints(run)
-    out.print(f"{len(verdict.whole)} checkpoints are whole")
+    out.print(f"{len(verdict.whole)} checkpoints are whole: every byte is as it was written")
     for line in (*verdict.damaged, *verdict.differences):
         out.print(f"[bold red]wrong:[/] {plain(line)}")
     if not verdict.good:
         raise SystemExit(1)
-    then(f"internevo export {run} DIR --format llama")
+    if steps:
+        then(f"internevo export {run} DIR --format llama")
+    else:
+        then(f"internevo verify {run} --replay 5 KEY=VALUE..., which trains recorded steps again under another layout")
 
 
 @app.command()
@@ -155,7 +160,9 @@ def doctor() -> None:
     from internevo.monitor.doctor import broken_imports, examine
 
     findings = examine()
-    table = Table("", "found", "for", "if you want it", box=None)
+    table = Table(box=None)
+    for head in ("", "found", "for", "if you want it"):
+        table.add_column(head, overflow="fold")
     for one in findings:
         colour = "green" if one.good else "red" if one.needed else "yellow"
         mark = "there" if one.good else "missing"

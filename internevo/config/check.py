@@ -49,6 +49,7 @@ WHY_NOT = {
         **dict.fromkeys(("float32", "float"), "is called fp32 here"),
         "fp8": "is set by train.fp8, beside bf16",
     },
+    "train.device": dict.fromkeys(("gpu", "GPU", "nvidia"), "is called cuda here"),
     "optimizer.name": {"adam": "is not offered; adamw is Adam with decoupled decay, plain Adam with weight_decay 0"},
 }
 """Of values that a person may expect and that are not offered: why, and what there is instead."""
@@ -313,7 +314,10 @@ def _store(key: str, path: str) -> Iterator[str]:
 def _unchanging(config: RunConfig) -> Iterator[str]:
     """What a stage may not change, because weights, tokens and optimizer state go on from the stage before."""
     for stage in config.stages:
+        other_width = (stage.model.hidden, stage.model.heads) != (config.model.hidden, config.model.heads)
         for key, value in vars(stage.model).items():
+            if key == "head_dim" and other_width:
+                continue  # it follows from these, unless it is given too
             if key not in ("rope_base", "rope_scaling", "preset") and value != getattr(config.model, key):
                 yield (
                     f"stages.{stage.name}.model.{key}: a stage may change rope_base and rope_scaling only; "

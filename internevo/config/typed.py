@@ -191,7 +191,12 @@ def _scalar(hint: type, value: Any) -> Any:
         raise ValueError
     if isinstance(value, str):
         with_unit = number(value)
-        value = float(value.replace("_", "")) if with_unit is None else with_unit
+        if with_unit is None:
+            try:
+                with_unit = float(value.replace("_", ""))
+            except ValueError:
+                raise ValueError from None  # Python's own words add nothing
+        value = with_unit
     try:
         finite = math.isfinite(value)
     except OverflowError:

@@ -64,11 +64,11 @@ class ConsoleSink:
         self._print(line + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
 
     def evaluation(self, metrics: EvalMetrics) -> None:
-        buckets = "  ".join(f"{first:,}-{last:,}: {loss:.3f}" for first, last, loss, _ in metrics.by_position)
+        buckets = "  ".join(f"{first:,}-{end - 1:,}: {loss:.3f}" for first, end, loss, _ in metrics.by_position)
         alone = "" if metrics.frequencies is None else f" (token frequencies alone: {metrics.frequencies:.4f})"
         self._print(
             f"[bold]held out[/] {escape(metrics.source)}, {metrics.when} of {escape(metrics.stage)}: "
-            f"loss [bold]{metrics.loss:.4f}[/]{alone}  by position  {buckets}"
+            f"loss [bold]{metrics.loss:.4f}[/] on {metrics.tokens:,} tokens{alone}  by position  {buckets}"
         )
 
     def message(self, text: str) -> None:

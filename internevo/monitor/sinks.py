@@ -94,7 +94,10 @@ class Sinks:
 
     def lost(self, name: str, error: Exception) -> None:
         """Say that nothing more is shown in the sink of this name."""
-        text = f"{name} is lost ({type(error).__name__}: {error}); training continues without it"
+        why = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+        text = f"{name} is lost ({why}); training continues without it"
+        if name == "the console":
+            text += ", and the run's log has every line; Ctrl-C or SIGTERM stops it"
         self.message(text)
         if name == "the console" or not self.others:
             warn(text)

@@ -35,11 +35,11 @@ def position_edges(seq_len: int) -> list[int]:
     return [*edges, seq_len]
 
 
-def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray) -> HeldOutLoss:
-    """Run the model over held-out batches, of which each rank has its part.
+def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray) -> HeldOutLoss | None:
+    """Run the model over held-out batches, of which each rank has its part; None where they hold no label.
 
-    `training` has for each id how often it is a label in the training documents, `[vocab]`. Raises ValueError when the
-    batches hold no label, and UserError for an id past the vocabulary.
+    `training` has for each id how often it is a label in the training documents, `[vocab]`. Raises UserError for an id
+    past the vocabulary.
     """
     edges = torch.tensor(position_edges(engine.stage.train.seq_len), device=engine.device)
     sums = torch.zeros(2, len(edges) - 1, dtype=torch.float64, device=engine.device)
@@ -54,7 +54,7 @@ def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray
             counts += torch.bincount(labels[real], minlength=len(counts))
     loss, labels = engine.add_up(sums).tolist()
     if not sum(labels):
-        raise ValueError("the held-out batches hold no label")
+        return None
     buckets = [
         (first, last, total / count, int(count))
         for (first, last), total, count in zip(pairwise(edges.tolist()), loss, labels, strict=True)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import takewhile
 from typing import TypeVar
 
 import numpy as np
@@ -236,14 +237,23 @@ class Run:
         return check_same(saved, data_facts(stages), mixture=going_on, accept=stages[-1].data.accept)
 
     def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
-        """Held-out loss of every source of the run, as the current stage sees it; each only once."""
+        """Held-out loss of every source of the run, as the current stage sees it; each only once.
+
+        A signal ends it after a batch. What was seen of a source by then does not count: it is evaluated when resumed.
+        """
         stage = trainer.stage
         for name, store in self._to_evaluate(stage, when).items():
             part, train = trainer.engine.part, stage.train
             rows = train.micro_batch * part.parts
             padded = self.world.size > 1  # ranks take the same number of equally large steps
             batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded)
+            batches = takewhile(lambda batch: not interrupt.agreed(self.world), batches)
             result = held_out_loss(trainer.engine, batches, self._label_counts(name, stage))
+            if interrupt.agreed(self.world):
+                return
+            if result is None:
+                self.sinks.message(f"nothing can be predicted in the held-out documents of {name}: each is one token")
+                continue
             recorded(self.sinks.evaluation, interrupt)(
                 EvalMetrics(
                     step=self.progress.step,

@@ -96,7 +96,7 @@ def test_stopped_under_one_layout_and_gone_on_with_under_others(tmp_path: Path, 
     first.send_signal(signal.SIGTERM)
     out = finish(first)
     assert first.returncode == 128 + signal.SIGTERM, out
-    assert "run the same command to go on" in out
+    assert "the same command resumes" in out
     assert "Traceback" not in out
     done = len(steps(run))
     second = launch(config, 2, "parallel.tensor=2")

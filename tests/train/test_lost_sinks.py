@@ -64,7 +64,7 @@ def test_head_reads_four_lines(tmp_path: Path, verb: str, both: bool) -> None:
     run = tmp_path / "runs" / "run"
     complete(run)
     log = (run / "logs" / "rank-0000.log").read_text()
-    assert log.count("the console is lost (BrokenPipeError") == 1
+    assert log.count("the console is lost (Broken pipe)") == 1
     assert f"{LAST}/{LAST}" in log  # which goes on
     assert (run / "report.html").is_file()
     if not both:
@@ -83,7 +83,7 @@ def test_a_terminal_goes_away(tmp_path: Path) -> None:
     os.close(ours)
     assert process.wait(timeout=300) == 0
     complete(tmp_path / "runs" / "run")
-    assert "the console is lost (OSError: [Errno 5]" in (tmp_path / "runs/run/logs/rank-0000.log").read_text()
+    assert "the console is lost (Input/output error)" in (tmp_path / "runs/run/logs/rank-0000.log").read_text()
 
 
 @pytest.mark.slow
@@ -130,11 +130,11 @@ def wandb_has_no_number(run: Path) -> None:
 @pytest.mark.parametrize(
     ("hurt", "monitor", "message"),
     [
-        (full_log, {}, "rank-0000.log is lost (OSError: [Errno 28]"),
-        (log_is_a_folder, {}, "rank-0000.log is lost (IsADirectoryError"),
+        (full_log, {}, "rank-0000.log is lost (No space left on device"),
+        (log_is_a_folder, {}, "rank-0000.log is lost (Is a directory"),
         (tensorboard_is_a_file, {"tensorboard": True}, "TensorBoard is lost ("),
         (page_is_a_folder, {}, "report.html was not written (IsADirectoryError"),
-        (wandb_has_no_number, {"wandb": True}, "wandb is lost (IsADirectoryError"),
+        (wandb_has_no_number, {"wandb": True}, "wandb is lost (Is a directory"),
     ],
 )
 def test_what_only_shows_is_told_once_and_left_out(

@@ -8,16 +8,18 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import internevo.train.run as run_module
 from internevo import __version__
 from internevo.checkpoint.commit import find_latest
 from internevo.checkpoint.tensors import read_tensors
 from internevo.config.load import load_config
-from internevo.data.batch import IGNORE
+from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
 from internevo.data.store import TokenStore
 from internevo.monitor.metrics import read_metrics
@@ -118,6 +120,28 @@ def test_killed_at_any_step_then_run_again(tmp_path: Path, unbroken: Path, kill_
     same_run(tmp_path / "runs" / "run", unbroken)
 
 
+def test_a_signal_during_an_evaluation(tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends after a batch, not after a source, and what was seen of the source by then does not count."""
+    config, real, seen = load_config(write_config(tmp_path)), run_module.evaluation_batches, []
+
+    def batches(*given: object) -> Iterator[Batch]:
+        for batch in real(*given):  # type: ignore[arg-type]
+            yield batch
+            seen.append(batch)
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluation_batches", batches)
+        assert train(config, ["test"]) == signal.SIGTERM
+    assert len(seen) == 1
+    run = tmp_path / "runs" / "run"
+    assert not (run / "evals.jsonl").exists() or not evals(run)
+    assert not list((run / "checkpoints").iterdir())
+    assert train(config, ["test"]) is None
+    same_run(run, unbroken)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(tmp_path: Path, unbroken: Path, number: signal.Signals) -> None:
     config = write_config(tmp_path, checkpoint={"every": 0})
@@ -130,7 +154,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, unbroken: Path, number: signa
     out = finish(process)
     assert process.returncode == 128 + number
     assert f"{number.name}: finishing this step" in out
-    assert "run the same command to go on" in out
+    assert "the same command resumes" in out
     assert "Traceback" not in out
     done = len(metrics.read_text().splitlines())
     assert last_state(tmp_path / "runs" / "run")["step"] == done
