@@ -31,8 +31,12 @@ const bands = {
           ctx.fillRect(left, bbox.top, right - left, bbox.height);
         }
         ctx.fillStyle = ink("--quiet");
-        if (ctx.measureText(stage.name).width < right - left - 12 * devicePixelRatio)
-          ctx.fillText(stage.name, left + 6 * devicePixelRatio, bbox.top + 4 * devicePixelRatio);
+        const room = right - left - 9 * devicePixelRatio;
+        let name = stage.name;
+        while (name.length > 1 && ctx.measureText(name).width > room)
+          name = name.replace(/…$/, "").slice(0, -1) + "…";
+        if (ctx.measureText(name).width <= room)
+          ctx.fillText(name, left + 6 * devicePixelRatio, bbox.top + 4 * devicePixelRatio);
       });
       ctx.restore();
     },
