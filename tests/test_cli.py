@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from internevo.cli import shared
 from internevo.cli.verbs import app
-from internevo.data.train_tokenizer import train_tokenizer
-from tests.data.stores import numbered, write_store
+from internevo.tokens.train_tokenizer import train_tokenizer
+from tests.tokens.stores import numbered, write_store
 
 VERBS = ["config", "train", "launch", "verify", "report", "export", "generate", "quickstart"]
 VERBS += ["import", "sweep", "eval", "serve", "doctor"]

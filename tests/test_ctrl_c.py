@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.train.runs import write_store
 
 MOMENTS = int(os.environ.get("CTRL_C_MOMENTS", "3"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.train.runs import write_config, write_store
 
 NO_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -20,7 +20,7 @@ from internevo.launch.sweep import read_sweep
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = [path for path in sorted(ROOT.glob("configs/sweeps/*.yaml")) if "config:" in path.read_text()]
-REFINERIES = sorted(ROOT.glob("configs/refine/*.yaml"))  # tests/data/refine/test_refine_config.py loads them
+REFINERIES = sorted(ROOT.glob("configs/refine/*.yaml"))  # tests/refine/test_refine_config.py loads them
 CONFIGS = [path for path in sorted(ROOT.glob("configs/**/*.yaml")) if path not in (*SWEEPS, *REFINERIES)]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("launch/*.md")]
 

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from internevo.data.packing import Pieces, pack_best_fit
-from internevo.data.source import SourceCursor, SourceStream, Taken
-from internevo.data.store import TokenStore
+from internevo.data.source_stream import SourceCursor, SourceStream, Taken
 from internevo.monitor.environment import code_version
+from internevo.tokens.store import TokenStore
 from tools.bench_loader import documents_of
 from tools.sparse_store import LENGTH, SparseStore
 

@@ -60,7 +60,7 @@ def train_bpe(texts: Iterable[str], folder: Path, vocab: int) -> Path:
 
 
 def ours(corpus: Path, tokenizer: Path, output: Path) -> Callable[[], None]:
-    from internevo.data.prepare import prepare
+    from internevo.tokens.prepare import prepare
 
     workers = len(os.sched_getaffinity(0))
     return lambda: prepare([corpus], output, tokenizer, workers=workers, piece_bytes=4 * 2**20) and None
@@ -83,7 +83,7 @@ def theirs(corpus: Path, tokenizer: Path, output: Path) -> Callable[[], None]:
 
 def documents(output: Path, eos: int) -> Iterable[bytes]:
     """The ids of each document, the tokens that frame it taken off, as uint16."""
-    from internevo.data.store import TokenStore
+    from internevo.tokens.store import TokenStore
 
     for index in sorted(output.glob("*.idx")):
         store = TokenStore(index.with_suffix(""))

@@ -35,9 +35,9 @@ from typing import Any
 from datasketch import MinHash, MinHashLSH
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 
-from internevo.data.refine.near_duplicates.dedup import DUPLICATE_OF
-from internevo.data.refine.shards import DROPPED, KEPT, Document, ShardWriter, read_shard, shard_name
 from internevo.monitor.environment import code_version
+from internevo.refine.near_duplicates.dedup import DUPLICATE_OF
+from internevo.refine.shards import DROPPED, KEPT, Document, ShardWriter, read_shard, shard_name
 from tools.bench_dedup_stage import NGRAMS, STAGES, datatrove_signatures
 from tools.near_duplicates import altered, exact_pairs, library, shingle_set, words
 

@@ -17,8 +17,8 @@ STAGES = ("signatures", "pairs", "clusters", "sift")
 
 def internevo_stage(processes: int, corpus: Path, folder: Path, number: int) -> None:
     """Its tasks in processes."""
-    from internevo.data.refine.near_duplicates.dedup import Dedup
-    from internevo.data.refine.step import Place
+    from internevo.refine.near_duplicates.dedup import Dedup
+    from internevo.refine.step import Place
 
     stage = Dedup(keep="first").stages(Place(tuple(sorted(corpus.iterdir())), folder))[number]
     with multiprocessing.get_context("fork").Pool(processes) as pool:

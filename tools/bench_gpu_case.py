@@ -24,11 +24,11 @@ from internevo.config.schema import ModelConfig, OptimizerConfig, SourceConfig, 
 from internevo.data.batch import Batch
 from internevo.data.loader import Loader
 from internevo.data.plan import Plan
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import training_flops
 from internevo.monitor.profile import breakdown
-from internevo.parallel.prepare import stage_kernel
+from internevo.parallel.block_settings import stage_kernel
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.build import empty_model
 from internevo.train.engine import LocalEngine
 from internevo.train.lean import LeanEngine

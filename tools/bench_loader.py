@@ -23,15 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from internevo.config.schema import SourceConfig
-from internevo.data.corpus import Document, read_documents
 from internevo.data.loader import Loader
 from internevo.data.packing import Pieces, pack_best_fit
 from internevo.data.plan import Plan
-from internevo.data.prepare import prepare
-from internevo.data.source import BLOCK, SourceCursor, SourceStream
-from internevo.data.store import TokenStore
-from internevo.data.tokenizer import Tokenizer, load_tokenizer
+from internevo.data.source_stream import BLOCK, SourceCursor, SourceStream
 from internevo.monitor.environment import code_version
+from internevo.text.corpus import Document, read_documents
+from internevo.tokens.prepare import prepare
+from internevo.tokens.store import TokenStore
+from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 from tools.bench_prepare import write_corpus
 from tools.sparse_store import SparseStore
 

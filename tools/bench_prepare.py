@@ -23,9 +23,9 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from internevo.data.prepare import prepare
-from internevo.data.tokenizer import load_tokenizer
 from internevo.monitor.environment import code_version
+from internevo.tokens.prepare import prepare
+from internevo.tokens.tokenizer import load_tokenizer
 
 
 def write_corpus(path: Path, megabytes: float) -> list[str]:

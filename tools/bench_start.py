@@ -23,10 +23,10 @@ from pathlib import Path
 from internevo.config.schema import SourceConfig
 from internevo.data.loader import Loader
 from internevo.data.plan import Plan
-from internevo.data.prepare import prepare
-from internevo.data.train_tokenizer import train_tokenizer
 from internevo.monitor.environment import capture
 from internevo.monitor.metrics import read_metrics
+from internevo.tokens.prepare import prepare
+from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.device import choose_device
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"

@@ -38,8 +38,8 @@ from internevo.config.schema import ModelConfig, SourceConfig, StageConfig, Trai
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.plan import Plan
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.transformer import Transformer, init_weights
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import LocalEngine
 from internevo.train.step import train_step
 

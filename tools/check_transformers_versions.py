@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from internevo.config.schema import RopeScalingConfig
-from internevo.data.tokenizer import load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
 from internevo.hf.export import export
+from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.hf.models import ModelWeights, our_logits, our_model
 
 VERSIONS = ("4.38.2", "4.41.2", "4.46.3", "4.57.6")

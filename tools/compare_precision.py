@@ -25,10 +25,10 @@ from torch import Tensor
 from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import Batch
+from internevo.optim.split_fp32 import join, noise_like, round_by_chance
 from internevo.train.build import initial_model
 from internevo.train.engine import Engine, LocalEngine
 from internevo.train.lean import LeanEngine
-from internevo.train.split import join, noise_like, round_by_chance
 from internevo.train.step import train_step
 
 SEQ, ROWS, VOCAB = 256, 8, 256

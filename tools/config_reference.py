@@ -19,9 +19,9 @@ from internevo.config import schema
 from internevo.config.check import CHOICES
 from internevo.config.presets import PRESETS
 from internevo.config.schema import MISSING
-from internevo.data.refine.config import RefineConfig
-from internevo.data.refine.rules import Rules, Thresholds
-from internevo.data.refine.steps import STEPS
+from internevo.refine.config import RefineConfig
+from internevo.refine.rules import Rules, Thresholds
+from internevo.refine.steps import STEPS
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# The config
@@ -44,7 +44,7 @@ resolved tree and what it comes to (parameters, steps, tokens), or what is wrong
 """
 REFINERY_HEAD = """# The refinery's keys
 
-<!-- generated from the steps in internevo/data/refine by tools/config_reference.py; change the docstrings there -->
+<!-- generated from the steps in internevo/refine by tools/config_reference.py; change the docstrings there -->
 
 [The refinery](refinery.md) says how it is run and why its steps are as they are. Numbers may end in K, M, B or T;
 unknown keys and wrong types stop it before anything begins. A step is a mapping of its name to its keys,

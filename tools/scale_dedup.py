@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from internevo.data.refine.shards import COUNTS, KEPT, Document, ShardWriter, Tally
+from internevo.refine.shards import COUNTS, KEPT, Document, ShardWriter, Tally
 from tools.bench_dedup_stage import STAGES
 
 VERSIONS = 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from internevo.data.megatron import HEADER, MAGIC, pair_file
+from internevo.tokens.megatron import HEADER, MAGIC, pair_file
 
 LENGTH = 1000
 """Tokens of each document."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from internevo.checkpoint.errors import CheckpointError
 from internevo.checkpoint.finite import name_some, not_finite_on_disk
-from internevo.config.json_files import is_number, read_mapping
+from internevo.files.json_files import is_number, read_mapping
 
 MANIFEST, STATE = "manifest.json", "state.json"
 TENSORS = ".metadata"

@@ -1,6 +1,6 @@
 """What goes wrong with checkpoints."""
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 
 class CheckpointError(UserError):

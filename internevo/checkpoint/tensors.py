@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from internevo.checkpoint.errors import CheckpointError
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 # One process saving alone is what is meant, not an accident that torch should remark on at every save.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

@@ -27,8 +27,8 @@ from internevo.cli.shared import (
 from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
-    from internevo.data.build import Manifest, Progress
-    from internevo.data.inspect import StoreSummary
+    from internevo.tokens.build import Manifest, Progress
+    from internevo.tokens.inspect import StoreSummary
 
 
 _FEW_TOKENS = 10_000
@@ -74,8 +74,8 @@ def tokenizer_train(
 
     Example: `internevo tokenizer train corpus/ --vocab 8000 --out tokenizer.model`
     """
-    from internevo.data.corpus import Document, input_files, read_documents
-    from internevo.data.train_tokenizer import train_tokenizer
+    from internevo.text.corpus import Document, input_files, read_documents
+    from internevo.tokens.train_tokenizer import train_tokenizer
 
     left_out = sum((input_files(path).left_out for path in inputs), Counter[str]())
     documents = (one for path in inputs for one in read_documents(path, text_key))
@@ -108,7 +108,7 @@ def data_prepare(
 
     Example: `internevo data prepare corpus/ --tokenizer tokenizer.model --out tokens/web --held-out 0.01`
     """
-    from internevo.data.prepare import prepare
+    from internevo.tokens.prepare import prepare
 
     _say_spelled(tokenizer)
     with _preparing() as progress:
@@ -129,7 +129,7 @@ def data_prepare(
 
 def _say_spelled(tokenizer: Path) -> None:
     """Name the control-like tokens that text can spell."""
-    from internevo.data.tokenizer import load_tokenizer
+    from internevo.tokens.tokenizer import load_tokenizer
 
     if names := load_tokenizer(tokenizer).spelled():
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
@@ -170,7 +170,7 @@ def data_import(
 
     Example: `internevo data import internevo/train/ --from internevo --out tokens/web --tokenizer tokenizer.model`
     """
-    from internevo.data.import_internevo import import_internevo
+    from internevo.tokens.import_internevo import import_internevo
 
     with _preparing() as progress:
         manifest = import_internevo(
@@ -198,7 +198,7 @@ def _preparing() -> Iterator[Callable[[Progress], None]]:
 
 
 def _say_made(output: Path, manifest: Manifest) -> None:
-    from internevo.data.join import REJECTS
+    from internevo.tokens.shards import REJECTS
 
     out.print(
         f"wrote {output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
@@ -243,7 +243,7 @@ def data_index(
     Example: `internevo data index part-*.npy --eos 100257 --token-bytes 4`, or for nanoGPT's and llm.c's files
     `internevo data index train.bin --eos 50256`
     """
-    from internevo.data.flat import ENDINGS, index_documents
+    from internevo.tokens.flat import ENDINGS, index_documents
 
     for file in files:
         out.print(f"{plain(file)}: {index_documents(file, eos, token_bytes):,} documents")
@@ -275,12 +275,12 @@ def data_inspect(
 
     Example: `internevo data inspect tokens/web tokens/code --tokenizer tokenizer.model --page tokens.html`
     """
-    from internevo.config.errors import UserError
     from internevo.config.schema import CACHE
-    from internevo.data.inspect import describe, show_document, spread
-    from internevo.data.store import TokenStore
-    from internevo.data.tokenizer import load_tokenizer
+    from internevo.files.errors import UserError
     from internevo.monitor.store_page import write_store_page
+    from internevo.tokens.inspect import describe, show_document, spread
+    from internevo.tokens.store import TokenStore
+    from internevo.tokens.tokenizer import load_tokenizer
 
     if page is not None and page.exists():
         raise UserError(f"{page} exists already; it is not overwritten. Choose another name or remove it.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internevo.cli.shared import ModelArgument, StepOption, app, note, out, plain, then
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 if TYPE_CHECKING:
     from internevo.eval.evaluate import Asked

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internevo.cli.shared import ConfigArgument, OverridesArgument, UntilOption, app, out, plain, then
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:

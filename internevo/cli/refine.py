@@ -15,7 +15,7 @@ from internevo.cli.shared import TextKeyOption, data_app, number_option, out, pl
 from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
-    from internevo.data.refine.refine import Progress as Refined
+    from internevo.refine.refine import Progress as Refined
 
 classifier_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Train classifiers of text.")
 data_app.add_typer(classifier_app, name="classifier")
@@ -39,10 +39,10 @@ def data_refine(
 
     Example: `internevo data refine configs/refine/web.yaml executor.workers=8`
     """
-    from internevo.data.refine.config import load_refinery
-    from internevo.data.refine.counts import share, step_counts
-    from internevo.data.refine.refine import refine
     from internevo.monitor.refine_page import write_refine_page
+    from internevo.refine.config import load_refinery
+    from internevo.refine.counts import share, step_counts
+    from internevo.refine.refine import refine
 
     refinery = load_refinery(config, overrides or [])
     page = refinery.output / "report.html"
@@ -114,7 +114,7 @@ def classifier_train(
 
     Example: `internevo data classifier train good.jsonl bad.jsonl --out quality.model`
     """
-    from internevo.data.refine.classifier import train_classifier
+    from internevo.refine.classifier import train_classifier
 
     with out.status("training the classifier"):
         fitted = train_classifier(

@@ -124,8 +124,8 @@ def working(job: str) -> Iterator[Callable[[int, int, int, dict[str, int]], None
 
 def copy_remote_stores(caches: Mapping[str, str]) -> None:
     """Copy the token stores that are in object storage, each into its cache, and show how far that is."""
-    from internevo.config.remote import is_remote
-    from internevo.data.remote import fetch
+    from internevo.files.urls import is_remote
+    from internevo.tokens.remote import fetch
 
     if not (remote := {path: cache for path, cache in caches.items() if is_remote(path)}):
         return

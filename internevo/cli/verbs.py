@@ -10,8 +10,8 @@ from rich.console import Console
 from internevo import __version__
 from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, out, plain
-from internevo.config.errors import UserError
-from internevo.config.refusals import refusal
+from internevo.files.errors import UserError
+from internevo.files.refusals import refusal
 from internevo.monitor.terminal import Terminal, let_go
 
 __all__ = ["app", "data", "evaluate", "launch", "let_go", "models", "refine", "runs", "sweep", "tell"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from internevo.config.derive import places_before, stage_steps, step_from
 from internevo.config.names import name_problem
-from internevo.config.remote import is_remote
 from internevo.config.schema import (
     DataConfig,
     ModelConfig,
@@ -19,6 +18,7 @@ from internevo.config.schema import (
     TrainConfig,
 )
 from internevo.config.typed import did_you_mean
+from internevo.files.urls import is_remote
 
 CHOICES = {
     "model.rope_scaling.kind": ("none", "linear", "llama3", "yarn"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _WITH_UNIT = re.compile(r"([+-]?[\d_]*\.?\d+(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)")

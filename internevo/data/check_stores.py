@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from internevo.config.errors import UserError
-from internevo.config.remote import is_remote
 from internevo.config.schema import StageConfig
-from internevo.data.band import ALL, Band
-from internevo.data.megatron import StoreError
+from internevo.data.length_band import ALL, Band
 from internevo.data.plan import Plan, source_name
-from internevo.data.remote import look
-from internevo.data.store import TokenStore
 from internevo.data.supply import tokens_drawn
-from internevo.data.tokenizer import fingerprint
+from internevo.files.errors import UserError
+from internevo.files.urls import is_remote
+from internevo.tokens.megatron import StoreError
+from internevo.tokens.remote import look
+from internevo.tokens.store import TokenStore
+from internevo.tokens.tokenizer import fingerprint
 
 
 def store_problems(stages: Iterable[StageConfig], copy: bool = True) -> list[str]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
-from internevo.data.band import ALL, Band
+from internevo.data.length_band import ALL, Band
 from internevo.data.plan import source_name
-from internevo.data.store import TokenStore
-from internevo.data.tokenizer import fingerprint as tokenizer_fingerprint
+from internevo.files.errors import UserError
+from internevo.tokens.store import TokenStore
+from internevo.tokens.tokenizer import fingerprint as tokenizer_fingerprint
 
 _SAMPLES = 64
 """Documents of a store that are looked at, evenly spaced, and ..."""

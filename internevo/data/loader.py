@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from internevo.config.schema import SourceConfig
-from internevo.data.band import Band
 from internevo.data.batch import IGNORE, Batch
-from internevo.data.megatron import StoreError
+from internevo.data.length_band import Band
 from internevo.data.mixture import Mixture
 from internevo.data.packing import Pieces, pack_best_fit
 from internevo.data.plan import Asked, Plan, source_name
 from internevo.data.shares import capped_shares
-from internevo.data.source import EMPTY, Row, SourceCursor, SourceStream
-from internevo.data.store import TokenStore
+from internevo.data.source_stream import EMPTY, Row, SourceCursor, SourceStream
 from internevo.data.supply import tokens_drawn
+from internevo.tokens.megatron import StoreError
+from internevo.tokens.store import TokenStore
 
 PADDING = 0
 """The token id of padding. Its value never matters: it has no label and no real token attends to it."""

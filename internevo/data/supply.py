@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from internevo.data.megatron import StoreError
 from internevo.data.plan import Plan
 from internevo.data.shares import capped_shares
+from internevo.tokens.megatron import StoreError
 
 
 def tokens_drawn(plan: Plan, step: int, left: Mapping[str, float]) -> dict[str, float]:

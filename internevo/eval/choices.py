@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from internevo.config.errors import UserError
-from internevo.data.tokenizer import Tokenizer
 from internevo.eval.scorer import Scorer
+from internevo.files.errors import UserError
+from internevo.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

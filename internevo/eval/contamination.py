@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from internevo.data.store import TokenStore
 from internevo.eval.heldout import first_tokens
 from internevo.eval.scorer import Scorer
+from internevo.tokens.store import TokenStore
 
 
 @dataclass(frozen=True)

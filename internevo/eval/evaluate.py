@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
-from internevo.data.names import HELDOUT
 from internevo.data.plan import source_name
-from internevo.data.remote import local_copy
-from internevo.data.store import TokenStore
 from internevo.eval.choices import answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import evaluate_sources, open_for_evaluation
 from internevo.eval.needle import NEEDLE, needle_in_a_haystack, split_sentence
 from internevo.eval.page import Findings
 from internevo.eval.scorer import Scorer
+from internevo.files.errors import UserError
 from internevo.parallel.world import World
+from internevo.tokens.names import HELDOUT
+from internevo.tokens.remote import local_copy
+from internevo.tokens.store import TokenStore
 from internevo.train.folder import RunFolder
 from internevo.train.stored_model import StoredModel
 

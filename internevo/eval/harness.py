@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from internevo.config.errors import UserError
 from internevo.eval.scorer import Scorer
+from internevo.files.errors import UserError
 from internevo.model.generate import generate
 from internevo.parallel.world import World
 from internevo.train.device import choose_device

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from internevo.config.errors import UserError
-from internevo.data.store import TokenStore
 from internevo.eval.scorer import Scored, Scorer
+from internevo.files.errors import UserError
+from internevo.tokens.store import TokenStore
 from internevo.train.evaluate import position_edges
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from internevo.config.errors import UserError
-from internevo.data.store import TokenStore
-from internevo.data.tokenizer import Tokenizer
 from internevo.eval.scorer import Scorer
+from internevo.files.errors import UserError
+from internevo.tokens.store import TokenStore
+from internevo.tokens.tokenizer import Tokenizer
 
 NEEDLE = " The code of {key} is {value}."
 KEYS = ("amber", "birch", "cobalt", "daisy", "ember", "falcon", "garnet", "harbor", "indigo", "jasper")

@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from internevo.config.errors import UserError
 from internevo.config.schema import ContextConfig, ParallelConfig, StageConfig, TrainConfig, ZeroConfig
 from internevo.data.batch import IGNORE
+from internevo.files.errors import UserError
 from internevo.hf.weights import load_model
 from internevo.model.documents import Documents
-from internevo.parallel.apply import build_sharded
+from internevo.parallel.block_settings import compute_dtype, prepare_model
+from internevo.parallel.build_rank_model import build_sharded
 from internevo.parallel.context import ContextCut
 from internevo.parallel.layout import make_layout
-from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.world import World
 from internevo.train.loss_model import LossModel
 from internevo.train.micro_batch import MicroBatch

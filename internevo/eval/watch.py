@@ -12,10 +12,10 @@ from pathlib import Path
 
 from internevo.checkpoint.commit import checkpoints, read_state
 from internevo.config.derive import stage_steps
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.eval.evaluate import Asked, evaluate
 from internevo.eval.page import Findings
+from internevo.files.errors import UserError
 from internevo.monitor.metrics import read_metrics
 from internevo.parallel.world import World
 from internevo.train.folder import RunFolder

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
+from internevo.files.errors import UserError
 from internevo.hf.files import TensorFiles
 from internevo.hf.quiet import quiet_transformers
 from internevo.hf.weights import NO_WEIGHTS, Weights

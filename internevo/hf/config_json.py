@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
+from internevo.files.errors import UserError
 from internevo.hf.families import FAMILIES, Family
 from internevo.hf.rope_json import read_rope, write_scaling
 from internevo.hf.values import number, truth, whole

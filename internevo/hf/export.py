@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
-from internevo.data.spawn import ctrl_c_held, worker_pool
-from internevo.data.tokenizer import Tokenizer
+from internevo.files.errors import UserError
+from internevo.files.processes import ctrl_c_held, worker_pool
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES, Row, choose_family
@@ -26,6 +25,7 @@ from internevo.hf.files import Entry, shard_name, shards, write_index, write_saf
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
 from internevo.hf.weights import Weights, check_finite
 from internevo.model.transformer import Transformer
+from internevo.tokens.tokenizer import Tokenizer
 
 FORMATS = ("auto", *FAMILIES)
 SHARD_BYTES = 2_000_000_000

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 _FILES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")

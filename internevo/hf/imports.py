@@ -21,10 +21,9 @@ from torch import Tensor
 from internevo.checkpoint.commit import PARTIAL, STATE, commit, step_name, write_json
 from internevo.checkpoint.finite import not_finite_on_disk
 from internevo.checkpoint.tensors import copy_tensors
-from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig, RopeScalingConfig
-from internevo.data.spawn import ctrl_c_held
-from internevo.data.tokenizer import load_tokenizer
+from internevo.files.errors import UserError
+from internevo.files.processes import ctrl_c_held
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import ModelFacts
 from internevo.hf.export import check_tokens
@@ -32,6 +31,7 @@ from internevo.hf.foreign import described
 from internevo.hf.internevo import NOTE, is_internevo, write_release
 from internevo.hf.tokenizer_files import COPIED
 from internevo.hf.weights import CheckpointWeights, FolderWeights
+from internevo.tokens.tokenizer import load_tokenizer
 
 _POLL_S = 0.2
 MODEL_FILE = "model.yaml"

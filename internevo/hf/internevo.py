@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
+from internevo.files.errors import UserError
 from internevo.hf.config_json import write_facts
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from internevo.config.quiet import quiet
+from internevo.files.quiet import quiet
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from internevo.config.errors import UserError
 from internevo.config.schema import RopeScalingConfig
+from internevo.files.errors import UserError
 from internevo.hf.values import number
 
 ROPE_KEYS = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 ENGINES = ("vllm", "lmdeploy", "transformers")
 """In the order in which they are looked for."""

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from internevo.config.errors import UserError
-from internevo.data.sentence_pieces import chat_tokens, is_bpe, user_defined, with_chat_tokens
-from internevo.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from internevo.files.errors import UserError
 from internevo.hf.quiet import quiet_transformers
+from internevo.tokens.sentence_pieces import chat_tokens, is_bpe, user_defined, with_chat_tokens
+from internevo.tokens.tokenizer import SentencePieceTokenizer, Tokenizer
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "

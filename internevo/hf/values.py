@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 
 def number(file: Path, key: str, value: Any, *, least: float = -math.inf, above: float = -math.inf) -> float:

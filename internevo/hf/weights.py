@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tensors
-from internevo.config.errors import UserError
 from internevo.config.schema import ModelConfig
+from internevo.files.errors import UserError
 from internevo.hf.config_json import read_facts
 from internevo.hf.families import FAMILIES, Row
 from internevo.hf.files import TensorFiles

@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from internevo.launch.signals import stop_signals
+from internevo.files.signals import stop_signals
 
 GRACE, GRACE_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
 """How many seconds ranks that were asked to stop may take to save; torchrun itself would kill them after 30."""

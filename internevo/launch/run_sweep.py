@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 
 from internevo.config.derive import stage_steps
-from internevo.config.errors import UserError
-from internevo.config.json_files import is_number, parsed, read_mapping
-from internevo.launch.signals import stop_signals
+from internevo.files.errors import UserError
+from internevo.files.json_files import is_number, parsed, read_mapping
+from internevo.files.signals import stop_signals
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
+from internevo.files.signals import stop_signals
 from internevo.launch.local import GRACE, GRACE_S
-from internevo.launch.signals import stop_signals
 
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
 """Beginnings of the names of environment variables that go to every machine."""

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from internevo.config.bounds import Between, Seed, Size
-from internevo.config.errors import UserError
 from internevo.config.expression import evaluate
 from internevo.config.kind import SWEEP, check_kind
 from internevo.config.load import load_config
@@ -38,6 +37,7 @@ from internevo.config.names import name_problem
 from internevo.config.read import ConfigError, number, read_tree
 from internevo.config.schema import RunConfig
 from internevo.config.typed import build, did_you_mean, typed_tree
+from internevo.files.errors import UserError
 
 
 @dataclass

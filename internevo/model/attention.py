@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.model.documents import Documents
 from internevo.model.kernels import flash, flex, sdpa, varlen
 

@@ -13,8 +13,8 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from internevo.config.errors import UserError
-from internevo.config.quiet import quiet
+from internevo.files.errors import UserError
+from internevo.files.quiet import quiet
 from internevo.model.transformer import Transformer
 
 CONVERTED = ("wq", "wo", "gate", "up", "down")

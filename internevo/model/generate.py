@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.model.cache import KVCache
 from internevo.model.transformer import Transformer
 

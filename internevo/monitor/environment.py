@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import internevo
-from internevo.config.json_files import read_mapping
+from internevo.files.json_files import read_mapping
 
 if TYPE_CHECKING:
     import torch

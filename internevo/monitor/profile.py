@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from internevo.config.json_files import is_number, read_mapping
 from internevo.config.schema import ProfileConfig
+from internevo.files.json_files import is_number, read_mapping
 from internevo.monitor.terminal import warn
 
 FOLDER = "profile"

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from internevo.config.json_files import is_number, parsed
+from internevo.files.json_files import is_number, parsed
 
 MAY_BE_NULL = ("loss", "grad_norm")
 """Numbers that are null where they were not finite."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from internevo.data.refine.counts import StepCounts, share, step_counts
-from internevo.data.refine.plan import unfinished
-from internevo.data.refine.shards import Heap
 from internevo.monitor.page import table, write_page
+from internevo.refine.counts import StepCounts, share, step_counts
+from internevo.refine.plan import unfinished
+from internevo.refine.shards import Heap
 
 _REASONS = 60
 """Reasons of a step that are listed at most, the commonest first."""

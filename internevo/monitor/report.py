@@ -11,10 +11,10 @@ from string import Template
 from typing import Any
 
 from internevo.config.derive import stage_steps
-from internevo.config.errors import UserError
-from internevo.config.json_files import is_number, read_mapping
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
+from internevo.files.errors import UserError
+from internevo.files.json_files import is_number, read_mapping
 from internevo.monitor.charts import Record, build_charts
 from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics

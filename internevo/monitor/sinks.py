@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig
+from internevo.files.errors import UserError
 from internevo.monitor.console import ConsoleSink
 from internevo.monitor.metrics import EVALS, METRICS, EvalMetrics, JsonLines, StepMetrics
 from internevo.monitor.terminal import warn

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from internevo.data.inspect import StoreSummary
 from internevo.monitor.page import table, write_page
+from internevo.tokens.inspect import StoreSummary
 
 HEAD = ("store", "documents", "tokens", "share", "mean", "median", "longest", "held out", "ids")
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from internevo.config.errors import UserError
-from internevo.config.quiet import quiet
+from internevo.files.errors import UserError
+from internevo.files.quiet import quiet
 from internevo.parallel.mesh import Place
 
 aten = torch.ops.aten

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import gcd
 
 from internevo.config.derive import step_sizes
-from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
+from internevo.files.errors import UserError
 
 
 class LayoutError(UserError):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.parallel.layout import Layout
 from internevo.parallel.mesh import Mesh
 

@@ -18,13 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from internevo.config.load import load_config
-from internevo.data.prepare import prepare
-from internevo.data.tokenizer import load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
 from internevo.hf.export import export
 from internevo.monitor.metrics import EVALS, read_metrics
 from internevo.monitor.report import write_report
 from internevo.quickstart.corpus import KINDS, SELECTED, build_corpus
+from internevo.tokens.prepare import prepare
+from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.run import train
 from internevo.train.sample import sample_text
 from internevo.train.stored_model import open_model

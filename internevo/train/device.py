@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:

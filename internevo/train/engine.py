@@ -13,11 +13,11 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, digest
 from internevo.data.loader import WHOLE, Part
 from internevo.model.transformer import Transformer
+from internevo.optim.optimizer import Optimizers, clip_scale, width_rate
+from internevo.parallel.block_settings import compute_dtype, prepare_model, stage_kernel
 from internevo.parallel.context import ContextCut
-from internevo.parallel.prepare import compute_dtype, prepare_model, stage_kernel
 from internevo.train.loss_model import LossModel, loss_model
 from internevo.train.micro_batch import Staged
-from internevo.train.optimizer import Optimizers, clip_scale, width_rate
 from internevo.train.precision import bf16_copy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from internevo.data.batch import IGNORE, Batch
-from internevo.data.statistics import frequency_loss
+from internevo.tokens.statistics import frequency_loss
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids
 

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TextIO
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.render import differences, render
 from internevo.config.schema import RunConfig
+from internevo.files.errors import UserError
 from internevo.monitor.environment import code_version
 
 # What a run cannot change once it has begun: the weights, the tokens or their order would no longer fit.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from internevo.config.errors import UserError
 from internevo.data.batch import Batch
+from internevo.files.errors import UserError
 
 
 class TrainingDiverged(UserError):

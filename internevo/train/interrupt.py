@@ -6,8 +6,8 @@ import signal
 from types import FrameType
 from typing import Any
 
-from internevo.config.errors import UserError
-from internevo.launch.signals import stop_signals
+from internevo.files.errors import UserError
+from internevo.files.signals import stop_signals
 from internevo.monitor.terminal import warn
 from internevo.parallel.world import World
 

@@ -17,12 +17,12 @@ from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.documents import to_device
 from internevo.model.transformer import Transformer
-from internevo.parallel.prepare import prepare_model
+from internevo.optim.optimizer import clip_scale, decays
+from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
+from internevo.parallel.block_settings import prepare_model
 from internevo.train.build import empty_model
 from internevo.train.engine import OneProcess
 from internevo.train.loss_model import loss_model
-from internevo.train.optimizer import clip_scale, decays
-from internevo.train.split import join, noise_like, round_by_chance, split
 
 PIECE = 2**26
 """Elements updated, or joined, at one time: what is between bf16 and fp32 is in memory for these only."""

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from internevo.config.errors import UserError
-from internevo.config.quiet import quiet
 from internevo.data.batch import IGNORE
+from internevo.files.errors import UserError
+from internevo.files.quiet import quiet
 from internevo.parallel.mesh import Place
 from internevo.train.chunked_loss import chunked_cross_entropy
 

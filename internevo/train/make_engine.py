@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
+from internevo.files.errors import UserError
 from internevo.model.fp8 import check_fp8
+from internevo.parallel.block_settings import stage_kernel
 from internevo.parallel.layout import LayoutError, make_layout
-from internevo.parallel.prepare import stage_kernel
 from internevo.parallel.world import World
 from internevo.train.build import initial_model
 from internevo.train.engine import Engine, LocalEngine

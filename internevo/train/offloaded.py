@@ -18,21 +18,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from internevo.checkpoint.staging import HostCopies
-from internevo.config.errors import UserError
 from internevo.config.schema import StageConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Part
+from internevo.files.errors import UserError
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, initial_values
+from internevo.optim.optimizer import adamw, set_learning_rate, width_rate
+from internevo.parallel.block_settings import compute_dtype, prepare_model
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place
-from internevo.parallel.prepare import compute_dtype, prepare_model
 from internevo.parallel.world import World, start_groups
 from internevo.train.build import empty_model
 from internevo.train.engine import Engine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
-from internevo.train.optimizer import adamw, set_learning_rate, width_rate
 from internevo.train.sharded import joint_digest
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -14,11 +14,11 @@ from internevo.data.batch import Batch
 from internevo.model.recompute import Policy
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
-from internevo.parallel.apply import build_sharded, give_first_weights
+from internevo.parallel.block_settings import compute_dtype
+from internevo.parallel.build_rank_model import build_sharded, give_first_weights
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import STAGES_PER_RANK, Pipeline, split_layers, stages_of
-from internevo.parallel.prepare import compute_dtype
 from internevo.parallel.tensor import complete_gradients, local
 from internevo.parallel.zero import reshard
 from internevo.train.chunked_loss import chunked_cross_entropy, label_losses

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import internevo
-from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig
 from internevo.data.check_stores import check_stores, store_problems
+from internevo.files.errors import UserError
 from internevo.monitor.environment import code_version
 from internevo.parallel.world import World
 

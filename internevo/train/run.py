@@ -16,13 +16,11 @@ from internevo.checkpoint.commit import find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.derive import places_before, stage_steps
-from internevo.config.errors import UserError
 from internevo.config.schema import RunConfig, StageConfig
 from internevo.data.fingerprint import Facts, check_same, data_facts
 from internevo.data.loader import Cursor, evaluation_batches
 from internevo.data.plan import source_name
-from internevo.data.statistics import label_counts
-from internevo.data.store import TokenStore
+from internevo.files.errors import UserError
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
 from internevo.monitor.console import ConsoleSink
@@ -31,12 +29,14 @@ from internevo.monitor.metrics import EvalMetrics, peak_flops, read_metrics, rew
 from internevo.monitor.profile import StepProfiler
 from internevo.monitor.report import write_report
 from internevo.monitor.sinks import RecordError, Sinks, check_sinks, open_sinks
-from internevo.parallel.prepare import compute_dtype, stage_kernel
+from internevo.parallel.block_settings import compute_dtype, stage_kernel
 from internevo.parallel.world import World, join_world
-from internevo.train.begin import begin_from
+from internevo.tokens.statistics import label_counts
+from internevo.tokens.store import TokenStore
 from internevo.train.device import choose_device
 from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
+from internevo.train.initial_weights import begin_from
 from internevo.train.interrupt import Interrupt
 from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.preflight import preflight

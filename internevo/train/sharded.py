@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests
 from internevo.data.loader import Part
-from internevo.parallel.apply import build_sharded, give_first_weights
+from internevo.optim.optimizer import Optimizers, width_rate
+from internevo.parallel.block_settings import compute_dtype
+from internevo.parallel.build_rank_model import build_sharded, give_first_weights
 from internevo.parallel.collectives import gather_dim, sum_over
 from internevo.parallel.context import ContextCut
 from internevo.parallel.gradients import gradient_norm
-from internevo.parallel.matrices import WholeMatrices
 from internevo.parallel.mesh import Mesh, Place
-from internevo.parallel.prepare import compute_dtype
 from internevo.parallel.tensor import TensorParallel, complete_gradients, local
+from internevo.parallel.whole_matrices import WholeMatrices
 from internevo.parallel.zero import cut_alike, prepare_micro_batch, reshard, rows_to_shard
 from internevo.train.engine import TorchEngine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import Staged
-from internevo.train.optimizer import Optimizers, width_rate
 
 
 class ShardedEngine(TorchEngine):

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from internevo.checkpoint.commit import checkpoints, problems, read_state, step_name
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import ModelConfig
-from internevo.data.tokenizer import Tokenizer, load_tokenizer
+from internevo.files.errors import UserError
 from internevo.hf.foreign import described
 from internevo.hf.imports import MODEL_FILE, read_record
 from internevo.hf.internevo import is_internevo
 from internevo.hf.weights import CheckpointWeights, FolderWeights, Weights, load_model
 from internevo.model.transformer import Transformer
-from internevo.parallel.prepare import compute_dtype
+from internevo.parallel.block_settings import compute_dtype
+from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 from internevo.train.folder import RunFolder
 
 

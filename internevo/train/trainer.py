@@ -18,13 +18,13 @@ from internevo.data.plan import Plan
 from internevo.model.flops import causal_pairs, training_flops
 from internevo.monitor.metrics import StepMetrics, memory_gib
 from internevo.monitor.profile import DATA, StepProfiler
+from internevo.optim.schedule import learning_rate
 from internevo.parallel.world import World
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids, check_skipped
 from internevo.train.interrupt import Interrupt
 from internevo.train.micro_batch import Staged
 from internevo.train.progress import Progress
-from internevo.train.schedule import learning_rate
 from internevo.train.step import StepResult, train_step
 
 

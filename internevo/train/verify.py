@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from internevo.checkpoint.commit import checkpoints, problems, read_state
-from internevo.config.errors import UserError
 from internevo.data.batch import DIGEST_DIGITS
+from internevo.files.errors import UserError
 from internevo.monitor.metrics import read_metrics
 from internevo.train.folder import RunFolder
 

@@ -8,9 +8,9 @@ import pytest
 
 from internevo.config.load import load_config
 from internevo.config.read import ConfigError
-from internevo.data.refine.config import load_refinery
 from internevo.launch.sweep import read_sweep
-from tests.data.stores import numbered, write_store
+from internevo.refine.config import load_refinery
+from tests.tokens.stores import numbered, write_store
 
 GOOD = """
 name: run

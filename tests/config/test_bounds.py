@@ -16,9 +16,9 @@ from internevo.config.load import load_config
 from internevo.config.read import ConfigError, parse_override
 from internevo.config.schema import RunConfig
 from internevo.config.typed import typed_tree
-from internevo.data.refine.config import RefineConfig
-from internevo.data.refine.steps import STEPS
 from internevo.launch.sweep import SweepConfig
+from internevo.refine.config import RefineConfig
+from internevo.refine.steps import STEPS
 
 
 def numbers(schema: type, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Between | None]]:

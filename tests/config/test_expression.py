@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internevo.config.errors import UserError
 from internevo.config.expression import evaluate
+from internevo.files.errors import UserError
 
 KEYS = {"a": 6, "model.hidden": 128, "optimizer.lr": 3e-3, "name": "x"}
 

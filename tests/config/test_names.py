@@ -9,8 +9,8 @@ import pytest
 from internevo.config.load import load_config
 from internevo.config.names import MOST_BYTES, name_problem
 from internevo.config.read import ConfigError
-from internevo.data.refine.config import load_refinery
 from internevo.launch.sweep import read_sweep
+from internevo.refine.config import load_refinery
 
 GOOD = [
     "web",

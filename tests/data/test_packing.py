@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import PADDING, materialise
 from internevo.data.packing import PACKERS, Pieces, pack_best_fit, pack_concat
-from internevo.data.source import Row
-from internevo.data.store import TokenStore
-from tests.data.stores import numbered, write_store
+from internevo.data.source_stream import Row
+from internevo.tokens.store import TokenStore
+from tests.tokens.stores import numbered, write_store
 
 lengths = st.lists(st.integers(0, 40), min_size=1, max_size=60)
 packers = st.sampled_from(sorted(PACKERS))

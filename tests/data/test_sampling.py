@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internevo.config.schema import SourceConfig
-from internevo.data.band import Band
 from internevo.data.batch import Batch, combine_digests
+from internevo.data.length_band import Band
 from internevo.data.loader import Cursor, Loader, Part
-from internevo.data.megatron import StoreError
 from internevo.data.plan import Plan
 from internevo.data.shares import capped_shares
-from internevo.data.source import SourceStream
-from tests.data.stores import numbered, write_store
+from internevo.data.source_stream import SourceStream
+from internevo.tokens.megatron import StoreError
+from tests.tokens.stores import numbered, write_store
 
 NAMES = ("web", "code", "books")
 FIRST = 10**6

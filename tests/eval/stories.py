@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from internevo.config.load import load_config
-from internevo.data.prepare import prepare
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.tokens.prepare import prepare
+from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.run import train
 
 

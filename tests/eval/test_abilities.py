@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from internevo.config.errors import UserError
 from internevo.config.presets import model_preset
 from internevo.config.schema import StageConfig, TrainConfig
 from internevo.data.loader import evaluation_batches
-from internevo.data.store import TokenStore
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.eval.choices import Question, answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import open_for_evaluation
@@ -28,6 +25,9 @@ from internevo.eval.needle import (
     split_sentence,
 )
 from internevo.eval.scorer import Scorer
+from internevo.files.errors import UserError
+from internevo.tokens.store import TokenStore
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.build import initial_model
 from internevo.train.engine import LocalEngine
 from internevo.train.step import train_step

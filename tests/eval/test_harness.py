@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from internevo.config.errors import UserError
 from internevo.eval.harness import run_tasks
+from internevo.files.errors import UserError
 from internevo.train.stored_model import open_model
 from tests.eval.conftest import texts
 from tests.parallel.jobs import ALONE

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from internevo.config.errors import UserError
-from internevo.data.store import TokenStore
 from internevo.eval.heldout import evaluate_sources, first_tokens, open_for_evaluation, summarise
 from internevo.eval.scorer import Scored, Scorer
+from internevo.files.errors import UserError
 from internevo.monitor.metrics import read_metrics
+from internevo.tokens.store import TokenStore
 from internevo.train.stored_model import open_model
 from tests.parallel.jobs import ALONE
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from internevo.config.errors import UserError
-from internevo.data.refine.long.perplexity_difference import PerplexityDifference
-from internevo.data.refine.shards import Document
-from internevo.data.tokenizer import load_tokenizer
 from internevo.eval.text_scorer import TextScorer
-from tests.data.refine.running import dropped, kept, place_of, run_stages
+from internevo.files.errors import UserError
+from internevo.refine.long.perplexity_difference import PerplexityDifference
+from internevo.refine.shards import Document
+from internevo.tokens.tokenizer import load_tokenizer
 from tests.eval.stories import casts, story, train_on_stories
+from tests.refine.running import dropped, kept, place_of, run_stages
 
 
 def test_likelihoods_are_those_of_transformers(text_run: Path, exported: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.hf.serve import choose_engine, engine_command
 from tests.launch.cluster import free_ports
 from tests.train.runs import finish, start

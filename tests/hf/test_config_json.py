@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.hf.config_json import read_facts
 from internevo.hf.families import FAMILIES
 from internevo.hf.quiet import quiet_transformers

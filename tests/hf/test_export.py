@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from internevo.config.errors import UserError
-from internevo.data.tokenizer import load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.files.errors import UserError
 from internevo.hf import config_json, families
 from internevo.hf.export import ExportError, export
 from internevo.hf.layouts import GroupedQKV
 from internevo.hf.weights import FolderWeights, load_model
 from internevo.model.transformer import Transformer
+from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.hf.models import TOKENS, ModelWeights, our_logits, our_model
 
 SHAPES = {

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.hf.compare import Mismatch, compare
 from internevo.hf.export import export
 from internevo.hf.families import FAMILIES

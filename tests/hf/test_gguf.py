@@ -11,9 +11,9 @@ from pathlib import Path
 
 import gguf
 
-from internevo.data.tokenizer import load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
 from internevo.hf.tokenizer_files import write_tokenizer
+from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.assets import INTERNLM2, needs_internlm2
 
 

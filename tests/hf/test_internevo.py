@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.hf.imports import import_model
 from internevo.model.transformer import Transformer
 from internevo.train.stored_model import open_model

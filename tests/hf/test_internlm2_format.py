@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from internevo.config.errors import UserError
 from internevo.config.schema import RopeScalingConfig
+from internevo.files.errors import UserError
 from internevo.hf.export import export
 from tests.hf.models import ModelWeights, our_model
 from tools.check_export import check

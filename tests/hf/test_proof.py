@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.hf import compare as proof
 from internevo.hf.compare import Mismatch, compare
 from internevo.hf.export import export

@@ -16,12 +16,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from internevo.config.quiet import quiet
-from internevo.data.tokenizer import load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.files.quiet import quiet
 from internevo.hf.export import export
 from internevo.parallel.asynchronous import enable_async_tensor_parallel
 from internevo.parallel.mesh import Place
+from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.stored_model import open_model
 from tests.hf.models import ModelWeights, our_model
 

@@ -12,10 +12,10 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from internevo.config.errors import UserError
-from internevo.data.tokenizer import Tokenizer, load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.files.errors import UserError
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
+from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.assets import INTERNLM2, needs_internlm2
 
 LIBRARY = Path(os.__file__).parent

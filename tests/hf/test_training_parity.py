@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.loader import evaluation_batches
-from internevo.data.store import TokenStore
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.hf.export import export
 from internevo.model.transformer import Transformer, init_weights
+from internevo.tokens.store import TokenStore
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import LocalEngine
 from internevo.train.step import train_step
 from tests.hf.models import ModelWeights

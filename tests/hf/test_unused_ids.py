@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from internevo.config.errors import UserError
-from internevo.data.tokenizer import Tokenizer, load_tokenizer
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.files.errors import UserError
 from internevo.hf.export import export
 from internevo.model.generate import generate
 from internevo.model.transformer import Transformer
+from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.sample import sample_text
 from internevo.train.stored_model import open_model
 from tests.hf.models import ModelWeights, our_model

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
+from internevo.files.errors import UserError
 from internevo.launch.run_sweep import Status, held, state
 from internevo.launch.sweep import read_sweep
 from internevo.monitor.metrics import read_metrics

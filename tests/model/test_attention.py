@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.model.attention import KERNELS, attention, choose_kernel, prepare_documents
 from internevo.model.documents import Documents, runs
 from internevo.model.kernels.flex import BLOCK, blocks

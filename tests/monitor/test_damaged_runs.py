@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from internevo.data.train_tokenizer import train_tokenizer
+from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.monitor.children import command, fill_disk, in_child
 from tests.monitor.damage import damage, reseal, restore
 from tests.train.runs import write_store

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from internevo.config.errors import UserError
-from internevo.data.refine.shards import Document, ShardWriter
+from internevo.files.errors import UserError
 from internevo.monitor.refine_page import write_refine_page
+from internevo.refine.shards import Document, ShardWriter
 
 
 @pytest.fixture

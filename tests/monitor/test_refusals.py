@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
+from internevo.files.errors import UserError
 from internevo.hf.config_json import read_facts
 from internevo.monitor.environment import write_environment
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics, rewind
@@ -188,7 +188,7 @@ def test_a_hugging_face_config_with_values_of_other_types(tmp_path: Path, change
 def test_a_tokenizer_whose_end_of_document_is_a_list(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
-    from internevo.data.tokenizer import load_tokenizer
+    from internevo.tokens.tokenizer import load_tokenizer
 
     Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": ["</s>"]}))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from internevo.config.errors import UserError
+from internevo.files.errors import UserError
 from internevo.monitor.charts import BUCKETS, build_charts
 from internevo.monitor.environment import write_environment
 from internevo.monitor.metrics import EVALS, METRICS, JsonLines

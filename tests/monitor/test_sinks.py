@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
+from internevo.files.errors import UserError
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
 from internevo.monitor.sinks import RecordError, check_sinks, open_sinks
 from tests.monitor.test_records import evaluation, step

@@ -30,13 +30,13 @@ from internevo.config.schema import (
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.plan import Plan
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.model import transformer
-from internevo.parallel import apply
+from internevo.optim import muon
+from internevo.parallel import build_rank_model
 from internevo.parallel.asynchronous import FoldReshapes
 from internevo.parallel.tensor import local
 from internevo.parallel.world import World
-from internevo.train import muon
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import Engine, TorchEngine
 from internevo.train.make_engine import make_engine
 from internevo.train.pipelined import PipelinedEngine
@@ -158,11 +158,11 @@ def build_and_look(world: World, changes: dict[str, Any]) -> Built:
         most = max(most, sum(not one.expired() for one in drawn))
         return values
 
-    apply.initial_values = watched
+    build_rank_model.initial_values = watched
     try:
         engine = engine_of(stage_of(changes), world)
     finally:
-        apply.initial_values = transformer.initial_values
+        build_rank_model.initial_values = transformer.initial_values
     parts = {name: local(p.detach()) for name, p in engine.named_parameters().items()}
     return Built(most, {name: part.untyped_storage().nbytes() - part.nbytes for name, part in parts.items()})
 

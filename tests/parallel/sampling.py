@@ -19,17 +19,17 @@ import yaml
 from torch import Tensor
 
 from internevo.checkpoint.tensors import read_tensors, write_tensors
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import ParallelConfig, StageConfig
 from internevo.data.loader import Loader
 from internevo.data.plan import Plan
-from internevo.data.store import TokenStore
-from internevo.data.store_writer import TokenStoreWriter
+from internevo.files.errors import UserError
+from internevo.optim.schedule import learning_rate
 from internevo.parallel.world import World
+from internevo.tokens.store import TokenStore
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import TorchEngine
 from internevo.train.make_engine import check_engine, make_engine
-from internevo.train.schedule import learning_rate
 from internevo.train.step import train_step
 from tests.parallel import reference
 from tests.parallel.jobs import ALONE, Trained, keep_gradients, whole, write_documents

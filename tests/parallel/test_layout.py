@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.config.errors import UserError
 from internevo.config.presets import model_preset
 from internevo.config.schema import BatchLeg
+from internevo.files.errors import UserError
 from internevo.parallel.layout import LayoutError, make_layout
 from internevo.parallel.pipeline import split_layers, stages_of
 from internevo.train.make_engine import check_engine

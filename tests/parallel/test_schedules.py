@@ -17,8 +17,8 @@ import torch
 
 from internevo.config.load import load_config
 from internevo.model.recompute import Policy, activation_bytes
+from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.pipeline import in_flight
-from internevo.parallel.prepare import compute_dtype
 from internevo.train.make_engine import check_engine
 from tests.parallel.jobs import ALONE, ROWS, SEQ_LEN, Trained, notes_of, stage_of, train, train_strictly
 from tests.test_repository import ROOT

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.monitor.metrics import read_metrics
+from internevo.tokens.store_writer import TokenStoreWriter
 
 
 def write_store(folder: Path, documents: int, seed: int, vocab: int = 512) -> Path:

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
+from internevo.files.errors import UserError
 from internevo.monitor.metrics import read_metrics
 from internevo.train.run import train
-from tests.data.stores import write_store
+from tests.tokens.stores import write_store
 from tests.train.runs import last_state, steps, write_config
 
 STAGES = [{"name": "base", "train": {"steps": 12}}]

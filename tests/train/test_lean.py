@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.model.transformer import Transformer, init_weights
+from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
 from internevo.train.build import initial_model
 from internevo.train.engine import Engine, LocalEngine
 from internevo.train.lean import LeanEngine, adamw_piece
-from internevo.train.split import join, noise_like, round_by_chance, split
 from internevo.train.step import train_step
 from tests.train.test_step import CPU, random_batch
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.config.errors import UserError
 from internevo.data.batch import IGNORE
+from internevo.files.errors import UserError
 from internevo.train import chunked_loss
 from internevo.train.chunked_loss import label_losses
 from internevo.train.loss import choose_loss, summed_cross_entropy

@@ -16,9 +16,9 @@ from internevo.checkpoint.commit import PARTIAL, STATE, checkpoints, commit, pro
 from internevo.checkpoint.errors import CheckpointError
 from internevo.checkpoint.tensors import LazyTensors, StoredTensors, stored_tensors, write_tensors
 from internevo.checkpoint.writer import CheckpointWriter
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig, StageConfig
+from internevo.files.errors import UserError
 from internevo.parallel.world import World
 from internevo.train.engine import Engine
 from internevo.train.make_engine import make_engine

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from internevo.checkpoint.tensors import read_tensors, write_tensors
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.schema import OffloadConfig, StageConfig
+from internevo.files.errors import UserError
 from internevo.parallel.world import World
 from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.offloaded import import_deepspeed, warn_of_locks

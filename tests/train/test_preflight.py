@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
+from internevo.files.errors import UserError
 from internevo.train.preflight import Facts, as_text, judge, preflight
 from tests.parallel.jobs import ALONE
 from tests.train.runs import write_config

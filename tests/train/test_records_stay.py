@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
+from internevo.files.errors import UserError
 from internevo.train.run import train
 from tests.train.runs import evals, finish, start, steps, write_config
 

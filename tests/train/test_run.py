@@ -21,8 +21,8 @@ from internevo.checkpoint.tensors import read_tensors
 from internevo.config.load import load_config
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
-from internevo.data.store import TokenStore
 from internevo.monitor.metrics import read_metrics
+from internevo.tokens.store import TokenStore
 from internevo.train.run import train
 from internevo.train.stored_model import open_model
 from tests.train.runs import evals, finish, last_state, start, steps, write_config

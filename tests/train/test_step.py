@@ -15,12 +15,12 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
-from internevo.data.store import TokenStore
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, init_weights
+from internevo.optim.optimizer import Optimizers
+from internevo.tokens.store import TokenStore
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import LocalEngine
-from internevo.train.optimizer import Optimizers
 from internevo.train.step import StepResult, train_step
 
 CPU = torch.device("cpu")

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internevo.config.errors import UserError
 from internevo.config.load import load_config
 from internevo.config.read import ConfigError
 from internevo.data.check_stores import check_stores, store_problems, tokenizer_problems
-from internevo.data.import_internevo import import_internevo
-from internevo.data.store import TokenStore
-from internevo.data.store_writer import TokenStoreWriter
+from internevo.files.errors import UserError
+from internevo.tokens.import_internevo import import_internevo
+from internevo.tokens.store import TokenStore
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.run import train
-from tests.data.test_flat import datatrove_writes
-from tests.data.test_import_internevo import write_bin
+from tests.tokens.test_flat import datatrove_writes
+from tests.tokens.test_import_internevo import write_bin
 from tests.train.runs import finish, start, steps, write_config, write_store
 
 STAGE = {"stages": [{"name": "base", "train": {"steps": 3}}]}

@@ -20,12 +20,12 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, ParallelConfig, StageConfig, TrainConfig, ZeroConfig
 from internevo.data.batch import Batch
 from internevo.data.loader import evaluation_batches
-from internevo.data.store import TokenStore
-from internevo.data.store_writer import TokenStoreWriter
 from internevo.model.attention import KERNELS
 from internevo.parallel.layout import make_layout
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.world import World, start_groups
+from internevo.tokens.store import TokenStore
+from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import Engine
 from internevo.train.make_engine import make_engine
 from internevo.train.sharded import ShardedEngine

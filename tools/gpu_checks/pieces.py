@@ -14,13 +14,13 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE
 from internevo.model.rope import rotary_tables, rotate
+from internevo.optim.muon import orthogonalise
+from internevo.optim.optimizer import decays
+from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
 from internevo.train import chunked_loss
 from internevo.train.build import initial_model
 from internevo.train.lean import LeanEngine
 from internevo.train.loss import summed_cross_entropy
-from internevo.train.muon import orthogonalise
-from internevo.train.optimizer import decays
-from internevo.train.split import join, noise_like, round_by_chance, split
 
 from .compare import compare
 from .device import device

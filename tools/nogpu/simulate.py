@@ -123,10 +123,10 @@ def skip_values() -> None:
     """Let weights keep what lies in memory: drawing the numbers of 70 billion takes many minutes."""
     import torch
 
-    from internevo.parallel import apply
+    from internevo.parallel import build_rank_model
     from internevo.train import build, make_engine
 
-    apply.initial_values = lambda name, shape, *_: torch.empty(shape)
+    build_rank_model.initial_values = lambda name, shape, *_: torch.empty(shape)
     make_engine.initial_model = lambda config, device, seed: build.empty_model(config, device)  # type: ignore[attr-defined]
 
 

@@ -1,0 +1,126 @@
+"""Files with the same content, white space aside: one is kept.
+
+Three stages. A task a shard hashes its documents; a task for each part of the hashes finds those that come more than
+once; a task a shard sifts. What a task holds in memory is one shard's share of 40 bytes a document. No result depends
+on the order of the tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from internevo.files.errors import UserError
+from internevo.refine.near_duplicates.dates import microseconds
+from internevo.refine.shards import Document, ShardWriter, done, read_shard
+from internevo.refine.step import Place, Stage, Step
+
+DUPLICATE = "same as another file"
+CONTENT = "content"
+"""The key of a document's metadata that has its hash: what is dropped has the same as what is kept."""
+_LATEST = 2**63 - 1
+
+
+@dataclass
+class FileDedup(Step):
+    """Keeps one of the documents that differ in nothing but white space."""
+
+    keep: str = "newest"
+    """Which one: `newest`, or `first` in the order of the input. Among equals the first; a document without a date is
+    older than any with one."""
+    date: str = "date"
+    """The key of a document's metadata that has its date."""
+
+    def __post_init__(self) -> None:
+        if self.keep not in ("newest", "first"):
+            raise UserError(f"file_dedup.keep: expected newest or first, found {self.keep!r}")
+
+    def stages(self, place: Place) -> list[Stage]:
+        tasks = len(place.shards)
+        return [
+            Stage("hash", tasks, partial(_hash, self, place)),
+            Stage("choose", tasks, partial(_choose, place)),
+            Stage("sift", tasks, partial(_sift, place)),
+        ]
+
+
+def content_hash(text: str) -> bytes:
+    """16 bytes that are the same for texts that differ in white space alone: how much of it, not where there is any."""
+    return hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _hash(step: FileDedup, place: Place, shard: int) -> None:
+    """Writes uint64 `[4, documents]`: both halves of the hash, the age, the row; sorted by hash."""
+    target = _hashes_file(place, shard)
+    if target.exists():
+        return
+    digests = bytearray()
+    ages: list[int] = []
+    for document in read_shard(place.shards[shard]):
+        digests += content_hash(document.text)
+        # unsigned, the newest smallest; what has no date comes out as the largest number
+        ages.append(_LATEST - microseconds(document.metadata.get(step.date)) if step.keep == "newest" else 0)
+    high, low = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2).T
+    columns = np.stack([high, low, np.array(ages, np.uint64), np.arange(len(ages), dtype=np.uint64)])
+    _save(target, columns[:, np.argsort(high, kind="stable")])
+
+
+def _choose(place: Place, part: int) -> None:
+    """Writes uint64 `[2, duplicates]`: shard and row of what is dropped, in order."""
+    target = _duplicates_file(place, part)
+    if target.exists():
+        return
+    parts = len(place.shards)
+    found = []
+    for shard in range(parts):
+        columns = np.load(_hashes_file(place, shard), mmap_mode="r")
+        first, last = (_first_of(columns[0], number * 2**64 // parts) for number in (part, part + 1))
+        found.append(np.concatenate([columns[:, first:last], np.full((1, last - first), shard, np.uint64)]))
+    high, low, age, row, shards = np.concatenate(found, axis=1)
+    order = np.lexsort((row, shards, age, low, high))
+    high, low = high[order], low[order]
+    again = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1])) + 1
+    dropped = np.stack([shards[order[again]], row[order[again]]])
+    _save(target, dropped[:, np.lexsort((dropped[1], dropped[0]))])
+
+
+def _first_of(ordered: np.ndarray, value: int) -> int:
+    return len(ordered) if value >= 2**64 else int(np.searchsorted(ordered, np.uint64(value)))
+
+
+def _sift(place: Place, shard: int) -> None:
+    if done(place.folder, shard):
+        return
+    dropped: set[int] = set()
+    for part in range(len(place.shards)):
+        shards, rows = np.load(_duplicates_file(place, part), mmap_mode="r")
+        first, last = np.searchsorted(shards, np.array([shard, shard + 1], np.uint64))
+        dropped.update(rows[first:last].tolist())
+    with ShardWriter(place.folder, shard) as out:
+        for row, document in enumerate(read_shard(place.shards[shard])):
+            metadata = {**document.metadata, CONTENT: content_hash(document.text).hex()}
+            document = Document(document.text, document.id, metadata)
+            if row in dropped:
+                out.drop(document, DUPLICATE)
+            else:
+                out.keep(document)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    with aside.open("wb") as file:
+        np.save(file, array)
+    aside.rename(path)
+
+
+def _hashes_file(place: Place, shard: int) -> Path:
+    return place.folder / "work" / "hashes" / f"{shard:05}.npy"
+
+
+def _duplicates_file(place: Place, part: int) -> Path:
+    return place.folder / "work" / "duplicates" / f"{part:05}.npy"

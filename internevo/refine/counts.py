@@ -1,0 +1,58 @@
+"""What a refinery has counted so far, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from internevo.refine.plan import begun_folders, shards_of
+from internevo.refine.shards import Tally, counts_file
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What became of the documents in those shards of a step that are done."""
+
+    name: str
+    """Of its folder, `02-rules`."""
+    tally: Tally
+    given: int
+    """Documents that the step before has kept in these shards; of a first step, all that it found. A step may keep
+    more, as `sample` does, or make others of them."""
+    dropped: int
+    """Documents, whatever the reason."""
+    done: int
+    """Shards."""
+    shards: int
+
+
+def step_counts(output: Path) -> list[StepCounts]:
+    """All steps that a refinery in this folder was begun with, in order."""
+    found: list[StepCounts] = []
+    before: dict[int, int] | None = None
+    for folder in begun_folders(output):
+        shards = shards_of(folder)
+        files = {number: counts_file(folder, number) for number in range(shards)}
+        tallies = {number: Tally.load(file) for number, file in files.items() if file.is_file()}
+        total = Tally()
+        for tally in tallies.values():
+            total.merge(tally)
+        dropped = sum(heap.documents for heap in total.dropped.values())
+        given = total.kept.documents + dropped
+        if before is not None:
+            given = sum(before.get(number, 0) for number in tallies)
+        found.append(StepCounts(folder.name, total, given, dropped, len(tallies), shards))
+        before = {number: tally.kept.documents for number, tally in tallies.items()}
+    return found
+
+
+def tallies(output: Path) -> dict[str, Tally]:
+    """What each step that has begun has counted, by the names of their folders."""
+    return {step.name: step.tally for step in step_counts(output) if step.done}
+
+
+def share(part: int, whole: int) -> str:
+    """`75.0%`; of what has become more, `2.50 times`."""
+    if not whole:
+        return "–"
+    return f"{part / whole:.1%}" if part <= whole else f"{part / whole:.2f} times"

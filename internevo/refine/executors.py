@@ -1,0 +1,182 @@
+"""The stages of a chain on datatrove's executors: processes of this machine, or Slurm's jobs.
+
+datatrove keeps the account of tasks, their logs, and how jobs are submitted; a task is a function of its number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from internevo.files.errors import UserError
+from internevo.files.processes import ctrl_c_held, worker_pool
+from internevo.refine.config import ExecutorConfig
+from internevo.refine.step import Stage
+
+try:
+    import pyarrow  # noqa: F401, what shards are written with
+    from datatrove.executor.local import LocalPipelineExecutor
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+    from datatrove.pipeline.base import PipelineStep
+except ImportError:
+    raise UserError("the refinery needs datatrove and pyarrow: pip install 'internevo[refine]'") from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage, and where datatrove keeps its account of it."""
+
+    name: str
+    """`02-rules sift`"""
+    stage: Stage
+    folder: Path
+
+
+class _Task(PipelineStep):
+    """A stage's task as the one step of a pipeline of datatrove's."""
+
+    type = "internevo"
+
+    def __init__(self, job: Job):
+        super().__init__()
+        self.name = job.name
+        self.job = job
+
+    def run(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        self.job.stage.run(rank)
+        return iter(())
+
+
+class _Here(LocalPipelineExecutor):
+    """Tasks of this machine. The pool is our own: datatrove's waits for ever for a worker that is killed."""
+
+    def do(self, rank: int) -> None:
+        """One task, and what it says in its logs rather than on the terminal."""
+        with self.logging_dir.open("stderr.log", "a", encoding="utf-8") as log, redirect_stderr(log):
+            self._run_for_rank(rank, local_rank=1)
+
+
+class _Submitted(SlurmPipelineExecutor):
+    """Tasks in an array of Slurm's."""
+
+    def launch_merge_stats(self) -> None:
+        """There is no job for datatrove's statistics: ours are counted by the tasks."""
+
+
+def run_here(jobs: Sequence[Job], workers: int, progress: Callable[[Job, int], None]) -> None:
+    """Do all that is not done yet, stage by stage. Is told when tasks of a job are done: the job, and how many are.
+
+    Raises UserError for a task's, and when a worker is killed; whatever else is in progress is then ended.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = workers or cores
+    try:
+        with worker_pool(workers, _start_worker, (max(1, cores // workers),)) as pool:
+            for job in jobs:
+                tasks = _Here([_Task(job)], tasks=job.stage.tasks, logging_dir=str(job.folder))
+                left = tasks.get_incomplete_ranks()
+                progress(job, job.stage.tasks - len(left))
+                with ctrl_c_held():  # workers are started as they are needed
+                    waiting = [pool.submit(tasks.do, rank) for rank in left]
+                for count, future in enumerate(as_completed(waiting), job.stage.tasks - len(left) + 1):
+                    future.result()
+                    progress(job, count)
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps because memory ran out. The same command resumes here; "
+            "fewer executor.workers take less memory."
+        ) from None
+
+
+def _start_worker(threads: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # models on all cores in each worker wait for each other
+
+
+def submit(name: str, jobs: Sequence[Job], last: Job, config: ExecutorConfig, record: Path) -> list[str]:
+    """Hand all that is not done to Slurm, each stage to begin when the one before has succeeded; `last` even if it was
+    done before.
+
+    Returns the jobs' numbers, which are kept in `record`. Raises UserError when Slurm refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("this machine has no sbatch: is Slurm installed, and its module loaded?")
+    before: list[str] = []
+    numbers: list[str] = []
+    for job in (*jobs, last):
+        first = len(numbers)
+        executor = _slurm(name, job, config, skip=job is not last, submitted=numbers)
+        # on all arrays of the stage before: its last one begins whether or not the others have failed
+        executor.depends_job_id = ":".join(before) or None
+        try:
+            executor.run()
+        except (subprocess.CalledProcessError, OSError) as error:
+            _cancel(numbers)
+            script = job.folder / "launch_script.slurm"
+            raise UserError(f"sbatch refused {script}: {error}. Nothing is left in the queue.") from None
+        if numbers[first:]:
+            before = numbers[first:]
+            record.write_text(json.dumps(numbers), encoding="utf-8")
+    return numbers
+
+
+def _slurm(name: str, job: Job, config: ExecutorConfig, skip: bool, submitted: list[str]) -> _Submitted:
+    here = f'export PATH="{Path(sys.executable).parent}:$PATH"\ncd "{Path.cwd()}"'
+    options = {"kill-on-invalid-dep": "yes", **config.options}
+    if config.account:
+        options["account"] = config.account
+    return _Submitted(
+        [_Task(job)],
+        tasks=job.stage.tasks,
+        time=config.time,
+        partition=config.partition,
+        cpus_per_task=config.cpus,
+        mem_per_cpu_gb=config.memory_gib,
+        workers=config.workers or -1,
+        job_name=f"{name} {job.name}".replace(" ", "-"),
+        qos=config.qos,
+        env_command=config.setup or here,
+        sbatch_args=options,
+        tasks_per_job=config.tasks_per_job,
+        logging_dir=str(job.folder),
+        skip_completed=skip,
+        requeue_signals=None,
+        job_id_retriever=partial(_note, submitted),
+    )
+
+
+def _note(submitted: list[str], said: str) -> str:
+    """The number of an array, of which a stage with very many tasks has several."""
+    submitted.append(said.split()[-1])
+    return submitted[-1]
+
+
+def still_queued(record: Path) -> list[str]:
+    """Of the jobs that were submitted, those that Slurm has not done with. Raises UserError when it does not say."""
+    if not record.exists() or shutil.which("squeue") is None:
+        return []
+    numbers = json.loads(record.read_text(encoding="utf-8"))
+    known = subprocess.run(
+        ["squeue", "--noheader", "--format=%F", "--me"], capture_output=True, encoding="utf-8", errors="replace"
+    )
+    if known.returncode:
+        raise UserError(
+            f"squeue does not say whether the jobs of {record} are still at work: {known.stderr.strip()}. Run the same "
+            "command again when it does: a second set of jobs beside the first would write the same files."
+        )
+    return sorted(set(known.stdout.split()) & set(numbers))
+
+
+def _cancel(numbers: Sequence[str]) -> None:
+    if numbers:
+        subprocess.run(["scancel", *numbers], capture_output=True)

@@ -1,0 +1,132 @@
+"""The first step: from what was collected to documents of text, each with an id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from internevo.config.bounds import Between
+from internevo.files.errors import UserError
+from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
+from internevo.refine.html import TooLong, cpu_limit, decode, extractor
+from internevo.refine.read import Found, Page, Unusable, read
+from internevo.refine.shards import KEPT, QUOTE, Document, ShardWriter, done, shard_name
+from internevo.refine.step import Place, Stage, Step
+
+NO_TEXT = "no main text"
+TOO_LONG = "too much CPU time"
+TOO_LARGE = "page too large"
+FAILED = "extraction failed"
+
+_MOST_SHARDS = 1000
+
+
+@dataclass
+class Extract(Step):
+    """Read the input, take the text out of web pages, and give each document an id. Links to folders are followed;
+    hidden files and those of other kinds are passed over."""
+
+    reads_input: ClassVar[bool] = True
+    follows_links: ClassVar[bool] = True
+
+    shards: Annotated[int, Between(0, 10**6)] = 0
+    """Shards that the corpus becomes, which is also how many tasks each step has. A file is in one of them. 0: one for
+    each file, and at most 1,000."""
+    text_key: str = "text"
+    """Where a JSON line or a parquet row has its text."""
+    id_key: str = "id"
+    """Where it has its id. Without one, a document is called `FILE:LINE`."""
+    fast: bool = False
+    """Without trafilatura's further extractors, which are asked where the first finds little: about twice as fast."""
+    favor: str = "balanced"
+    """`precision` for less text with fewer menus in it, `recall` for the opposite, or `balanced`."""
+    tables: bool = True
+    """Whether tables are text."""
+    comments: bool = False
+    """Whether readers' comments are text."""
+    cpu_seconds: Annotated[float, Between(0, 10**6, open_below=True)] = 10.0
+    """CPU time that a page may take. It is not the time on the clock, which would drop good pages on a busy machine."""
+    max_bytes: Annotated[int, Between(1, 10**12)] = 10_000_000
+    """A page with more is left out."""
+
+    def __post_init__(self) -> None:
+        if self.favor not in ("balanced", "precision", "recall"):
+            raise UserError(f"extract.favor: expected balanced, precision or recall, found {self.favor!r}")
+
+    def stages(self, place: Place) -> list[Stage]:
+        groups = self._groups(place)
+        for package in ("warcio", "trafilatura"):
+            if any(is_warc(file) for group in groups for file in group) and find_spec(package) is None:
+                raise UserError(f"web archives need {package}: pip install 'internevo[refine]'")
+        return [Stage("extract", len(groups), partial(_extract, self, place.folder, groups))]
+
+    def kept(self, place: Place) -> tuple[Path, ...]:
+        return tuple(place.folder / KEPT / shard_name(number) for number in range(len(self._groups(place))))
+
+    def passed_over(self, inputs: Sequence[Path]) -> Counter[str]:
+        return passed_over(inputs)
+
+    def _groups(self, place: Place) -> tuple[tuple[Path, ...], ...]:
+        """Each shard's files: neighbours, and about as many bytes in each."""
+        files = corpus_files(place.shards)
+        count = min(self.shards or _MOST_SHARDS, len(files))
+        sizes = [file.stat().st_size + 1 for file in files]  # the 1 is for empty files
+        groups: list[list[Path]] = [[]]
+        left = sum(sizes)
+        room = left / count
+        for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
+            wanted = count - len(groups)  # more groups, which need a file each
+            if groups[-1] and wanted and (room < size / 2 or len(files) - number == wanted):
+                groups.append([])
+                room = left / wanted
+            groups[-1].append(file)
+            room, left = room - size, left - size
+        return tuple(tuple(group) for group in groups)
+
+
+def _extract(step: Extract, folder: Path, groups: tuple[tuple[Path, ...], ...], number: int) -> None:
+    if done(folder, number):
+        return
+    with ShardWriter(folder, number) as out:
+        for found in _all(step, groups[number]):
+            document, reason = found, None
+            if isinstance(found, Unusable):
+                document, reason = found.document, found.reason
+            elif isinstance(found, Page):
+                document, reason = _from_page(step, found)
+            assert isinstance(document, Document)
+            if reason is None and not document.text.strip():
+                reason = NO_TEXT
+            if reason is None:
+                out.keep(document)
+            else:
+                out.drop(document, reason)
+
+
+def _all(step: Extract, files: tuple[Path, ...]) -> Iterator[Found]:
+    for file in files:
+        yield from read(file, step.text_key, step.id_key)
+
+
+def _from_page(step: Extract, page: Page) -> tuple[Document, str | None]:
+    """The page's document, or the beginning of its HTML and why it has none."""
+    if len(page.body) > step.max_bytes:
+        return Document("", page.id, page.metadata), TOO_LARGE
+    text_of = extractor(step.fast, step.favor, step.tables, step.comments)
+    html, text, reason = "", None, NO_TEXT
+    try:
+        with cpu_limit(step.cpu_seconds):
+            html = decode(page.body, page.charset)
+            text = html if page.plain else text_of(html, page.metadata["url"])
+    except TooLong:
+        reason = TOO_LONG
+    except Exception:  # pages that no parser is ready for: counted, and kept to be looked at
+        reason = FAILED
+    if text is None:
+        return Document(html[:QUOTE], page.id, page.metadata), reason
+    return Document(text, page.id, page.metadata), None

@@ -1,0 +1,199 @@
+"""MinHash deduplication: of documents that are nearly the same, one is kept.
+
+Four stages. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
+many shards, finds pairs; one task makes clusters of them; a task a shard sifts. What a task holds in memory is bounded
+by its shard, its part of a band, or the number of documents that have duplicates. No result depends on the order or the
+number of tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from internevo.config.bounds import Between
+from internevo.files.errors import UserError
+from internevo.refine.near_duplicates.alike import SKETCH, Alike
+from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
+from internevo.refine.near_duplicates.clusters import Clusters
+from internevo.refine.near_duplicates.dates import NO_DATE, microseconds
+from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, signatures
+from internevo.refine.near_duplicates.near_pairs import near_pairs
+from internevo.refine.near_duplicates.shingles import shingles
+from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard
+from internevo.refine.shards import Document, ShardWriter, done, read_shard
+from internevo.refine.step import Place, Stage, Step
+
+NEAR_DUPLICATE = "near-duplicate"
+UNDATED = "near-duplicate without a date"
+"""Reasons. The second is told apart where the newest is kept: age had no say."""
+
+DUPLICATE_OF = "duplicate_of"
+"""The key of a dropped document's metadata that has the id of the one that is kept."""
+
+_BATCH = 2**20
+"""Characters that are shingled and signed together."""
+_SHARDS_OF_A_PART = 64
+"""A band's hashes are cut into one more part for so many shards."""
+
+
+@dataclass
+class Dedup(Step):
+    """Of documents whose Jaccard similarity is `threshold` or more, one is kept."""
+
+    hashes: Annotated[int, Between(1, 2**16)] = 128
+    """Hashes of a signature. Similarities near 0.7 are estimated with a standard deviation of sqrt(0.21 / hashes)."""
+    ngrams: Annotated[int, Between(1, 1000)] = 5
+    """Words of a shingle; in scripts without spaces, characters."""
+    threshold: Annotated[float, Between(0, 1, open_below=True)] = 0.7
+    """The Jaccard similarity of two documents' sets of shingles from which on they are near-duplicates."""
+    keep: str = "newest"
+    """Which of a cluster: `newest`, `longest` in characters, or `first` in the order of the input. Among equals the
+    first; a document without a date is older than any with one."""
+    date: str = "date"
+    """The key of a document's metadata that has its date: ISO 8601, as in HTTP headers, or seconds since 1970."""
+
+    def __post_init__(self) -> None:
+        if self.keep not in ("newest", "longest", "first"):
+            raise UserError(f"dedup.keep: expected newest, longest or first, found {self.keep!r}")
+
+    def stages(self, place: Place) -> list[Stage]:
+        for library in ("rensa", "scipy"):
+            if find_spec(library) is None:
+                raise UserError(f"deduplication needs {library}: pip install 'internevo[refine]'")
+        shards = len(place.shards)
+        parts = 1 + shards // _SHARDS_OF_A_PART
+        pair_tasks = bands_for(self.hashes, self.threshold).count * parts
+        return [
+            Stage("signatures", shards, partial(_sign, self, place)),
+            Stage("pairs", pair_tasks, partial(_pair, self, place, parts)),
+            Stage("clusters", 1, partial(_cluster, self, place, pair_tasks)),
+            Stage("sift", shards, partial(_sift, place)),
+        ]
+
+    def priority(self, document: Document) -> int:
+        """Of near-duplicates the document with the highest is kept."""
+        if self.keep == "newest":
+            return microseconds(document.metadata.get(self.date))
+        return len(document.text) if self.keep == "longest" else 0
+
+
+def _sign(step: Dedup, place: Place, shard: int) -> None:
+    folder = _signatures(place) / f"{shard:05}"
+    if folder.exists() or _duplicates(place).exists():
+        return
+    bands = bands_for(step.hashes, step.threshold)
+    with SignedShardWriter(folder) as out:
+        for batch in _batches(read_shard(place.shards[shard])):
+            shingled = shingles([document.text for document in batch], step.ngrams)
+            signed = signatures(shingled, step.hashes)
+            out.add(
+                signed,
+                band_hashes(signed, bands),
+                bottom_sketches(shingled, SKETCH),
+                [step.priority(document) for document in batch],
+                [document.id for document in batch],
+            )
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
+    target = _pairs_file(place, task)
+    if target.exists() or _duplicates(place).exists():
+        return
+    band, part = divmod(task, parts)
+    shards = _signed(place)
+    hashes, keys = shards.band(band, part * 2**64 // parts, (part + 1) * 2**64 // parts - 1)
+    found = near_pairs(hashes, keys, Alike(shards, step.threshold))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".partial")
+    with aside.open("wb") as file:
+        np.save(file, found)
+    aside.rename(target)
+
+
+def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
+    target = _duplicates(place)
+    if not target.exists():
+        aside = target.with_suffix(".partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _write_duplicates(step, place, pair_tasks, aside)
+        aside.rename(target)
+    for folder in (_signatures(place), _pairs(place)):  # as large as the text, and of no more use
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) -> None:
+    shards = _signed(place)
+    clusters = Clusters.of(np.load(_pairs_file(place, task)) for task in range(pair_tasks))
+    priorities = shards.priorities(clusters.keys)
+    dropped, kept = clusters.dropped(priorities)
+    ids = shards.ids(kept)
+    undated = priorities[np.searchsorted(clusters.keys, dropped)] == NO_DATE
+    begin = 0
+    for shard, rows in by_shard(dropped):
+        at = slice(begin, begin := begin + len(rows))
+        reasons = [UNDATED if step.keep == "newest" and one else NEAR_DUPLICATE for one in undated[at]]
+        lines = list(zip(rows.tolist(), ids[at], reasons, strict=True))
+        (folder / _duplicates_file(shard)).write_text(json.dumps(lines), encoding="utf-8")
+
+
+def _sift(place: Place, shard: int) -> None:
+    if done(place.folder, shard):
+        return
+    file = _duplicates(place) / _duplicates_file(shard)
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    duplicates = {row: (kept, reason) for row, kept, reason in found}
+    with ShardWriter(place.folder, shard) as out:
+        for row, document in enumerate(read_shard(place.shards[shard])):
+            if row in duplicates:
+                kept, reason = duplicates[row]
+                document.metadata[DUPLICATE_OF] = kept
+                out.drop(document, reason)
+            else:
+                out.keep(document)
+
+
+def _signatures(place: Place) -> Path:
+    return place.folder / "work" / "signatures"
+
+
+def _signed(place: Place) -> SignedShards:
+    return SignedShards(_signatures(place), len(place.shards))
+
+
+def _pairs(place: Place) -> Path:
+    return place.folder / "work" / "pairs"
+
+
+def _pairs_file(place: Place, task: int) -> Path:
+    return _pairs(place) / f"{task:06}.npy"
+
+
+def _duplicates(place: Place) -> Path:
+    return place.folder / "work" / "duplicates"
+
+
+def _duplicates_file(shard: int) -> str:
+    return f"{shard:05}.json"

@@ -1,0 +1,55 @@
+"""Some documents more often than others, by a class that a step before has given them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated
+
+from internevo.config.bounds import Between, Seed
+from internevo.refine.shards import Document, ShardWriter, done, read_shard
+from internevo.refine.step import Place, Stage, Step
+
+NOT_SAMPLED = "not sampled"
+
+
+@dataclass
+class Sample(Step):
+    """Repeats documents or leaves them out, by weight: 2.5 makes two or three of one, 0.3 keeps three in ten.
+
+    Which ones follows from a hash of the id, so every run and every number of shards agrees.
+    """
+
+    by: str = "quality"
+    """The key of a document's metadata that has its class."""
+    weights: dict[str, Annotated[float, Between(0, 10**6)]] = field(default_factory=dict)
+    """How often a document of each class occurs on average."""
+    other: Annotated[float, Between(0, 10**6)] = 1.0
+    """The same for documents of no class, or of one that is not named."""
+    seed: Seed = 0
+    """Another number chooses other documents."""
+
+    def stages(self, place: Place) -> list[Stage]:
+        return [Stage("sample", len(place.shards), partial(_sample, self, place))]
+
+    def copies(self, document: Document) -> int:
+        """How often this document goes on."""
+        weight = self.weights.get(str(document.metadata.get(self.by)), self.other)
+        digest = hashlib.blake2b(f"{self.seed}:{document.id}".encode(errors="surrogatepass"), digest_size=8).digest()
+        chance = int.from_bytes(digest, "little") / 2**64
+        return int(weight) + (chance < weight - int(weight))
+
+
+def _sample(step: Sample, place: Place, number: int) -> None:
+    if done(place.folder, number):
+        return
+    with ShardWriter(place.folder, number) as out:
+        for document in read_shard(place.shards[number]):
+            copies = step.copies(document)
+            if not copies:
+                out.drop(document, f"{NOT_SAMPLED}: {document.metadata.get(step.by)}")
+                continue
+            out.keep(document)
+            for copy in range(2, copies + 1):
+                out.keep(Document(document.text, f"{document.id}@{copy}", {**document.metadata, "copy": copy}))

@@ -1,0 +1,174 @@
+"""Documents on their way through the refinery: shards of JSON lines, and what a step makes of them.
+
+A shard is a file of `{"text", "id", "metadata"}` a line, `00000.jsonl.zst` and so on: what datatrove writes and reads,
+and `internevo data prepare` takes. A step's folder has the shards that it `kept/`, those that it `dropped/`, each
+document with the reason, and what it counted, in `counts/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from internevo.files.durable import make_durable, write_durable
+from internevo.files.errors import UserError
+
+KEPT, DROPPED, COUNTS = "kept", "dropped", "counts"
+EXAMPLES = 3
+"""Documents of each reason, and kept ones, that a shard's counts quote."""
+QUOTE = 400
+"""Characters of a quoted document."""
+
+
+@dataclass
+class Document:
+    """One text."""
+
+    text: str
+    id: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Heap:
+    """Documents with something in common."""
+
+    documents: int = 0
+    characters: int = 0
+    examples: list[dict[str, str]] = field(default_factory=list)
+    """The first few: `id` and the beginning of `text`."""
+
+    def add(self, document: Document) -> None:
+        """Count one more."""
+        self.documents += 1
+        self.characters += len(document.text)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append({"id": document.id, "text": document.text[:QUOTE]})
+
+    def merge(self, other: Heap) -> None:
+        """Count these too."""
+        self.documents += other.documents
+        self.characters += other.characters
+        self.examples = (self.examples + other.examples)[:EXAMPLES]
+
+
+@dataclass
+class Tally:
+    """What became of the documents that a step was given."""
+
+    kept: Heap = field(default_factory=Heap)
+    dropped: dict[str, Heap] = field(default_factory=dict)
+    """By reason."""
+
+    def merge(self, other: Tally) -> None:
+        """Count these too."""
+        self.kept.merge(other.kept)
+        for reason, heap in other.dropped.items():
+            self.dropped.setdefault(reason, Heap()).merge(heap)
+
+    @classmethod
+    def load(cls, path: Path) -> Tally:
+        """What a task has written."""
+        found = json.loads(path.read_text(encoding="utf-8"))
+        dropped = {reason: Heap(**heap) for reason, heap in found["dropped"].items()}
+        return cls(Heap(**found["kept"]), dropped)
+
+
+def shard_name(number: int) -> str:
+    """A shard's file."""
+    return f"{number:05}.jsonl.zst"
+
+
+def read_shard(path: Path) -> Iterator[Document]:
+    """A shard's documents. Raises UserError for a file that is damaged."""
+    import pyarrow
+
+    with pyarrow.OSFile(str(path)) as raw, pyarrow.CompressedInputStream(raw, "zstd") as file:
+        try:
+            if not path.stat().st_size:  # a shard without documents has the head of an archive
+                raise ValueError("it is empty")
+            for line in _lines(file):
+                yield Document(**json.loads(line))
+        except (OSError, ValueError, TypeError) as error:
+            remove = "Remove its step's folder and those after it, and run again."
+            raise UserError(f"{path} is damaged: {error}. {remove}") from None
+
+
+def _lines(file: Any) -> Iterator[bytes]:
+    left: list[bytes] = []  # joined when their line ends: a document may be as long as many chunks
+    while chunk := file.read(2**20):
+        first, *others = chunk.split(b"\n")
+        left.append(first)
+        if others:
+            yield b"".join(left)
+            yield from others[:-1]
+            left = [others[-1]]
+    if any(left):
+        raise ValueError("its last line does not end")
+
+
+class ShardWriter:
+    """What one task keeps and drops. The files get their names together, when all is well at the end, the counts last:
+    a task whose counts are there is done."""
+
+    def __init__(self, step: Path, number: int):
+        self.tally = Tally()
+        self._counts = counts_file(step, number)
+        self._paths = [step / KEPT / shard_name(number), step / DROPPED / shard_name(number)]
+
+    def keep(self, document: Document) -> None:
+        """This one goes on."""
+        self.tally.kept.add(document)
+        self._write(0, document)
+
+    def drop(self, document: Document, reason: str) -> None:
+        """This one does not. `reason` is one of few: it is what documents are counted by."""
+        self.tally.dropped.setdefault(reason, Heap()).add(document)
+        self._write(1, Document(document.text, document.id, {**document.metadata, "reason": reason}))
+
+    def _write(self, which: int, document: Document) -> None:
+        self._files[which].write(_json(vars(document)) + b"\n")
+
+    def __enter__(self) -> ShardWriter:
+        import pyarrow
+
+        for path in (*self._paths, self._counts):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._files = [pyarrow.CompressedOutputStream(str(_aside(path)), "zstd") for path in self._paths]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files:
+            file.close()
+        if kind is not None:
+            for path in self._paths:
+                _aside(path).unlink(missing_ok=True)
+            return
+        for path in self._paths:
+            make_durable(_aside(path), path)
+        write_durable(self._counts, _json(asdict(self.tally)))
+
+
+def _json(value: Any) -> bytes:
+    # halves of surrogate pairs, as in names of files that are not UTF-8, have no bytes
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace")
+
+
+def counts_file(step: Path, number: int) -> Path:
+    """What a task of this step has counted; the last that it writes."""
+    return step / COUNTS / f"{number:05}.json"
+
+
+def done(step: Path, number: int) -> bool:
+    """Whether a task of this step has written all it had to."""
+    return counts_file(step, number).is_file()
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")

@@ -1,0 +1,104 @@
+"""What a step of the refinery is: stages of tasks, one behind the other, each task on its own.
+
+Tasks of a stage run side by side, in processes here or in jobs of Slurm's; a stage begins when all tasks of the one
+before are done. A task that is done is not done again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from internevo.refine.failures import NO_FAULT_OF_A_DOCUMENT, Failures
+from internevo.refine.shards import KEPT, Document, ShardWriter, done, read_shard, shard_name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step works."""
+
+    shards: tuple[Path, ...]
+    """What the step before has kept, in order; of the first step the input's paths, files and folders as they are
+    named."""
+    folder: Path
+    """The step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tasks that do not depend on each other."""
+
+    name: str
+    tasks: int
+    run: Callable[[int], None]
+    """Does the task of this number, unless it is done. It travels to other processes by pickle."""
+
+
+class Step(ABC):
+    """One step. It is a dataclass whose fields are its part of the configuration, each with a docstring under it; what
+    is wrong with their values, `__post_init__` tells with a UserError that begins with the key: `dedup.threshold: ...`.
+    """
+
+    reads_input: ClassVar[bool] = False
+    """Whether it is a first step, one that is given the input's paths, not shards."""
+    follows_links: ClassVar[bool] = False
+    """Whether a first step reads what stands in folders that links in its input lead to."""
+
+    @abstractmethod
+    def stages(self, place: Place) -> list[Stage]:
+        """What has to be done, in order. It is asked before the step before has begun: nothing of what is in the
+        shards may be looked at."""
+
+    def kept(self, place: Place) -> tuple[Path, ...]:
+        """The shards that there will be for the next step."""
+        return tuple(place.folder / KEPT / shard_name(number) for number in range(len(place.shards)))
+
+    def passed_over(self, inputs: Sequence[Path]) -> Counter[str]:
+        """How many files of its input a first step leaves out for their kind, by their endings."""
+        return Counter()
+
+    def files(self) -> list[Path]:
+        """Files that its work depends on, such as lists of words. They are looked for before anything begins."""
+        return []
+
+
+class Sift(Step):
+    """A step that looks at one document at a time."""
+
+    def prepare(self) -> None:
+        """Called by each task before it judges: load what that needs, and what takes long, once in a process."""
+
+    @abstractmethod
+    def judge(self, document: Document) -> str | None:
+        """Why the document is dropped, in a word or two out of a short list; None keeps it.
+
+        May change the document's text and metadata. A document that it raises an error for is dropped, with the error.
+        """
+
+    def stages(self, place: Place) -> list[Stage]:
+        return [Stage("sift", len(place.shards), partial(_sift, self, place))]
+
+
+def _sift(step: Sift, place: Place, number: int) -> None:
+    if done(place.folder, number):
+        return
+    step.prepare()
+    failures = Failures(place.folder, place.shards[number])
+    with ShardWriter(place.folder, number) as out:
+        for document in read_shard(place.shards[number]):
+            try:
+                reason = step.judge(document)
+            except NO_FAULT_OF_A_DOCUMENT:
+                raise
+            except Exception as error:
+                reason = failures.note(document, error)
+            if reason is None:
+                out.keep(document)
+            else:
+                out.drop(document, reason)
+        failures.check(out.tally)

@@ -1,0 +1,125 @@
+"""Lists of domains and of words from files, a line each, found quickly in addresses and texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from internevo.files.errors import UserError
+
+_WORDS = re.compile(r"\w+")
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_RUNS = re.compile(f"[{_SPACELESS}]+")
+"""Stretches of scripts that put no spaces between words."""
+_LETTER = re.compile(rf"(?![{_SPACELESS}])\w")
+"""Of a script with spaces."""
+
+
+class Domains:
+    """A set of domains; a domain stands for all below it. 8 bytes each, as lists have millions."""
+
+    def __init__(self, names: Iterator[str]):
+        self._hashes = np.unique(np.fromiter((_hash(name.rstrip(".")) for name in names), np.uint64))
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def of(self, url: str) -> str | None:
+        """The one that the address is in."""
+        try:
+            host = (urlsplit(url if "://" in url else f"//{url}").hostname or "").rstrip(".")
+        except ValueError:  # no address
+            return None
+        parts = host.split(".")
+        names = [".".join(parts[place:]) for place in range(len(parts))]
+        hashes = np.array([_hash(name) for name in names], np.uint64)
+        at = np.searchsorted(self._hashes, hashes)
+        for name, place, value in zip(names, at, hashes, strict=True):
+            if place < len(self._hashes) and self._hashes[place] == value:
+                return name
+        return None
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(blake2b(name.lower().encode(errors="replace"), digest_size=8).digest(), "little")
+
+
+class Words:
+    """A set of words and phrases. Where a script has spaces, whole words are found; in Chinese and the like, any place
+    where the characters stand. An entry of both, such as `K粉`, is found where it stands and is not a part of a longer
+    word at an end that is a letter. Upper and lower case are the same."""
+
+    def __init__(self, entries: Iterator[str]):
+        self._phrases: set[tuple[str, ...]] = set()
+        self._strings: set[str] = set()
+        self._mixed: set[str] = set()
+        for entry in map(str.lower, entries):
+            if _RUNS.fullmatch(entry):
+                self._strings.add(entry)
+            elif _RUNS.search(entry):
+                self._mixed.add(entry)
+            else:
+                self._phrases.add(tuple(_WORDS.findall(entry)))
+        self._phrases.discard(())
+        self._phrase_lengths = sorted({len(phrase) for phrase in self._phrases})
+        self._string_lengths = sorted({len(string) for string in self._strings})
+        self._mixed_lengths = sorted({len(string) for string in self._mixed})
+
+    def __len__(self) -> int:
+        return len(self._phrases) + len(self._strings) + len(self._mixed)
+
+    def find(self, text: str) -> tuple[int, int]:
+        """How many there are in a text, and of how many words it has, a character of a script without spaces being
+        one."""
+        text = text.lower()
+        words = _WORDS.findall(_RUNS.sub(" ", text))
+        found = 0
+        for length in self._phrase_lengths:
+            ends = range(len(words) - length + 1)
+            found += sum(tuple(words[place : place + length]) in self._phrases for place in ends)
+        characters = 0
+        for run in _RUNS.findall(text):
+            characters += len(run)
+            for length in self._string_lengths:
+                ends = range(len(run) - length + 1)
+                found += sum(run[place : place + length] in self._strings for place in ends)
+        for length in self._mixed_lengths if characters else ():
+            ends = range(length, len(text) + 1)
+            found += sum(text[end - length : end] in self._mixed and _whole(text, end - length, end) for end in ends)
+        return found, len(words) + characters
+
+
+def _whole(text: str, begin: int, end: int) -> bool:
+    """Whether no word goes on across an end of a stretch."""
+    return not any(at and _LETTER.match(text, at - 1) and _LETTER.match(text, at) for at in (begin, end))
+
+
+@lru_cache(maxsize=8)
+def domains(files: Sequence[Path]) -> Domains:
+    """All domains of these files, read once in a process."""
+    return Domains(entry for file in files for entry in _entries(file))
+
+
+@lru_cache(maxsize=8)
+def words(files: Sequence[Path]) -> Words:
+    """All words of these files, read once in a process."""
+    return Words(entry for file in files for entry in _entries(file))
+
+
+def _entries(file: Path) -> Iterator[str]:
+    """Lines that say something; `#` begins a remark."""
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                if entry := line.partition("#")[0].strip():
+                    yield entry
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text (byte {error.start})") from None

@@ -1,0 +1,173 @@
+"""Reading text: JSON lines, parquet, arrow, plain text files and folders of code, one document at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from internevo.files.errors import UserError
+from internevo.files.foreign import other_store
+from internevo.files.urls import was_url
+
+PACKED = (".gz", ".zst")
+JSON_LINES = (".jsonl", ".ndjson", *(kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in PACKED))
+PARQUET = (".parquet",)
+ARROW = (".arrow", ".feather")
+PROSE = (".txt", ".md", ".rst", ".tex", ".html", ".css", ".yaml", ".yml", ".toml", ".json", ".xml")
+CODE = (
+    *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".java", ".js", ".ts", ".tsx", ".jsx", ".go", ".rs"),
+    *(".rb", ".php", ".cs", ".swift", ".kt", ".scala", ".sh", ".sql", ".lua", ".jl", ".r", ".pl", ".hs", ".ml"),
+)
+_LINE_BYTES = 2**24
+"""Of a line longer than this, nobody looks whether it is one of JSON lines."""
+KNOWN = (*JSON_LINES, *PARQUET, *ARROW, *PROSE, *CODE)
+"""Endings of files that can be read; prose and code are one document each."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A place in the input that held no usable text, and why."""
+
+    file: str
+    line: int | None
+    """The line or row, from 1; None where the file is one document."""
+    reason: str
+    raw: str | None = None
+    """The line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files."""
+
+    @property
+    def where(self) -> str:
+        """`file:line`, or `file`."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+    def after(self, lines: int) -> Reject:
+        """The same reject where so many lines of the file stand before the piece that it was found in."""
+        return self if self.line is None else replace(self, line=self.line + lines)
+
+
+Item = tuple[int, Document | Reject | None]
+"""The number of a line or row in its piece, from 1, and what it held; None for a blank line."""
+
+
+def is_packed(file: Path) -> bool:
+    """Whether it is an archive, by its name."""
+    return file.name.lower().endswith(PACKED)
+
+
+def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Reject]:
+    """The documents of a file, or of all files below a folder in the order of their names.
+
+    JSON lines, parquet and arrow hold a document a line or row, under `text_key`; a text or code file is one document.
+    Memory does not grow with the input. A document that cannot be read comes out as a `Reject`. Raises UserError
+    for a path that is missing or of an unknown kind, and for an archive, parquet or arrow file that is damaged.
+    """
+    from internevo.text.pieces import cut
+
+    before = 0
+    for piece in cut(input_files(path).files):
+        lines, before = 0, 0 if piece.begins else before
+        for lines, one in piece.read(text_key):  # noqa: B007, how many there were is asked behind the loop
+            if one is not None:
+                yield one.after(before) if isinstance(one, Reject) else one
+        before += lines
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """What is read of a path."""
+
+    files: list[Path]
+    """In order."""
+    left_out: Counter[str]
+    """How many others stand there, by their endings."""
+
+
+def input_files(path: Path) -> InputFiles:
+    """The files that `read_documents` reads of `path`.
+
+    In folders, hidden files and files of other kinds are left out, and a folder to which several links lead is read
+    once; a file given by itself must be of a known kind. Raises UserError for a path that is missing or of an unknown
+    kind, a folder without text, one of mostly JSON lines that are called `.json`, and files that may not be read or are
+    none, such as pipes and links to nowhere.
+    """
+    left_out: Counter[str] = Counter()
+    if path.is_dir():
+        if what := other_store(path):
+            raise UserError(f"{what}.")
+        files = list(_below(path, left_out, set()))
+        if not files:
+            raise UserError(f"{path} holds no text. Known endings are: {' '.join(KNOWN)}")
+    elif was_url(path):
+        raise UserError(f"{path} is in object storage, from which only token stores are read. Copy the text to a disk.")
+    elif not path.exists():
+        raise UserError(f"{path} does not exist")
+    elif path.name.lower().endswith((".bin", ".idx", ".npy", ".ds")):
+        raise UserError(
+            f"{path} is not text, but a file of token ids by its name. Stores and .ds files can be named in a config; "
+            "`internevo data index` and `internevo data import` are for others."
+        )
+    elif not path.name.lower().endswith(KNOWN):
+        raise UserError(f"{path} is of no known kind. Known endings are: {' '.join(KNOWN)}")
+    else:
+        files = [path]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} is no file, or a link to nowhere. Mend it or move it away.")
+        if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise UserError(f"{file} may not be read by this user.")
+    _check_json(files)
+    return InputFiles(files, left_out)
+
+
+def _below(folder: Path, left_out: Counter[str], seen: set[Path]) -> Iterator[Path]:
+    if (real := folder.resolve()) in seen:  # links may lead in circles
+        left_out["linked folder that is read already"] += 1
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, left_out, seen)
+        elif path.name.lower().endswith(KNOWN):
+            yield path
+        else:
+            left_out[_ending(path)] += 1
+
+
+def _ending(path: Path) -> str:
+    """The last one, and what is packed in an archive."""
+    archive = path.suffix.lower() in (*PACKED, ".bz2", ".xz", ".zstd", ".zip")
+    return "".join(path.suffixes[-2 if archive else -1 :]).lower() or "without an ending"
+
+
+def _check_json(files: Sequence[Path]) -> None:
+    """In repositories a `.json` may well have a JSON object a line; where most of the text does, it is a corpus."""
+    lines = [file for file in files if file.name.lower().endswith(".json") and _holds_lines(file)]
+    if lines and 2 * sum(file.stat().st_size for file in lines) > sum(file.stat().st_size for file in files):
+        more = f" and {len(lines) - 1:,} more" if len(lines) > 1 else ""
+        raise UserError(
+            f"{lines[0]}{more} holds JSON lines, and a .json is read as one document. Rename it to "
+            f"{lines[0].stem}.jsonl, or move it away."
+        )
+
+
+def _holds_lines(file: Path) -> bool:
+    """Whether the first two lines are JSON objects of their own."""
+    with file.open("rb") as opened:
+        lines = [opened.readline(_LINE_BYTES) for _ in range(2)]
+    try:
+        return all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,201 @@
+"""Cutting a corpus into pieces that are read apart from each other, in any order and by any process.
+
+Where the cuts are depends on the files alone, never on who reads them: the same corpus always has the same pieces.
+Every document belongs to exactly one of them, and they stand in the order of the documents.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from internevo.files.errors import UserError
+from internevo.text.columnar import pyarrow_for, record_batches, row_groups
+from internevo.text.corpus import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
+
+PIECE_BYTES = 16 * 2**20
+"""How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
+have work to the end, and few enough pieces of a large corpus."""
+
+
+_SKIP_BYTES = 2**20
+"""So much of another piece's line is read at a time."""
+
+
+class Piece(Protocol):
+    """A part of a corpus."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk that it stands for."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first of its file: lines are counted from there."""
+
+    def read(self, text_key: str) -> Iterator[Item]:
+        """All its lines or rows. A reject's line is counted from the beginning of the piece."""
+
+
+def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
+    """The pieces of these files, in order. Raises UserError for a file that is damaged."""
+    small: list[Path] = []
+    size = 0
+    for file in files:
+        name = file.name.lower()
+        if not name.endswith((*JSON_LINES, *PARQUET, *ARROW)):
+            small.append(file)
+            size += file.stat().st_size
+            if size < piece_bytes and len(small) < 1024:
+                continue
+        if small:
+            yield Texts(tuple(small), size)
+            small, size = [], 0
+        if name.endswith(JSON_LINES):
+            yield from _unpacked(file, piece_bytes) if is_packed(file) else line_ranges(file, piece_bytes)
+        elif name.endswith(PARQUET):
+            yield from row_groups(file, piece_bytes)
+        elif name.endswith(ARROW):
+            yield from record_batches(file, piece_bytes)
+    if small:
+        yield Texts(tuple(small), size)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Files of one document each."""
+
+    files: tuple[Path, ...]
+    size: int
+
+    @property
+    def begins(self) -> bool:
+        """Always: files are never cut."""
+        return True
+
+    def read(self, text_key: str) -> Iterator[Item]:
+        """A file as a line."""
+        for number, file in enumerate(self.files, 1):
+            data = file.read_bytes()
+            try:
+                yield number, Document(data.decode())
+            except UnicodeDecodeError as error:
+                yield number, Reject(str(file), None, f"not UTF-8 (byte {error.start})")
+
+
+@dataclass(frozen=True)
+class LineRange:
+    """The lines of a file of JSON lines that begin in a range of its bytes."""
+
+    file: Path
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.begin
+
+    @property
+    def begins(self) -> bool:
+        """Whether it has the first line."""
+        return self.begin == 0
+
+    def read(self, text_key: str) -> Iterator[Item]:
+        """All its documents."""
+        for number, (_, line) in enumerate(self.lines(), 1):
+            yield number, _json_document(self.file, number, line, text_key)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Where each line begins, and the line: it goes to the piece in which it begins, and is read to its end."""
+        with self.file.open("rb") as file:
+            place = file.seek(max(self.begin - 1, 0))
+            skipped = b"" if self.begin else b"\n"
+            # the rest of a line of the piece before, or just its newline; it may be longer than this piece
+            while not skipped.endswith(b"\n") and place < self.end and (skipped := file.readline(_SKIP_BYTES)):
+                place += len(skipped)
+            while place < self.end and (line := file.readline()):
+                yield place, line
+                place += len(line)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """Lines out of an archive, which can only be read from its beginning."""
+
+    file: Path
+    lines: tuple[bytes, ...]
+    size: int
+    begins: bool
+
+    def read(self, text_key: str) -> Iterator[Item]:
+        """All of them."""
+        for number, line in enumerate(self.lines, 1):
+            yield number, _json_document(self.file, number, line, text_key)
+
+
+def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
+    """A file of lines, cut."""
+    size = file.stat().st_size
+    for begin in range(0, size, piece_bytes):
+        yield LineRange(file, begin, min(begin + piece_bytes, size))
+
+
+def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
+    with path.open("rb") as raw:
+        file, number = unpacking(path, raw), 0
+        lines: list[bytes] = []
+        held = read = 0
+        begins = True
+        try:
+            for line in file:
+                number += 1
+                lines.append(line)
+                held += len(line)
+                if held >= piece_bytes:
+                    yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
+                    lines, held, read, begins = [], 0, raw.tell(), False
+        except (EOFError, OSError, zlib.error) as error:
+            # not a reject: one torn archive may be a large part of the corpus
+            raise UserError(f"{path} is damaged after line {number:,}: {error}. Mend it or leave it out.") from None
+        if lines:
+            yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read, begins)
+
+
+def unpacking(path: Path, raw: IO[bytes]) -> IO[bytes]:
+    """What is packed in an archive, `.gz` or `.zst`. Reading a damaged one raises OSError, EOFError or zlib.error."""
+    if path.name.lower().endswith(".gz"):
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
+    # pyarrow's reader takes a file that ends too early for an error, which the zstandard package does not
+    pyarrow = pyarrow_for(path)
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd"))
+
+
+def _json_document(file: Path, number: int, line: bytes, text_key: str) -> Document | Reject | None:
+    try:
+        if isinstance(text := _under(json.loads(line), text_key), str):
+            text.encode()
+            return Document(text)
+        reason = f"no text under {text_key!r}"
+    except UnicodeEncodeError:
+        reason = "holds half of a surrogate pair"
+    except (ValueError, RecursionError) as error:
+        if not line.strip():
+            return None
+        reason = f"not JSON: {error}"
+    return Reject(str(file), number, reason, line.decode(errors="surrogateescape"))
+
+
+def _under(value: Any, key: str) -> Any:
+    """What a mapping has under `key`; when it has no such key, what mappings within it have under `outer.inner`."""
+    while isinstance(value, dict) and key not in value and "." in key:
+        outer, _, key = key.partition(".")
+        value = value.get(outer)
+    return value.get(key) if isinstance(value, dict) else None

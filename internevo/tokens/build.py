@@ -1,0 +1,153 @@
+"""Files to a token store: cut into pieces, make tokens of them in several processes, join them in order.
+
+Everything is made in `OUTPUT.partial`, which becomes `OUTPUT` at the end:
+
+- `plan.json`: what the work was begun with. A later run with the same plan goes on where this one stopped. A folder
+  without it is not touched, and it is removed last;
+- `pieces/`: what workers have made and is not joined yet, a file a piece;
+- `store/`: the pieces joined in order, in shards. Where a shard ends depends on the pieces alone;
+- `joined.json`: written when a shard is whole, after which its pieces are removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from internevo.files.durable import sync_folder, write_durable
+from internevo.tokens.names import MANIFEST
+from internevo.tokens.output import check_output
+from internevo.tokens.recorded_inputs import check_unchanged, plan_of
+from internevo.tokens.shards import Joiner
+from internevo.tokens.tokenise import Counts
+from internevo.tokens.tokenizer import Tokenizer
+from internevo.tokens.work_folder import working_in
+from internevo.tokens.workers import Conversion, tokenised
+
+
+@dataclass
+class Manifest(Counts):
+    """What a prepared folder holds and what it was made from; `manifest.json`."""
+
+    inputs: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Files below the inputs that are of kinds that are not read: how many, by their endings."""
+    tokenizer: str = ""
+    """Empty, as the two below, where ids were imported without saying whose they are."""
+    tokenizer_fingerprint: str = ""
+    vocab_size: int = 0
+    dtype: str = ""
+    masked: bool = False
+    """Whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict."""
+    held_out: float = 0.0
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of every file of the folder but this one."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is."""
+
+    read: int
+    """Bytes of the input that are done ..."""
+    size: int
+    """... of how many in all."""
+    read_now: int
+    """Those that this run did, not an earlier one that was stopped."""
+    tokens_now: int
+
+
+def quiet(progress: Progress) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a store is made of, and how."""
+
+    inputs: Sequence[Path]
+    """What the user named: files, and folders of those below."""
+    files: Sequence[Path]
+    held_files: Sequence[Path]
+    """Held out whole."""
+    output: Path
+    conversion: Conversion
+    tokenizer: Tokenizer | None
+    dtype: str
+    held_out: float
+    max_rejects: float
+    shard_tokens: int
+    piece_bytes: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many files below the inputs are of kinds that are not read, by their endings."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What else the result depends on, in plain values."""
+
+
+def build_store(job: Job, workers: int, progress: Callable[[Progress], None]) -> Manifest:
+    """Make the folder `job.output`, or go on with it.
+
+    Raises UserError when it exists or is below an input, when input is damaged or has changed, the disk is full,
+    nothing is left, or more than the share `job.max_rejects` of the input cannot be used.
+    """
+    check_output(job.output, job.inputs)
+    fingerprint = job.tokenizer.fingerprint if job.tokenizer else ""
+    plan = plan_of(
+        job.files,
+        job.held_files,
+        **job.options,
+        tokenizer=fingerprint,
+        held_out=job.held_out,
+        shard_tokens=job.shard_tokens,
+        piece_bytes=job.piece_bytes,
+    )
+    partial = job.output.with_name(job.output.name + ".partial")
+    with working_in(partial, plan):
+        joiner = Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects)
+        try:
+            _join_all(job, joiner, workers, progress)
+            check_unchanged(plan, partial)
+            made = joiner.finish()
+        finally:
+            joiner.close()
+        manifest = Manifest(
+            **asdict(made.counts),
+            inputs=[str(file) for file in (*job.files, *job.held_files)],
+            left_out=dict(sorted(job.left_out.items())),
+            tokenizer=str(job.tokenizer.path) if job.tokenizer else "",
+            tokenizer_fingerprint=fingerprint,
+            vocab_size=job.tokenizer.vocab_size if job.tokenizer else 0,
+            dtype=job.dtype,
+            masked=made.counts.masked_tokens > 0,
+            held_out=job.held_out,
+            sha256=made.sha256,
+        )
+        write_durable(partial / "store" / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+        (partial / "store").rename(job.output)
+        sync_folder(job.output.parent)
+    return manifest
+
+
+def _join_all(job: Job, joiner: Joiner, workers: int, progress: Callable[[Progress], None]) -> None:
+    size = sum(file.stat().st_size for file in (*job.files, *job.held_files))
+    read = tokens = 0
+    pieces = tokenised(
+        job.files,
+        job.held_files,
+        job.conversion,
+        workers,
+        joiner.folder / "pieces",
+        skip=joiner.joined.pieces,
+        piece_bytes=job.piece_bytes,
+    )
+    with closing(pieces):  # ends its workers, whatever happens here
+        for ready in pieces:
+            before = joiner.tokens
+            joiner.add(ready)
+            if ready.new:
+                read, tokens = read + ready.size, tokens + joiner.tokens - before
+            progress(Progress(joiner.joined.read, size, read, tokens))

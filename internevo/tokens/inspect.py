@@ -1,0 +1,118 @@
+"""A look into a token store: counts, lengths, documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internevo.tokens.store import TokenStore
+from internevo.tokens.tokenizer import Tokenizer
+
+SAMPLE = 1_000_000
+"""Documents whose lengths are looked at; a larger store is sampled evenly."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Documents of like length."""
+
+    first: int
+    """The least length in tokens, a power of two, or 0 for documents without any ..."""
+    last: int
+    """... and the greatest: twice as much, less one."""
+    documents: float
+    """Their share of the documents."""
+    tokens: float
+    """Their share of the tokens."""
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """What a store holds."""
+
+    path: str
+    documents: int
+    tokens: int
+    dtype: str
+    masked: bool
+    """Whether ids may be negative: tokens that are not trained on."""
+    lengths: dict[str, int]
+    """Document lengths in tokens: least, 10%, median, 90%, most."""
+    histogram: list[Lengths]
+    """Documents by length, without gaps."""
+    sampled: int
+    """Documents that the lengths are of; all, unless the store is very large."""
+    heldout_documents: int
+    heldout_tokens: int
+    manifest: dict[str, Any]
+    """`manifest.json`; empty for a bare pair of files."""
+
+
+def describe(path: str | Path) -> StoreSummary:
+    """Counts and lengths of what a source may name, in bounded time. Raises StoreError."""
+    store, heldout = TokenStore.open_source(path), TokenStore.open_heldout(path)
+    sample = np.linspace(0, len(store) - 1, min(len(store), SAMPLE)).astype(np.int64)
+    lengths = store.lengths(sample)
+    quantiles: dict[str, int] = {}
+    if len(lengths):
+        names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
+        values = np.quantile(lengths, list(names.values()))
+        quantiles = {name: int(value) for name, value in zip(names, values, strict=True)}
+    return StoreSummary(
+        path=str(path),
+        documents=len(store),
+        tokens=store.tokens,
+        dtype=store.dtype.name,
+        masked=store.masked,
+        lengths=quantiles,
+        histogram=histogram(lengths),
+        sampled=len(sample),
+        heldout_documents=len(heldout) if heldout else 0,
+        heldout_tokens=heldout.tokens if heldout else 0,
+        manifest=store.manifest,
+    )
+
+
+def histogram(lengths: np.ndarray) -> list[Lengths]:
+    """Documents by length `[documents]`, in powers of two from the shortest to the longest."""
+    if not len(lengths):
+        return []
+    bits = np.frexp(lengths)[1]  # 0 for 0, 1 for 1, 2 for 2 and 3, 3 for 4 to 7
+    documents = np.bincount(bits) / len(lengths)
+    tokens = np.bincount(bits, lengths) / max(1, lengths.sum())
+    return [
+        Lengths(2 ** (bit - 1) if bit else 0, 2**bit - 1, float(documents[bit]), float(tokens[bit]))
+        for bit in range(int(bits.min()), int(bits.max()) + 1)
+    ]
+
+
+def spread(documents: int, count: int) -> list[int]:
+    """Indices of `count` documents, evenly spread over `documents`: the middle one of each of `count` equal parts."""
+    count = min(count, documents)
+    return [(2 * part + 1) * documents // (2 * count) for part in range(count)]
+
+
+def show_document(store: TokenStore, number: int, tokenizer: Tokenizer, limit: int = 200) -> str:
+    """The beginning of a document as text, its frame visible: `<BOS>text … <EOS>`.
+
+    Masked tokens stand between `<masked>` and `</masked>`.
+    """
+    ids = store.read(number).tolist()
+    begin = "<BOS>" if ids[:1] == [tokenizer.bos_id] else ""
+    end = "<EOS>" if ids[-1:] == [tokenizer.eos_id] and len(ids) > 1 else ""
+    inner = ids[len(begin) > 0 : len(ids) - (len(end) > 0)]
+    cut = " … " if len(inner) > limit else ""
+    return f"{begin}{_text(inner[:limit], tokenizer)}{cut}{end}"
+
+
+def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    parts = []
+    for masked, stretch in groupby(ids, lambda one: one < 0):
+        text = tokenizer.decode([abs(one) for one in stretch])
+        parts.append(f"<masked>{text}</masked>" if masked else text)
+    return "".join(parts)

@@ -1,0 +1,63 @@
+"""Text to token store: `internevo data prepare`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from internevo.text.corpus import input_files
+from internevo.text.pieces import PIECE_BYTES, cut
+from internevo.tokens.build import Job, Manifest, Progress, build_store, quiet
+from internevo.tokens.store_writer import token_dtype
+from internevo.tokens.tokenise import Options, text_encoder
+from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.workers import Conversion
+
+
+def prepare(
+    inputs: Sequence[Path],
+    output: Path,
+    tokenizer_path: Path,
+    *,
+    text_key: str = "text",
+    held_out: float = 0.0,
+    held_out_inputs: Sequence[Path] = (),
+    workers: int = 1,
+    max_rejects: float = 0.01,
+    shard_tokens: int = 2**30,
+    piece_bytes: int = PIECE_BYTES,
+    progress: Callable[[Progress], None] = quiet,
+) -> Manifest:
+    """Make the token store folder `output` from text.
+
+    Each document becomes BOS, its tokens, EOS. A document is held out when a hash of its text falls below the share
+    `held_out`, so the choice does not depend on order or files; documents of `held_out_inputs` are held out all. A
+    store of more than `shard_tokens` is several pairs of files. The result does not depend on `workers`, nor on how
+    often the work was stopped: called again, it goes on. Raises UserError when `output` exists or is below an input, an
+    input is missing or has changed, the disk is full, nothing is left, or more than `max_rejects` of the documents
+    cannot be read.
+    """
+    tokenizer = load_tokenizer(tokenizer_path)
+    dtype = np.dtype(token_dtype(tokenizer.vocab_size)).name
+    options = Options(text_key, held_out, dtype)
+    found, found_held = ([input_files(path) for path in paths] for paths in (inputs, held_out_inputs))
+    job = Job(
+        inputs=[*inputs, *held_out_inputs],
+        files=[file for one in found for file in one.files],
+        held_files=[file for one in found_held for file in one.files],
+        left_out=dict(sum((one.left_out for one in (*found, *found_held)), Counter())),
+        output=output,
+        conversion=Conversion(cut, partial(text_encoder, tokenizer.path, options)),
+        tokenizer=tokenizer,
+        dtype=dtype,
+        held_out=held_out,
+        max_rejects=max_rejects,
+        shard_tokens=shard_tokens,
+        piece_bytes=piece_bytes,
+        options={"text_key": text_key},
+    )
+    return build_store(job, workers, progress)

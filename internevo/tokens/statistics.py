@@ -1,0 +1,53 @@
+"""What token frequencies alone say about a text."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from internevo.tokens.store import TokenStore
+
+MOST = 4_000_000
+"""Tokens of a store that are counted at most: a store of any size is looked at in well under a second."""
+STRETCH = 65_536
+"""Tokens of one document that are counted at most."""
+_TOGETHER = 256
+"""Documents that are in memory at a time."""
+
+
+def label_counts(store: TokenStore, vocab: int, most: int = MOST) -> np.ndarray:
+    """How often each id below `vocab` is a label in the store, float64 `[vocab]`.
+
+    Every token is a label but the first of each document and those that are masked. Of a store with more than `most`
+    tokens evenly spaced documents are counted, of a very long one a stretch that then stands for the whole.
+    """
+    counts = np.zeros(vocab)
+    if not len(store):
+        return counts
+    wanted = len(store) if store.tokens <= most else max(1, int(len(store) * most / store.tokens))
+    documents = np.unique(np.linspace(0, len(store) - 1, wanted).astype(np.int64))
+    starts, lengths = store.spans(documents)
+    labels = np.maximum(lengths - 1, 0)
+    taken = labels if store.tokens <= most else np.minimum(labels, STRETCH)
+    # a stretch from anywhere in the document: how texts begin is not how they go on
+    begins = starts + 1 + np.arange(len(starts)) * 7919 % (labels - taken + 1)
+    weights = labels / np.maximum(taken, 1)
+    for first in range(0, len(starts), _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        pieces = zip(begins[part].tolist(), taken[part].tolist(), strict=True)
+        found = np.concatenate([store.slice(begin, begin + length) for begin, length in pieces]).astype(np.int64)
+        known = (found >= 0) & (found < vocab)
+        each = np.repeat(weights[part], taken[part])
+        counts += np.bincount(found[known], each[known], vocab)
+    return counts
+
+
+def frequency_loss(labels: np.ndarray, training: np.ndarray) -> float:
+    """Nats per label of a model that knows nothing but how often each id is a label in training.
+
+    Both are counts by id. One is added to each count of `training`, so that an id that never came there has a
+    probability too. Raises ValueError for no labels.
+    """
+    if not labels.sum():
+        raise ValueError("the loss of no labels is not defined")
+    shares = (training + 1) / (training.sum() + len(training))
+    return float(-(labels * np.log(shares)).sum() / labels.sum())

@@ -1,0 +1,96 @@
+"""Writing a token store: documents appended to a `.bin`/`.idx` pair."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from internevo.files.durable import ASIDE, write_durable
+from internevo.tokens.megatron import DTYPES, HEADER, MAGIC, StoreError, pair_file
+
+
+def token_dtype(vocab_size: int) -> type[np.generic]:
+    """The smallest dtype that Megatron's readers use for this vocabulary."""
+    return np.uint16 if vocab_size <= 2**16 else np.int32
+
+
+class TokenStoreWriter:
+    """Appends documents to a new store. Files get their names when the writer is closed without an error."""
+
+    def __init__(self, prefix: str | Path, dtype: type[np.generic] | str):
+        self.prefix, self.dtype = Path(prefix), np.dtype(dtype)
+        self._code = next(code for code, known in DTYPES.items() if known is self.dtype.type)
+        self._limits = np.iinfo(self.dtype)
+        for path in (pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")):
+            if path.exists():
+                raise StoreError(f"{path} exists already; it is not overwritten. Choose another name or remove it.")
+        self._aside = pair_file(self.prefix, ".bin" + ASIDE)
+        self._file = self._aside.open("wb")
+        self._lengths = array("i")
+        self._hash = hashlib.sha256()
+        self.tokens = 0
+        """Tokens of all documents so far."""
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Add one document. Raises StoreError for an empty one or an id that the dtype cannot hold."""
+        self.extend(tokens, np.array([len(tokens)]))
+
+    def extend(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        """Add documents that stand one behind the other in `tokens`. Raises StoreError as `append` does."""
+        if not lengths.all():
+            raise StoreError("a document without tokens cannot be stored")
+        if tokens.dtype != self.dtype and len(tokens):
+            if tokens.min() < self._limits.min or tokens.max() > self._limits.max:
+                raise StoreError(f"token ids {tokens.min()}..{tokens.max()} do not fit {self.dtype.name}")
+            tokens = tokens.astype(self.dtype)
+        data = tokens.tobytes()
+        self._file.write(data)
+        self._hash.update(data)
+        self.tokens += len(tokens)
+        self._lengths.frombytes(lengths.astype("i4").tobytes())
+
+    def __enter__(self) -> TokenStoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave nothing behind. Does nothing once the writer is closed."""
+        self._file.close()
+        self._aside.unlink(missing_ok=True)
+
+    def close(self) -> dict[str, str]:
+        """Write the index and give both files their names, the index last; the SHA-256 of each, by its name.
+
+        Both are on the disk then, also after a power cut.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        lengths = np.array(self._lengths, dtype="<i4")
+        ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+        pointers = np.concatenate(([0], ends))[: len(lengths)].astype("<i8")
+        borders = np.arange(len(lengths) + 1, dtype="<i8")
+        header = HEADER.pack(MAGIC, 1, self._code, len(lengths), len(borders))
+        index = header + lengths.tobytes() + pointers.tobytes() + borders.tobytes()
+        data_file, index_file = pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")
+        self._aside.rename(data_file)
+        write_durable(index_file, index)
+        return {data_file.name: self._hash.hexdigest(), index_file.name: hashlib.sha256(index).hexdigest()}
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,185 @@
+"""One piece of text to one file of tokens: what a worker of `internevo data prepare` does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internevo.files.durable import write_durable
+from internevo.text.corpus import Document, Reject
+from internevo.text.pieces import Piece
+from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
+
+_GROUP_CHARACTERS = 2**20
+"""About so much text is encoded at a time."""
+
+
+@dataclass
+class Counts:
+    """What became of the documents."""
+
+    documents: int = 0
+    tokens: int = 0
+    heldout_documents: int = 0
+    heldout_tokens: int = 0
+    characters: int = 0
+    empty: int = 0
+    """Documents without any text, left out."""
+    rejected: int = 0
+    """Places in the input that held no usable text, kept aside in `rejects.jsonl`."""
+    masked_tokens: int = 0
+    """Tokens that are never predicted; negative in the store."""
+
+    @property
+    def read(self) -> int:
+        """All places in the input that should have held a document."""
+        return self.documents + self.heldout_documents + self.empty + self.rejected
+
+    def add(self, other: Counts) -> None:
+        """Count these too."""
+        for name, count in asdict(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
+
+@dataclass
+class Record:
+    """What a piece held beside its tokens."""
+
+    counts: Counts = field(default_factory=Counts)
+    lines: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TokenisedPiece:
+    """A piece: tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
+
+    record: Record
+    train: np.ndarray
+    train_lengths: np.ndarray
+    heldout: np.ndarray
+    heldout_lengths: np.ndarray
+
+    @classmethod
+    def of(cls, record: Record, train: Line, heldout: Line) -> TokenisedPiece:
+        """Settled documents, which are counted."""
+        counts = record.counts
+        counts.documents, counts.tokens = len(train.lengths), sum(train.lengths)
+        counts.heldout_documents, counts.heldout_tokens = len(heldout.lengths), sum(heldout.lengths)
+        return cls(record, *train.arrays(), *heldout.arrays())
+
+    def save(self, path: Path) -> None:
+        """Write it under this name at once or not at all."""
+        record = np.frombuffer(json.dumps(asdict(self.record)).encode(), np.uint8)
+        arrays = {name: value for name, value in vars(self).items() if name != "record"}
+        write_durable(path, lambda file: np.savez(file, record=record, **arrays))
+
+    @classmethod
+    def find(cls, path: Path) -> TokenisedPiece | None:
+        """What `save` wrote there; None where there is nothing, or something damaged."""
+        try:
+            with np.load(path) as file:  # the archive has a checksum of every array
+                arrays: dict[str, np.ndarray] = dict(file)
+            found: dict[str, Any] = json.loads(arrays.pop("record").tobytes())
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
+        rejects = [Reject(**one) for one in found["rejects"]]
+        return cls(Record(Counts(**found["counts"]), found["lines"], rejects), **arrays)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How text becomes tokens."""
+
+    text_key: str
+    held_out: float
+    dtype: str
+
+
+def text_encoder(tokenizer: Path, options: Options) -> Callable[[Piece, bool], TokenisedPiece]:
+    """`tokenise`, with the tokenizer loaded."""
+    return partial(tokenise, load_tokenizer(tokenizer), options)
+
+
+def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out: bool = False) -> TokenisedPiece:
+    """Each document of a piece becomes BOS, its tokens, EOS.
+
+    A document is held out when a hash of its text falls below `options.held_out`, so that neither order nor files
+    change what is. Raises UserError for input that is damaged.
+    """
+    record = Record()
+    limit = 2.0 if all_held_out else options.held_out
+    train, heldout = Line(options.dtype), Line(options.dtype)
+    for texts in _groups(piece, options.text_key, record):
+        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            held = limit > 0 and share(text.encode()) < limit
+            (heldout if held else train).add((tokenizer.bos_id,), ids, (tokenizer.eos_id,))
+        train.settle()
+        heldout.settle()
+    return TokenisedPiece.of(record, train, heldout)
+
+
+class Line:
+    """Documents one behind the other."""
+
+    def __init__(self, dtype: str):
+        self.dtype = np.dtype(dtype)
+        self.lengths: list[int] = []
+        self._parts: list[Sequence[int]] = []
+        self._settled: list[np.ndarray] = [np.empty(0, self.dtype)]
+
+    def add(self, *parts: Sequence[int]) -> None:
+        """One document of these parts."""
+        self.lengths.append(sum(map(len, parts)))
+        self._parts += parts
+
+    def add_array(self, tokens: np.ndarray) -> None:
+        """One document in the line's dtype. Those that `add` took must be settled."""
+        self.lengths.append(len(tokens))
+        self._settled.append(tokens)
+
+    def settle(self) -> None:
+        """Python's numbers to numpy's, which take a tenth of the memory."""
+        self._settled.append(np.fromiter(chain.from_iterable(self._parts), self.dtype))
+        self._parts.clear()
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths of all that is settled."""
+        return np.concatenate(self._settled), np.array(self.lengths, np.int32)
+
+
+def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
+    """Usable texts, some at a time; the rest goes into the record."""
+    texts: list[str] = []
+    held = 0
+    for record.lines, one in piece.read(text_key):
+        if isinstance(one, Reject):
+            record.counts.rejected += 1
+            record.rejects.append(one)
+        elif isinstance(one, Document):
+            if not one.text.strip():
+                record.counts.empty += 1
+                continue
+            texts.append(one.text)
+            held += len(one.text)
+            record.counts.characters += len(one.text)
+            if held >= _GROUP_CHARACTERS:
+                yield texts
+                texts, held = [], 0
+    if texts:
+        yield texts
+
+
+def share(content: bytes) -> float:
+    """A number in [0, 1) that depends on a document's content alone."""
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64

@@ -1,0 +1,122 @@
+"""The folder that `data prepare` works in: one process at a time, and only on what it was begun with."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from internevo.files.durable import ASIDE, sync_folder
+from internevo.files.errors import UserError
+from internevo.tokens.recorded_inputs import PLAN, begin_or_go_on
+from internevo.tokens.shards import Joined
+from internevo.tokens.tokenise import TokenisedPiece
+
+LOCK = "lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone, and make it when it is missing.
+
+    A full disk, or a file that cannot be used, becomes a UserError.
+    """
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a", encoding="utf-8") as lock:
+            _lock(lock, folder)
+            yield
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"no space is left for {folder}. Make some"
+        elif error.filename is not None:
+            what = f"{error.filename}: {error.strerror}. Mend it"
+        else:
+            raise
+        raise UserError(f"{what} and run the same command again: it goes on.") from None
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {folder}.") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        raise UserError(
+            f"{folder} is on a file system without locks ({error.strerror}), so that two processes could work there at "
+            "once. Choose an output on another disk."
+        ) from None
+
+
+@contextmanager
+def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Hold the folder of work for this process alone; begin it, or go on in it when it was begun with the same plan.
+
+    When the work is done it is removed. Raises UserError for a folder that is not of this command's making.
+    """
+    with _told(partial):
+        _check_ours(partial)
+    try:
+        with alone_in(partial):
+            begin_or_go_on(partial, plan)
+            try:
+                yield
+            except UserError:
+                if not _worth_keeping(partial):  # a mistake in the command is mended by another command
+                    _empty(partial)
+                raise
+            _empty(partial)
+    finally:
+        # when the lock is let go: until then NFS keeps its file
+        with suppress(OSError):  # it is not empty where there is work to go on with
+            partial.rmdir()
+
+
+def _check_ours(partial: Path) -> None:
+    """Without a plan nobody can tell what was made of what, nor whether it is somebody's own."""
+    names = {path.name for path in partial.iterdir()} if partial.is_dir() else set()
+    if PLAN not in names and (others := sorted(names - {LOCK, PLAN + ASIDE})):
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{partial} is needed to work in and has no {PLAN}, so it was not begun by this command; it holds "
+            f"{others[0]}{more}. Move it away, or choose another name for the output."
+        )
+
+
+def _empty(partial: Path) -> None:
+    """Remove what is in a folder of work. The plan goes last: as long as anything else is there, it says of what."""
+    try:
+        for path in partial.iterdir():
+            if path.name in (PLAN, LOCK):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        sync_folder(partial)
+        (partial / PLAN).unlink()
+        (partial / LOCK).unlink()
+    except OSError as error:  # no reason for work that is done to end with an error
+        warnings.warn(f"{partial} is not needed any more, but could not be removed: {error}", stacklevel=2)
+
+
+def _worth_keeping(partial: Path) -> bool:
+    """Whether anything in a folder of work was tokenised."""
+    joined = Joined.load(partial / "joined.json").counts
+    if joined.documents + joined.heldout_documents:
+        return True
+    pieces = (TokenisedPiece.find(path) for path in (partial / "pieces").glob("*/*.npz"))
+    return any(len(piece.train_lengths) + len(piece.heldout_lengths) for piece in pieces if piece is not None)

@@ -1,0 +1,127 @@
+"""The pieces of a corpus through worker processes, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internevo.files.errors import UserError
+from internevo.files.processes import ctrl_c_held, worker_pool
+from internevo.tokens.tokenise import TokenisedPiece
+
+Encode = Callable[[Any, bool], TokenisedPiece]
+"""What makes tokens of a piece; the flag says that all of it is held out."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How files become tokens."""
+
+    cut: Callable[[Iterable[Path], int], Iterable[Any]]
+    """Files and a number of bytes to pieces in order, each of about so many bytes; they have `size` and `begins`."""
+    encoder: Callable[[], Encode]
+    """Called once in every process, of which it may be sent to others."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A piece that is tokenised."""
+
+    number: int
+    begins: bool
+    """Whether it is the first of its file."""
+    size: int
+    """Bytes of input."""
+    new: bool
+    """Whether it was tokenised now, not by an earlier run."""
+    path: Path
+
+    def load(self) -> TokenisedPiece:
+        """Its tokens. Raises UserError when they are not there any more."""
+        if (piece := TokenisedPiece.find(self.path)) is None:
+            raise UserError(f"{self.path} was damaged or removed meanwhile. The same command makes it again.")
+        return piece
+
+
+def piece_file(folder: Path, number: int) -> Path:
+    """Where a tokenised piece is kept; a thousand to a folder."""
+    return folder / f"{number // 1000:06}" / f"{number:09}.npz"
+
+
+def tokenised(
+    files: Sequence[Path],
+    held_files: Sequence[Path],
+    conversion: Conversion,
+    workers: int,
+    folder: Path,
+    *,
+    skip: int,
+    piece_bytes: int,
+) -> Generator[Ready, None, None]:
+    """The pieces of `files`, then of `held_files`, all held out, behind the first `skip`; in order.
+
+    A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
+    damaged, and when a worker is killed.
+    """
+
+    def todo() -> Iterator[tuple[int, Any, bool, Path]]:
+        number = 0
+        for group, held in ((files, False), (held_files, True)):
+            for piece in conversion.cut(group, piece_bytes):
+                if number >= skip:
+                    path = piece_file(folder, number)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    yield number, piece, held, path
+                number += 1
+
+    if workers <= 1:
+        encode = conversion.encoder()
+        for number, piece, held, path in todo():
+            if new := TokenisedPiece.find(path) is None:
+                encode(piece, held).save(path)
+            yield Ready(number, piece.begins, piece.size, new, path)
+        return
+    waiting: deque[tuple[Future[None] | None, Ready]] = deque()
+    try:
+        with worker_pool(workers, _start_worker, (conversion.encoder,)) as pool:
+            for number, piece, held, path in todo():
+                new = TokenisedPiece.find(path) is None
+                with ctrl_c_held():  # workers are started as they are needed
+                    future = pool.submit(_work, piece, held, path) if new else None
+                waiting.append((future, Ready(number, piece.begins, piece.size, new, path)))
+                # a few more than there are workers: a slow piece must not leave the others without work
+                if len(waiting) > 3 * workers:
+                    yield _when_done(*waiting.popleft())
+            while waiting:
+                yield _when_done(*waiting.popleft())
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, perhaps because memory ran out. The same command resumes here; "
+            "fewer --workers take less memory."
+        ) from None
+
+
+def _when_done(future: Future[None] | None, ready: Ready) -> Ready:
+    if future is not None:
+        future.result()
+    return ready
+
+
+_encode: Encode | None = None  # one for each worker process, made when it starts
+
+
+def _start_worker(encoder: Callable[[], Encode]) -> None:
+    """In a new process: get ready for `_work`."""
+    global _encode
+    _encode = encoder()
+
+
+def _work(piece: Any, all_held_out: bool, path: Path) -> None:
+    """Tokenise a piece into a file."""
+    assert _encode is not None
+    _encode(piece, all_held_out).save(path)
