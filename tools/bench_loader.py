@@ -28,7 +28,8 @@ from internevo.data.packing import Pieces, pack_best_fit
 from internevo.data.plan import Plan
 from internevo.data.source_stream import BLOCK, SourceCursor, SourceStream
 from internevo.monitor.environment import code_version
-from internevo.text.corpus import Document, read_documents
+from internevo.text.corpus import read_documents
+from internevo.text.documents import Document
 from internevo.tokens.prepare import prepare
 from internevo.tokens.store import TokenStore
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer

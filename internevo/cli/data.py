@@ -74,7 +74,8 @@ def tokenizer_train(
 
     Example: `internevo tokenizer train corpus/ --vocab 8000 --out tokenizer.model`
     """
-    from internevo.text.corpus import Document, input_files, read_documents
+    from internevo.text.corpus import input_files, read_documents
+    from internevo.text.documents import Document
     from internevo.tokens.train_tokenizer import train_tokenizer
 
     left_out = sum((input_files(path).left_out for path in inputs), Counter[str]())

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from internevo.files.errors import UserError
-from internevo.text.corpus import Document, read_documents
+from internevo.text.corpus import read_documents
+from internevo.text.documents import Document
 
 _FORMAT = "hashed n-grams, logistic regression, 1"
 _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|\w+|[^\w\s]")

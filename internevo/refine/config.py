@@ -52,8 +52,8 @@ class RefineConfig:
     name: str = ""
     """What it is called; its folder is, unless `output` says otherwise, `refined/NAME`."""
     input: list[str] = field(default_factory=list)
-    """Files and folders: `.warc`, `.wet` (also `.gz`), `.jsonl` and `.ndjson` (also `.gz`, `.zst`), `.parquet`; or
-    folders of repositories."""
+    """Files and folders: `.warc`, `.wet` (also `.gz`), `.jsonl` and `.ndjson` (also `.gz`, `.zst`), `.parquet`,
+    `.arrow` and `.feather`; or folders of repositories."""
     output: str = ""
     """The folder to work in: one folder a step, `kept` and `report.html`."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)

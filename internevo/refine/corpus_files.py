@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from internevo.files.errors import UserError
-from internevo.text.corpus import JSON_LINES, PARQUET
+from internevo.text.documents import ARROW, JSON_LINES, PARQUET
 
 WARC = (".warc", ".warc.gz", ".wet", ".wet.gz")
 """Web archives. Common Crawl's texts, `….warc.wet.gz`, are archives too."""
-KNOWN = (*WARC, *JSON_LINES, *PARQUET)
+KNOWN = (*WARC, *JSON_LINES, *PARQUET, *ARROW)
 """Endings of files that can be refined."""
 
 
@@ -68,14 +68,14 @@ def files_below(folder: Path, *, links: bool) -> Iterator[Path]:
             elif entry.is_file():
                 yield here / entry.name
             elif links and entry.is_symlink():
-                raise UserError(f"{here / entry.name} is a link to nothing. Mend it or remove it.")
+                raise UserError(f"{here / entry.name} is a link to nothing. Fix it or remove it.")
 
     return walk(folder)
 
 
 def cannot_list(error: OSError) -> UserError:
     """What to say of a folder whose files nobody knows."""
-    return UserError(f"{error.filename} cannot be listed: {error.strerror}. Mend it or leave it out.")
+    return UserError(f"{error.filename} cannot be listed: {error.strerror}. Fix it or leave it out.")
 
 
 def is_warc(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Reading a corpus for the refinery: web archives, JSON lines and parquet, a page or document at a time.
+"""Reading a corpus for the refinery: web archives, JSON lines, parquet and arrow, a page or document at a time.
 
 datatrove's readers are not used: they skip pages and lines that they cannot decode without counting them.
 """
@@ -16,8 +16,9 @@ from typing import Any
 from internevo.files.errors import UserError
 from internevo.refine.corpus_files import is_warc
 from internevo.refine.shards import Document
-from internevo.text.corpus import JSON_LINES, is_packed
-from internevo.text.pieces import unpacking
+from internevo.text.columnar import batches_of
+from internevo.text.documents import JSON_LINES
+from internevo.text.pieces import lines_of, unpacking
 
 HTML = ("text/html", "application/xhtml+xml", "")
 """Kinds of content that are pages; old crawls do not say any."""
@@ -52,13 +53,13 @@ Found = Page | Document | Unusable
 
 
 def read(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
-    """What a file holds, in order. Raises UserError for an archive or parquet file that is damaged."""
+    """What a file holds, in order. Raises UserError for an archive, parquet or arrow file that is damaged."""
     if is_warc(file):
         yield from _warc(file)
     elif file.name.lower().endswith(JSON_LINES):
         yield from _json_lines(file, text_key, id_key)
     else:
-        yield from _parquet(file, text_key, id_key)
+        yield from _columns(file, text_key, id_key)
 
 
 def _warc(file: Path) -> Iterator[Found]:
@@ -75,7 +76,7 @@ def _warc(file: Path) -> Iterator[Found]:
                     yield _page(record, file, number)
     except (ArchiveLoadFailed, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
         where = f"at record {number:,}" if number else "or torn"
-        raise UserError(f"{file} is damaged {where}: {error}. Mend it or leave it out.") from None
+        raise UserError(f"{file} is damaged {where}: {error}. Fix it or leave it out.") from None
 
 
 def _check_whole(file: Path) -> None:
@@ -114,14 +115,9 @@ def _page(record: Any, file: Path, number: int) -> Found:
 
 
 def _json_lines(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
-    number = 0
-    with file.open("rb") as raw:
-        try:
-            for number, line in enumerate(unpacking(file, raw) if is_packed(file) else raw, 1):
-                if line.strip():
-                    yield _from_line(line, f"{file}:{number}", file, text_key, id_key)
-        except (EOFError, OSError, zlib.error) as error:
-            raise UserError(f"{file} is damaged after line {number:,}: {error}. Mend it or leave it out.") from None
+    for number, line in lines_of(file):
+        if line.strip():
+            yield _from_line(line, f"{file}:{number}", file, text_key, id_key)
 
 
 def _from_line(line: bytes, name: str, file: Path, text_key: str, id_key: str) -> Found:
@@ -135,25 +131,18 @@ def _from_line(line: bytes, name: str, file: Path, text_key: str, id_key: str) -
     return Unusable(Document(line.decode(errors="replace"), name, {"file": str(file)}), NO_DOCUMENT)
 
 
-def _parquet(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
-    import pyarrow
-    from pyarrow import parquet
-
+def _columns(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
     number = 0
-    try:
-        with parquet.ParquetFile(file) as opened:
-            if text_key not in opened.schema_arrow.names:
-                has = ", ".join(opened.schema_arrow.names)
-                raise UserError(f"{file} has no column {text_key!r}; it has {has}. Set extract.text_key.")
-            for batch in opened.iter_batches(batch_size=256):
-                for row in _rows(batch):
-                    number += 1
-                    if isinstance(row[text_key], str):
-                        yield _from_row(row, f"{file}:{number}", file, text_key, id_key)
-                    else:
-                        yield Unusable(Document("", f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file} is damaged: {error}. Mend it or leave it out.") from None
+    for batch in batches_of(file):
+        if text_key not in batch.schema.names:
+            has = ", ".join(batch.schema.names)
+            raise UserError(f"{file} has no column {text_key!r}; it has {has}. Set extract.text_key.")
+        for row in _rows(batch):
+            number += 1
+            if isinstance(row[text_key], str):
+                yield _from_row(row, f"{file}:{number}", file, text_key, id_key)
+            else:
+                yield Unusable(Document("", f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:

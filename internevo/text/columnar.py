@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import UserError
-from internevo.text.corpus import Document, Item, Reject
+from internevo.text.documents import PARQUET, Document, Item, Reject
+
+_ROWS = 256
+"""That are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class RowGroups:
         file = _parquet(self.file)
         _check_column(self.file, text_key, file.schema_arrow.names)
         columns = [text_key, text_key.partition(".")[0]]  # a name that is none is passed over
-        batches = file.iter_batches(batch_size=256, row_groups=list(self.groups), columns=columns)
+        batches = file.iter_batches(batch_size=_ROWS, row_groups=list(self.groups), columns=columns)
         yield from _rows(self.file, batches, text_key)
 
 
@@ -79,6 +82,21 @@ def record_batches(path: Path, piece_bytes: int) -> Iterator[RecordBatches]:
         yield RecordBatches(path, begin, end, size)
 
 
+def batches_of(path: Path) -> Iterator[Any]:
+    """All rows of a parquet or arrow file with all their columns, in record batches of at most 256.
+
+    Raises UserError for a file that is damaged.
+    """
+    try:
+        if path.name.lower().endswith(PARQUET):
+            yield from _parquet(path).iter_batches(batch_size=_ROWS)
+        else:
+            for batch in _arrow(path, 0, None):
+                yield from (batch.slice(begin, _ROWS) for begin in range(0, batch.num_rows, _ROWS))
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise UserError(f"{path} is damaged: {error}. Fix it or leave it out.") from None
+
+
 def pyarrow_for(path: Path) -> Any:
     """The package, or a UserError that says how to get it."""
     try:
@@ -98,7 +116,7 @@ def _rows(path: Path, batches: Iterable[Any], text_key: str) -> Iterator[Item]:
             yield from _documents(path, before, batch, text_key)
             before += batch.num_rows
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
-        raise UserError(f"{path} is damaged: {error}. Mend it or leave it out.") from None
+        raise UserError(f"{path} is damaged: {error}. Fix it or leave it out.") from None
 
 
 def _documents(path: Path, before: int, batch: Any, text_key: str) -> Iterator[Item]:

@@ -6,63 +6,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from internevo.files.errors import UserError
 from internevo.files.foreign import other_store
 from internevo.files.urls import was_url
+from internevo.text.documents import KNOWN, PACKED, Document, Reject
+from internevo.text.pieces import cut
 
-PACKED = (".gz", ".zst")
-JSON_LINES = (".jsonl", ".ndjson", *(kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in PACKED))
-PARQUET = (".parquet",)
-ARROW = (".arrow", ".feather")
-PROSE = (".txt", ".md", ".rst", ".tex", ".html", ".css", ".yaml", ".yml", ".toml", ".json", ".xml")
-CODE = (
-    *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".java", ".js", ".ts", ".tsx", ".jsx", ".go", ".rs"),
-    *(".rb", ".php", ".cs", ".swift", ".kt", ".scala", ".sh", ".sql", ".lua", ".jl", ".r", ".pl", ".hs", ".ml"),
-)
 _LINE_BYTES = 2**24
 """Of a line longer than this, nobody looks whether it is one of JSON lines."""
-KNOWN = (*JSON_LINES, *PARQUET, *ARROW, *PROSE, *CODE)
-"""Endings of files that can be read; prose and code are one document each."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A place in the input that held no usable text, and why."""
-
-    file: str
-    line: int | None
-    """The line or row, from 1; None where the file is one document."""
-    reason: str
-    raw: str | None = None
-    """The line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files."""
-
-    @property
-    def where(self) -> str:
-        """`file:line`, or `file`."""
-        return self.file if self.line is None else f"{self.file}:{self.line}"
-
-    def after(self, lines: int) -> Reject:
-        """The same reject where so many lines of the file stand before the piece that it was found in."""
-        return self if self.line is None else replace(self, line=self.line + lines)
-
-
-Item = tuple[int, Document | Reject | None]
-"""The number of a line or row in its piece, from 1, and what it held; None for a blank line."""
-
-
-def is_packed(file: Path) -> bool:
-    """Whether it is an archive, by its name."""
-    return file.name.lower().endswith(PACKED)
 
 
 def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Reject]:
@@ -72,8 +26,6 @@ def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Re
     Memory does not grow with the input. A document that cannot be read comes out as a `Reject`. Raises UserError
     for a path that is missing or of an unknown kind, and for an archive, parquet or arrow file that is damaged.
     """
-    from internevo.text.pieces import cut
-
     before = 0
     for piece in cut(input_files(path).files):
         lines, before = 0, 0 if piece.begins else before
@@ -123,7 +75,7 @@ def input_files(path: Path) -> InputFiles:
         files = [path]
     for file in files:
         if not file.is_file():
-            raise UserError(f"{file} is no file, or a link to nowhere. Mend it or move it away.")
+            raise UserError(f"{file} is no file, or a link to nowhere. Fix it or move it away.")
         if not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             raise UserError(f"{file} may not be read by this user.")
     _check_json(files)

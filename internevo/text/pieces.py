@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 
 from internevo.files.errors import UserError
 from internevo.text.columnar import pyarrow_for, record_batches, row_groups
-from internevo.text.corpus import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
+from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
 PIECE_BYTES = 16 * 2**20
 """How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
@@ -164,9 +164,25 @@ def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
                     lines, held, read, begins = [], 0, raw.tell(), False
         except (EOFError, OSError, zlib.error) as error:
             # not a reject: one torn archive may be a large part of the corpus
-            raise UserError(f"{path} is damaged after line {number:,}: {error}. Mend it or leave it out.") from None
+            raise damaged(path, number, error) from None
         if lines:
             yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read, begins)
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
+    """All lines of a file, unpacked, each with its number from 1. Raises UserError for an archive that is damaged."""
+    number = 0
+    with file.open("rb") as raw:
+        try:
+            for number, line in enumerate(unpacking(file, raw) if is_packed(file) else raw, 1):
+                yield number, line
+        except (EOFError, OSError, zlib.error) as error:
+            raise damaged(file, number, error) from None
+
+
+def damaged(file: Path, lines: int, error: Exception) -> UserError:
+    """What to say of an archive that can be read so far only."""
+    return UserError(f"{file} is damaged after line {lines:,}: {error}. Fix it or leave it out.")
 
 
 def unpacking(path: Path, raw: IO[bytes]) -> IO[bytes]:

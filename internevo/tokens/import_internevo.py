@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from internevo.files.errors import UserError
-from internevo.text.corpus import Reject
+from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
 from internevo.tokens.build import Job, Manifest, Progress, build_store, quiet
 from internevo.tokens.tokenise import Line, Record, TokenisedPiece, share

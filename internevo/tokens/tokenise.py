@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from internevo.files.durable import write_durable
-from internevo.text.corpus import Document, Reject
+from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 

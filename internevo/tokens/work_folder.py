@@ -41,7 +41,7 @@ def _told(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"no space is left for {folder}. Make some"
         elif error.filename is not None:
-            what = f"{error.filename}: {error.strerror}. Mend it"
+            what = f"{error.filename}: {error.strerror}. Fix it"
         else:
             raise
         raise UserError(f"{what} and run the same command again: it goes on.") from None

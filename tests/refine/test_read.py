@@ -7,12 +7,13 @@ import json
 import random
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from internevo.files.errors import UserError
 from internevo.refine.read import NO_DOCUMENT, NOT_A_PAGE, Page, Unusable, read
@@ -107,8 +108,21 @@ def test_each_line_is_a_document_or_counted(
     assert all(one.reason == NO_DOCUMENT for one in all_found if isinstance(one, Unusable))
 
 
-def test_parquet_with_what_json_cannot_say(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
+def write_columns(path: Path, columns: dict[str, Any]) -> None:
+    """A table, in more than one part."""
+    table = pyarrow.table(columns)
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path, row_group_size=2)
+    elif path.suffix == ".feather":
+        feather.write_feather(table, path, chunksize=2)
+    else:  # as Hugging Face's datasets writes it
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrow"])
+def test_columns_with_what_json_cannot_say(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     columns = {
         "text": ["one", None, "three"],
         "id": ["a", "b", None],
@@ -117,7 +131,7 @@ def test_parquet_with_what_json_cannot_say(tmp_path: Path) -> None:
         "metadata": [{"url": "http://x"}] * 3,
         "tags": [["p", "q"]] * 3,
     }
-    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    write_columns(path, columns)
     one, two, three = found(path)
     assert isinstance(one, Document)
     assert isinstance(two, Unusable)
@@ -126,11 +140,11 @@ def test_parquet_with_what_json_cannot_say(tmp_path: Path) -> None:
     assert (one.text, one.id, one.metadata) == ("one", "a", {**more, "score": 0.5})
     assert (three.id, three.metadata["score"]) == (f"{path}:3", None)
     json.dumps(one.metadata, allow_nan=False)
-    parquet.write_table(pyarrow.table({"body": ["x"]}), path)
+    write_columns(path, {"body": ["x"]})
     with pytest.raises(UserError, match=r"has no column 'text'; it has body\. Set extract\.text_key"):
         found(path)
     path.write_bytes(b"PAR1 or not")
-    with pytest.raises(UserError, match=r"a\.parquet is damaged"):
+    with pytest.raises(UserError, match=rf"{name} is not an? (parquet|arrow) file"):
         found(path)
 
 

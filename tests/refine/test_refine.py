@@ -21,8 +21,8 @@ from internevo.refine.config import load_refinery
 from internevo.refine.counts import tallies
 from internevo.refine.refine import Progress, refine
 from internevo.refine.shards import Document, read_shard
-from internevo.text.corpus import Document as Text
 from internevo.text.corpus import read_documents
+from internevo.text.documents import Document as Text
 from tests.refine.corpus import CHINESE, GERMAN, docstrings, page, write_jsonl, write_warc
 from tests.refine.running import internevo
 from tests.refine.test_rules import ENGLISH_JUNK

@@ -12,7 +12,8 @@ import pytest
 from pyarrow import feather, parquet
 
 from internevo.files.errors import UserError
-from internevo.text.corpus import Document, Reject, input_files, read_documents
+from internevo.text.corpus import input_files, read_documents
+from internevo.text.documents import Document, Reject
 
 TEXTS = ["first\nwith a second line", "书生 🙂", "", "last"]
 LINES = "".join(json.dumps({"text": text, "id": number}) + "\n" for number, text in enumerate(TEXTS)).encode()
@@ -95,7 +96,7 @@ def test_a_damaged_archive_stops_the_job(tmp_path: Path, name: str, damage: slic
     content = bytearray(path.read_bytes())
     del content[damage]
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name} is damaged after line [\d,]+: .* Mend it or leave it out"):
+    with pytest.raises(UserError, match=rf"{name} is damaged after line [\d,]+: .* Fix it or leave it out"):
         list(read_documents(path))
 
 

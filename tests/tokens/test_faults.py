@@ -373,7 +373,7 @@ def test_a_file_that_goes_away_while_it_is_read(tmp_path: Path, tokenizer: Path)
         (tmp_path / f"{name}.jsonl").write_text('{"text": "x"}\n' * 100)
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     go = partial(prepare, files, tmp_path / "out", tokenizer, piece_bytes=500)
-    with pytest.raises(UserError, match=r"b\.jsonl: No such file or directory\. Mend it"):
+    with pytest.raises(UserError, match=r"b\.jsonl: No such file or directory\. Fix it"):
         go(progress=lambda done: files[1].unlink(missing_ok=True))
     assert not (tmp_path / "out").exists()
     files[1].write_text('{"text": "x"}\n' * 100)

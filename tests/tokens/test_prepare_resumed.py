@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pyarrow import feather, parquet
 
 from internevo.files.errors import UserError
-from internevo.text.corpus import Document, Reject
+from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece, cut
 from internevo.tokens.megatron import StoreError
 from internevo.tokens.prepare import prepare

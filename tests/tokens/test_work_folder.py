@@ -139,10 +139,10 @@ def test_a_folder_of_the_users_own_is_not_touched(tmp_path: Path, tokenizer: Pat
 def test_a_place_where_nothing_can_be_made_is_said(tmp_path: Path, tokenizer: Path) -> None:
     path = lines(tmp_path / "a.jsonl", "one", "two")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"Not a directory\. Mend it and run the same command again"):
+    with pytest.raises(UserError, match=r"Not a directory\. Fix it and run the same command again"):
         prepare([path], tmp_path / "file" / "out", tokenizer)
     (tmp_path / "taken.partial").touch()
-    with pytest.raises(UserError, match=r"taken\.partial: File exists\. Mend it"):
+    with pytest.raises(UserError, match=r"taken\.partial: File exists\. Fix it"):
         prepare([path], tmp_path / "taken", tokenizer)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jsonl", "file", "taken.partial"]
 
