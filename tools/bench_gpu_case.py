@@ -23,7 +23,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, OptimizerConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.batch import Batch
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import training_flops
 from internevo.monitor.profile import breakdown

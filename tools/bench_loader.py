@@ -24,8 +24,8 @@ import numpy as np
 
 from internevo.config.schema import SourceConfig
 from internevo.data.loader import Loader
+from internevo.data.mixing import Plan
 from internevo.data.packing import Pieces, pack_best_fit
-from internevo.data.plan import Plan
 from internevo.data.source_stream import BLOCK, SourceCursor, SourceStream
 from internevo.monitor.environment import code_version
 from internevo.text.corpus import read_documents

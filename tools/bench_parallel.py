@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from internevo.config.schema import SourceConfig, StageConfig
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.parallel.world import World
 from internevo.train.step import train_step
 from tests.parallel.jobs import ALONE, LR, ROWS, SEQ_LEN, engine_of, stage_of, write_documents

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from internevo.config.schema import SourceConfig
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.monitor.environment import capture
 from internevo.monitor.metrics import read_metrics
 from internevo.tokens.prepare import prepare

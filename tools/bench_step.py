@@ -37,7 +37,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.model.transformer import Transformer, init_weights
 from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import LocalEngine

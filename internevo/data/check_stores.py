@@ -8,8 +8,7 @@ from pathlib import Path
 
 from internevo.config.schema import StageConfig
 from internevo.data.length_band import ALL, Band
-from internevo.data.plan import Plan, source_name
-from internevo.data.supply import tokens_drawn
+from internevo.data.mixing import Plan, source_name, tokens_drawn
 from internevo.files.errors import UserError
 from internevo.files.urls import is_remote
 from internevo.tokens.megatron import StoreError

@@ -11,7 +11,7 @@ import numpy as np
 
 from internevo.config.schema import StageConfig
 from internevo.data.length_band import ALL, Band
-from internevo.data.plan import source_name
+from internevo.data.mixing import source_name
 from internevo.files.errors import UserError
 from internevo.tokens.store import TokenStore
 from internevo.tokens.tokenizer import fingerprint as tokenizer_fingerprint

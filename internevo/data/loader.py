@@ -12,12 +12,9 @@ import numpy as np
 from internevo.config.schema import SourceConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.length_band import Band
-from internevo.data.mixture import Mixture
+from internevo.data.mixing import Asked, Mixture, Plan, capped_shares, source_name, tokens_drawn
 from internevo.data.packing import Pieces, pack_best_fit
-from internevo.data.plan import Asked, Plan, source_name
-from internevo.data.shares import capped_shares
 from internevo.data.source_stream import EMPTY, Row, SourceCursor, SourceStream
-from internevo.data.supply import tokens_drawn
 from internevo.tokens.megatron import StoreError
 from internevo.tokens.store import TokenStore
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from internevo.config.load import load_config
-from internevo.data.plan import source_name
+from internevo.data.mixing import source_name
 from internevo.eval.choices import answer_choices, read_questions
 from internevo.eval.contamination import contamination
 from internevo.eval.heldout import evaluate_sources, open_for_evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from internevo.config.schema import RunConfig
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.monitor.charts import Record
 from internevo.monitor.page import table
 

@@ -19,7 +19,7 @@ from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig, StageConfig
 from internevo.data.fingerprint import Facts, check_same, data_facts
 from internevo.data.loader import Cursor, evaluation_batches
-from internevo.data.plan import source_name
+from internevo.data.mixing import source_name
 from internevo.files.errors import UserError
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters

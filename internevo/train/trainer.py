@@ -14,7 +14,7 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.data.fingerprint import data_facts
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.model.flops import causal_pairs, training_flops
 from internevo.monitor.metrics import StepMetrics, memory_gib
 from internevo.monitor.profile import DATA, StepProfiler

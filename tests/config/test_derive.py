@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from internevo.config.derive import legs, places_before, rows_at, stage_steps, step_from
 from internevo.config.schema import BatchLeg, TrainConfig
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 
 
 def one_by_one(train: TrainConfig) -> list[int]:

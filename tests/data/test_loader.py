@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from internevo.config.schema import SourceConfig
 from internevo.data.batch import DIGEST_DIGITS, IGNORE, Batch, combine_digests, digest
 from internevo.data.loader import Cursor, Loader, evaluation_batches
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.data.source_stream import SourceCursor, SourceStream
 from internevo.tokens.megatron import StoreError
 from tests.tokens.stores import HEADER, numbered, write_store

@@ -18,8 +18,7 @@ from internevo.config.schema import SourceConfig
 from internevo.data.batch import Batch, combine_digests
 from internevo.data.length_band import Band
 from internevo.data.loader import Cursor, Loader, Part
-from internevo.data.plan import Plan
-from internevo.data.shares import capped_shares
+from internevo.data.mixing import Plan, capped_shares
 from internevo.data.source_stream import SourceStream
 from internevo.tokens.megatron import StoreError
 from tests.tokens.stores import numbered, write_store

@@ -29,7 +29,7 @@ from internevo.config.schema import (
 )
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.model import transformer
 from internevo.optim import muon
 from internevo.parallel import build_rank_model

@@ -22,7 +22,7 @@ from internevo.checkpoint.tensors import read_tensors, write_tensors
 from internevo.config.load import load_config
 from internevo.config.schema import ParallelConfig, StageConfig
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.files.errors import UserError
 from internevo.optim.schedule import learning_rate
 from internevo.parallel.world import World

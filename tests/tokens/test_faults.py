@@ -25,7 +25,7 @@ from pyarrow import parquet
 from internevo.config.schema import DataConfig, ModelConfig, SourceConfig, StageConfig, TrainConfig
 from internevo.data.check_stores import store_problems
 from internevo.data.loader import Loader
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.files.errors import UserError
 from internevo.text.corpus import input_files
 from internevo.tokens.prepare import prepare

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from internevo.config.schema import SourceConfig
 from internevo.data.batch import IGNORE, Batch, combine_digests, digest
 from internevo.data.loader import Loader, Part, evaluation_batches
-from internevo.data.plan import Plan
+from internevo.data.mixing import Plan
 from internevo.files.errors import UserError
 from internevo.tokens.import_internevo import import_internevo
 from internevo.tokens.shards import Joiner

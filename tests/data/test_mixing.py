@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.data.mixture import Mixture
+from internevo.data.mixing import Mixture
 
 
 @settings(max_examples=200, deadline=None)
