@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import IO
 
 ASIDE = ".partial"
-"""Behind the name of a file that is being written."""
+"""After the name of a file that is being written."""
 
 
-def write_durable(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write a file at once or not at all, from bytes or by a function that is given the open file.
+def write_durable(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> Path:
+    """Write a file at once or not at all, from text (as UTF-8), bytes, or by a function that is given the open file.
 
     When this returns, content and name are on the disk, and so are the names that others of the folder were given.
+    After an error nothing is left of it, and what was called so before is as it was.
     """
     aside = path.with_name(path.name + ASIDE)
-    with aside.open("wb") as file:
-        if callable(content):
-            content(file)
-        else:
-            file.write(content)
-    make_durable(aside, path)
+    try:
+        with aside.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+        make_durable(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def make_durable(aside: Path, path: Path) -> None:

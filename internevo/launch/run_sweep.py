@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -17,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 
 from internevo.config.derive import stage_steps
-from internevo.files.errors import UserError
+from internevo.files.durable import write_durable
 from internevo.files.json_files import is_number, parsed, read_mapping
+from internevo.files.lock import locked
 from internevo.files.signals import stop_signals
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
@@ -67,9 +67,7 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
     stopped = code in (*(128 + one for one in asked), *(-one for one in asked))
     file = _mark(sweep, run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps({"code": code, "stopped": stopped, "cause": cause}), encoding="utf-8")
-    aside.rename(file)
+    write_durable(file, json.dumps({"code": code, "stopped": stopped, "cause": cause}))
 
 
 def log_of(sweep: Sweep, run: PlannedRun) -> Path:
@@ -80,15 +78,11 @@ def log_of(sweep: Sweep, run: PlannedRun) -> Path:
 @contextmanager
 def held(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    with (sweep.folder / ".lock").open("a", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"{sweep.folder} is being run by another process. `--show` compares what is there; when the other is "
-                "over or was stopped, the same command goes on with what is not complete."
-            ) from error
+    remedy = (
+        "`--show` compares what is there; when the other process is over or was stopped, the same command resumes "
+        "with what is not complete."
+    )
+    with locked(sweep.folder / ".lock", remedy):
         yield
 
 

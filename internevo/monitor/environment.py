@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import internevo
+from internevo.files.durable import write_durable
 from internevo.files.json_files import read_mapping
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def write_environment(path: Path, facts: dict[str, Any]) -> None:
             path.rename(path.with_name(f"{path.stem}.damaged.json"))
         earlier = before.pop("earlier", [])
         facts = {**facts, "earlier": [*(earlier if isinstance(earlier, list) else []), *([before] if before else [])]}
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    aside.rename(path)
+    write_durable(path, json.dumps(facts, indent=1) + "\n")
 
 
 def _version(name: str) -> str | None:

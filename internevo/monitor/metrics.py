@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from internevo.files.durable import write_durable
 from internevo.monitor.records import split_records
 
 METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
@@ -131,9 +132,7 @@ def rewind(run: Path, step: int) -> None:
         if later or others:
             with path.with_suffix(".replaced.jsonl").open("ab") as file:
                 file.writelines(line + b"\n" for line in (*later, *others))
-        aside = path.with_suffix(".partial")
-        aside.write_bytes(b"".join(line + b"\n" for line, record in records if record["step"] <= step))
-        aside.rename(path)
+        write_durable(path, b"".join(line + b"\n" for line, record in records if record["step"] <= step))
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 import internevo
+from internevo.files.durable import write_durable
 
 
 def write_page(
@@ -46,13 +47,7 @@ def write_page(
         uplot_css=asset("uplot.min.css"),
         uplot_js=asset("uplot.min.js"),
     )
-    aside = path.with_name(path.name + ".partial")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        return aside.rename(path)
-    except OSError:  # a full disk: half a page helps nobody
-        aside.unlink(missing_ok=True)
-        raise
+    return write_durable(path, page)
 
 
 def asset(name: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.text.corpus import read_documents
 from internevo.text.documents import Document
@@ -53,14 +54,12 @@ class Classifier:
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
     def save(self, path: Path) -> None:
-        """Write it aside, and then in one move."""
-        from safetensors.numpy import save_file
+        """Write it into a file."""
+        from safetensors.numpy import save
 
         head = {"internevo": json.dumps({"format": _FORMAT, "bias": self._bias})}
-        aside = path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"weights": self._weights}, aside, metadata=head)
-        aside.rename(path)
+        write_durable(path, save({"weights": self._weights}, metadata=head))
 
 
 def load_classifier(path: Path) -> Classifier:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.refine.config import Refinery
 from internevo.refine.corpus_files import files_below
@@ -59,11 +60,8 @@ def begin(refinery: Refinery) -> list[Place]:
         places.append(Place(shards, folder))
         shards = one.step.kept(places[-1])
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{PLAN}.partial"
-        aside.write_text(
-            json.dumps({**plan, "shards": len(shards)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        aside.rename(folder / PLAN)
+        text = json.dumps({**plan, "shards": len(shards)}, indent=1, ensure_ascii=False) + "\n"
+        write_durable(folder / PLAN, text)
     if unfinished(refinery.output):  # the folder that it points to may be one that is only begun
         (refinery.output / KEPT).unlink(missing_ok=True)
     return places

@@ -10,7 +10,6 @@ wait.
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import UserError
+from internevo.files.lock import locked
 from internevo.files.urls import is_remote
 from internevo.tokens.flat import ENDINGS, NAMED
 from internevo.tokens.names import HELDOUT, MANIFEST, TRAIN
@@ -97,7 +97,7 @@ def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lamb
     store = look(url)
     folder, files = store.folder(Path(cache)), store.wanted(part)
     if _missing(folder, files):
-        with _told(url), _alone(folder):
+        with _told(url), locked(folder / "lock", wait=True):
             _copy(store, folder, _missing(folder, files), show)
     return folder / store.name
 
@@ -159,15 +159,6 @@ def _missing(folder: Path, files: list[RemoteFile]) -> list[RemoteFile]:
 
 def _name(file: RemoteFile) -> str:
     return file.path.rpartition("/")[2]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process copies into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the kernel, however the process ends
-        yield
 
 
 def _copy(store: RemoteStore, folder: Path, files: list[RemoteFile], show: Show) -> None:

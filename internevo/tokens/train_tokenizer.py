@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 
 LONGEST = 4096
@@ -59,9 +60,7 @@ def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characte
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot train a tokenizer of {vocab:,} pieces on this text: {reason}") from None
     output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(output.name + ".partial")
-    aside.write_bytes(model.getvalue())
-    return aside.rename(output)
+    return write_durable(output, model.getvalue())
 
 
 def _aside(work: Callable[[], None]) -> None:

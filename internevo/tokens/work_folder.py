@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from internevo.files.durable import ASIDE, sync_folder
 from internevo.files.errors import UserError
+from internevo.files.lock import locked
 from internevo.tokens.recorded_inputs import PLAN, begin_or_go_on
 from internevo.tokens.shards import Joined
 from internevo.tokens.tokenise import TokenisedPiece
@@ -26,11 +26,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     A full disk, or a file that cannot be used, becomes a UserError.
     """
-    with _told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a", encoding="utf-8") as lock:
-            _lock(lock, folder)
-            yield
+    with _told(folder), locked(folder / LOCK):
+        yield
 
 
 @contextmanager
@@ -44,21 +41,7 @@ def _told(folder: Path) -> Iterator[None]:
             what = f"{error.filename}: {error.strerror}. Fix it"
         else:
             raise
-        raise UserError(f"{what} and run the same command again: it goes on.") from None
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"another process is at work in {folder}.") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            raise
-        raise UserError(
-            f"{folder} is on a file system without locks ({error.strerror}), so that two processes could work there at "
-            "once. Choose an output on another disk."
-        ) from None
+        raise UserError(f"{what} and run the same command again: it resumes.") from None
 
 
 @contextmanager

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
 
 from internevo.config.load import load_config
 from internevo.config.render import differences, render
 from internevo.config.schema import RunConfig
+from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
+from internevo.files.lock import locked
 from internevo.monitor.environment import code_version
 
 # What a run cannot change once it has begun: the weights, the tokens or their order would no longer fit.
@@ -21,8 +21,8 @@ FREE = ("model.rope_base", "model.rope_scaling")
 class RunFolder:
     """`runs/NAME/`, held by one process at a time.
 
-    Use it as a context manager: entering locks the folder, and raises UserError when another process has it. Nothing
-    that is in the folder changes by it, until the run begins.
+    Use it as a context manager: entering locks the folder, and raises UserError when another process has it. No
+    record in the folder changes by it, until the run begins.
     """
 
     def __init__(self, path: Path):
@@ -33,7 +33,7 @@ class RunFolder:
         self.evals = path / "evals.jsonl"
         self.environment = path / "environment.json"
         self.log = path / "logs" / "rank-0000.log"
-        self._lock: TextIO | None = None
+        self._held = ExitStack()
 
     @classmethod
     def of(cls, config: RunConfig) -> RunFolder:
@@ -42,27 +42,12 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _open_lock(self.path / ".lock")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            raise UserError(
-                f"{self.path} is being trained by {holder}. Wait for it, stop it, or give this run another name."
-            ) from error
+        remedy = "Wait for it, stop it, or give this run another name."
+        self._held.enter_context(locked(self.path / ".lock", remedy))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._lock is not None
-        self._lock.close()
-
-    def sign(self) -> None:
-        """Let those who find the folder locked know who holds it."""
-        assert self._lock is not None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}")
-        self._lock.flush()
+        self._held.close()
 
     def changes(self, config: RunConfig) -> list[str]:
         """A line for each key of `config` that differs from the one that the run has.
@@ -88,18 +73,8 @@ class RunFolder:
                 return
             number = len(list(self.path.glob("config-*.yaml"))) + 1
             self.config_file.rename(self.path / f"config-{number:03d}.yaml")
-        aside = self.config_file.with_suffix(".partial")
-        aside.write_text(f"# {code_version()}; every key, defaults included\n{render(config)}", encoding="utf-8")
-        aside.rename(self.config_file)
-
-
-def _open_lock(path: Path) -> TextIO:
-    """The lock's file, which whoever may write into the folder may write too, whatever the first one's umask was."""
-    new = not path.exists()
-    file = path.open("a+", encoding="utf-8")
-    if new:
-        path.chmod(path.parent.stat().st_mode & 0o666)
-    return file
+        text = f"# {code_version()}; every key, defaults included\n{render(config)}"
+        write_durable(self.config_file, text)
 
 
 def _fixed(key: str) -> bool:

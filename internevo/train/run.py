@@ -67,7 +67,6 @@ def train(config: RunConfig, command: Sequence[str], until: float = math.inf) ->
                 Sinks(None, [ConsoleSink(config, None)], every=1).message(why)
             return None
         run.told[:0] = [seen] if seen is not None else []
-        world.on_main(folder.sign)
         try:
             run.go(command, interrupt, until)
             run.finish()

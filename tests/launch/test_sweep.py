@@ -187,7 +187,7 @@ def test_a_sweep_is_run_by_one_process(tmp_path: Path) -> None:
         process = start("sweep", path)
         out = finish(process)
     assert process.returncode == 2, out
-    assert "rates is being run by another process. `--show` compares what is there" in out
+    assert f"rates is in use by process {os.getpid()}. `--show` compares what is there" in out
     assert {state(sweep, run).status for run in sweep.runs} == {Status.waiting}
 
 

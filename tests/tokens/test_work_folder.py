@@ -156,7 +156,7 @@ def test_a_file_system_without_locks_is_said(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(
-        UserError, match=r"out\.partial is on a file system without locks .* Choose an output on another"
+        UserError, match=r"out\.partial is on a file system without locks .* Choose a folder on another"
     ):
         prepare([lines(tmp_path / "a.jsonl", "one")], tmp_path / "out", tokenizer)
 

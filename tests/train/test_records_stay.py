@@ -17,7 +17,7 @@ from tests.train.runs import evals, finish, start, steps, write_config
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Every file and folder: its bytes and when they last changed."""
-    everything = [folder, *sorted(folder.rglob("*"))]
+    everything = [folder, *sorted(path for path in folder.rglob("*") if path.name != ".lock")]  # it names who has it
     return {
         str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
         for path in everything

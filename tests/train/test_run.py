@@ -265,7 +265,7 @@ def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     first.kill()
     finish(first)
     assert second.returncode == 2
-    assert f"is being trained by process {first.pid}" in out
+    assert f"is in use by process {first.pid}" in out
 
 
 def test_divergence_stops_the_run_with_its_reason(tmp_path: Path) -> None:

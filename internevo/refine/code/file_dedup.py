@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.dates import microseconds
 from internevo.refine.shards import Document, ShardWriter, done, read_shard
@@ -112,10 +113,7 @@ def _sift(place: Place, shard: int) -> None:
 
 def _save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    with aside.open("wb") as file:
-        np.save(file, array)
-    aside.rename(path)
+    write_durable(path, lambda file: np.save(file, array))
 
 
 def _hashes_file(place: Place, shard: int) -> Path:

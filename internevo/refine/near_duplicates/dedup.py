@@ -20,6 +20,7 @@ from typing import Annotated
 import numpy as np
 
 from internevo.config.bounds import Between
+from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.alike import SKETCH, Alike
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
@@ -126,10 +127,7 @@ def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     hashes, keys = shards.band(band, part * 2**64 // parts, (part + 1) * 2**64 // parts - 1)
     found = near_pairs(hashes, keys, Alike(shards, step.threshold))
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_suffix(".partial")
-    with aside.open("wb") as file:
-        np.save(file, found)
-    aside.rename(target)
+    write_durable(target, lambda file: np.save(file, found))
 
 
 def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
