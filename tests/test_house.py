@@ -1,0 +1,44 @@
+"""The shape of the house: no circle of imports, no import hidden in a function to dodge one, no room that holds it all."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "internevo"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+LARGEST_ROOM = 0.2
+"""Share of the package's lines."""
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a file names in an import, wherever it stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            found |= {name if (name := f"{node.module}.{one.name}") in MODULES else node.module for one in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {one.name for one in node.names if one.name in MODULES}
+    return found
+
+
+def test_no_circle_of_imports() -> None:
+    """Modules are taken away that need none of those left; what can never be taken away is in a circle, or above one."""
+    left = {name: imports(path) for name, path in MODULES.items()}
+    assert sum(map(len, left.values())) > 500  # the walk finds them
+    while free := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+def test_no_room_holds_too_much() -> None:
+    lines = Counter[str]()
+    for path in MODULES.values():
+        lines[path.relative_to(PACKAGE).parts[0]] += len(path.read_text(encoding="utf-8").splitlines())
+    room, most = lines.most_common(1)[0]
+    assert most <= LARGEST_ROOM * lines.total(), f"{room} has {most} of {lines.total()} lines"
