@@ -1,4 +1,4 @@
-"""The shape of the house: no circle of imports, no import hidden in a function to dodge one, no room that holds it all."""
+"""The shape of the house: no circle of imports, not even one hidden in a function, and no room that holds it all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def imports(path: Path) -> set[str]:
 
 
 def test_no_circle_of_imports() -> None:
-    """Modules are taken away that need none of those left; what can never be taken away is in a circle, or above one."""
+    """Modules that need none of those left are taken away in turn; what stays is in a circle, or needs one."""
     left = {name: imports(path) for name, path in MODULES.items()}
     assert sum(map(len, left.values())) > 500  # the walk finds them
     while free := [name for name, needed in left.items() if not needed & left.keys()]:

@@ -89,7 +89,7 @@ def command(folder: Path, *arguments: str) -> None:
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         timeout=TIMEOUT_S,
     )
     if done.returncode:
