@@ -22,6 +22,7 @@ from pathlib import Path
 
 from internevo.config.derive import legs, stage_steps, step_from
 from internevo.config.schema import BLOCK, CACHE, SourceConfig, StageConfig
+from internevo.data.length_band import Band
 from internevo.tokens.megatron import StoreError
 
 Asked = dict[str, list[float | None]]
@@ -80,6 +81,14 @@ class Plan:
             if first <= step:
                 weights |= {name: float(weight) for name, weight in changed.items()}
         return weights
+
+    def band(self, source: str) -> Band | None:
+        """The lengths of the documents that a source gives; None where it gives none, at no step."""
+        weights = [one for _, changed in self.changes if (one := changed.get(source)) is not None]
+        for one in self.sources:
+            if source_name(one) == source and max(one.weight, *weights, 0) > 0:
+                return Band(one.min_tokens, one.max_tokens)
+        return None
 
     def asked(self, step: int) -> Asked:
         """The mixture that is asked for at a step, in plain values. Two that are equal are shared out alike."""

@@ -146,7 +146,7 @@ def _load_whole(folder: Path) -> Any:
         model, info = kind.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # of whichever class: nobody else can load it either
         raise Mismatch(f"transformers cannot load {folder}: {error}") from None
     for what, names in (
         ("does not find", info["missing_keys"]),
@@ -164,7 +164,10 @@ def _run_streamed(folder: Path, files: TensorFiles, tokens: Tensor, seen: Seen) 
     from transformers import AutoConfig
 
     reader = getattr(kind, "config_class", None) or AutoConfig
-    config = reader.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = reader.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise Mismatch(f"transformers cannot load {folder}: {error}") from None
     config._attn_implementation = "sdpa"
     build = getattr(kind, "from_config", kind)
     with torch.device("meta"):

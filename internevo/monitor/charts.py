@@ -44,7 +44,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
     def column(key: str) -> list[Any]:
         return [step[key] for step in steps]
 
-    shares = [step["mfu"] for step in steps]
+    shares = [credible(step["mfu"]) for step in steps]
     waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
     return {
         "loss": _chart(
@@ -114,9 +114,15 @@ def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
     for colour, (name, values) in enumerate(losses.items()):
         y = [_rounded(values.get(step)) for step in x]
         series.append({"label": name, "colour": colour, "y": y, "points": True})
-        flat = [_rounded(alone[name])] * len(x)
-        series.append({"label": f"{name}, frequencies alone", "colour": colour, "y": flat, "dashed": True})
+        if alone[name] is not None:
+            flat = [_rounded(alone[name])] * len(x)
+            series.append({"label": f"{name}, frequencies alone", "colour": colour, "y": flat, "dashed": True})
     return _chart("Held-out loss", "nats per token", x, series, height=280)
+
+
+def credible(share: float | None) -> float | None:
+    """A share of the peak; none where it is above 1, as in records of a peak that was measured on a busy machine."""
+    return None if share is None or share > 1 else share
 
 
 def _rounded(value: float | None) -> float | None:

@@ -78,8 +78,8 @@ class EvalMetrics:
     loss: float
     """Nats per label."""
     frequencies: float | None
-    """What a model that knows only how often each token comes in the source's training documents would score on the
-    same labels; None in records of versions that did not know it."""
+    """What a model that knows only how often each token comes in the documents of the source that the run trains on
+    would score on the same labels; None where it trains on none, and in records of versions that did not know it."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels)."""
 

@@ -15,7 +15,7 @@ from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.files.errors import UserError
 from internevo.files.json_files import is_number, read_mapping
-from internevo.monitor.charts import Record, build_charts
+from internevo.monitor.charts import Record, build_charts, credible
 from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
 from internevo.monitor.page import asset, table, write_page
@@ -111,10 +111,7 @@ def _cards(steps: Sequence[Record], evals: Sequence[Record], environment: Record
             f"{statistics.mean(losses):.3f}" if losses else "–",
             f"training loss, mean of the last {len(losses)} steps of {stage}",
         ),
-        *(
-            _card(_loss(one), f"held-out {source}, {_when(one)}; {_number(one['frequencies'])} by frequencies alone")
-            for source, one in newest(evals).items()
-        ),
+        *(_card(_loss(one), f"held-out {source}, {_when(one)}{_alone(one)}") for source, one in newest(evals).items()),
         _card(human(speed), "real tokens per second, median"),
         *_mfu(steps),
         _card(duration(seconds), f"in {len(steps):,} steps"),
@@ -134,13 +131,18 @@ def newest(evals: Sequence[Record]) -> dict[str, Record]:
     return {one["source"]: one for one in evals if one["when"] != "start" or not one["step"]}
 
 
+def _alone(one: Record) -> str:
+    return "" if one["frequencies"] is None else f"; {_number(one['frequencies'])} by frequencies alone"
+
+
 def _when(one: Record) -> str:
     return f"{one['when']} of {one['stage']}, step {one['step']:,}"
 
 
 def _mfu(steps: Sequence[Record]) -> list[str]:
     """The card of MFU; none where no step has it."""
-    causal, full = ([step[key] for step in steps if step[key] is not None] for key in ("mfu", "mfu_full"))
+    causal = [share for step in steps if (share := credible(step["mfu"])) is not None]
+    full = [step["mfu_full"] for step in steps if step["mfu_full"] is not None]
     if not causal:
         return []
     share = statistics.median(full) if full else 0.0

@@ -279,9 +279,11 @@ def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
 
 
 def _eval_values(metrics: EvalMetrics) -> dict[str, float]:
-    values = {f"heldout/{metrics.source}": metrics.loss}
+    # a later stage's first evaluation shares its step with the last one of the stage before
+    place = "heldout at start" if metrics.when == "start" and metrics.step else "heldout"
+    values = {f"{place}/{metrics.source}": metrics.loss}
     if metrics.frequencies is not None:
         values[f"frequencies/{metrics.source}"] = metrics.frequencies
     for first, last, loss, _ in metrics.by_position:
-        values[f"heldout/{metrics.source}/positions {first}-{last}"] = loss
+        values[f"{place}/{metrics.source}/positions {first}-{last}"] = loss
     return values

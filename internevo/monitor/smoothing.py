@@ -9,6 +9,7 @@ import numpy as np
 WIDTHS = (10, 30, 100, 300)
 """Steps to each side that a person can choose from."""
 DEFAULT = WIDTHS[0]
+_LEAST = 2
 
 
 def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
@@ -16,8 +17,19 @@ def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
 
     The nearer ones weigh more (tricube weights, as in lowess). A trailing average of a falling loss is too high by as
     much as the loss falls within its memory; a line through both sides follows the slope, also at the ends, where one
-    side is missing. Gaps stay gaps, and no line is fitted through what is not there.
+    side is missing. Early in a run, where the loss falls fast, no more than a third of the steps so far are looked at
+    to each side: at step 30, ten. Gaps stay gaps, and no line is fitted through what is not there.
     """
+    curve = _fitted(values, width)
+    for at in range(min(len(values), 3 * width)):
+        near = min(width, max(_LEAST, at // 3))
+        first = max(0, at - near)
+        curve[at] = _fitted(values[first : at + near + 1], near)[at - first]
+    return curve
+
+
+def _fitted(values: Sequence[float | None], width: int) -> list[float | None]:
+    """The same with one width for all."""
     there = np.array([value is not None for value in values], bool)
     if not there.any():
         return [None] * len(values)

@@ -44,7 +44,9 @@ def results(sweep: Sweep) -> list[Result]:
 def _result(sweep: Sweep, now: RunState) -> Result:
     folder = sweep.folder / now.run.name
     steps, evals = read_metrics(folder / METRICS), read_metrics(folder / EVALS)
-    losses = [step["loss"] for step in steps[-max(1, int(len(steps) * _LAST)) :] if step["loss"] is not None]
+    last = steps[-max(1, int(len(steps) * _LAST)) :]
+    # another stage's loss is of other rows, or other data
+    losses = [step["loss"] for step in last if step["loss"] is not None and step["stage"] == steps[-1]["stage"]]
     train = statistics.fmean(losses) if losses else None
     ends = [one for one in evals if one["when"] == "end" and one["loss"] is not None]
     heldout = {one["source"]: one["loss"] for one in ends}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from internevo.config.schema import StageConfig
@@ -33,6 +35,8 @@ def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, 
     if train.fp8 != "none":
         use_fp8(model, train.fp8, device)
     if train.compile:
+        # with selective recomputation it warns of operations in place on every rank; a block has none
+        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
         options = {}
         if stage.parallel.asynchronous:
             from internevo.parallel.asynchronous import compile_options  # loads torch's compiler
@@ -42,7 +46,7 @@ def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, 
 
 
 def block_policies(stage: StageConfig, layers: int, tokens: int) -> list[Policy]:
-    """What each of so many blocks recomputes, given the tokens whose activations it keeps at one time."""
+    """What each of `layers` blocks recomputes, given the tokens whose activations it keeps at one time."""
     train = stage.train
     if train.recompute == "budget":
         size = compute_dtype(stage).itemsize

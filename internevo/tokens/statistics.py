@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from internevo.tokens.store import TokenStore
@@ -10,24 +12,33 @@ MOST = 4_000_000
 """Tokens of a store that are counted at most: a store of any size is looked at in well under a second."""
 STRETCH = 65_536
 """Tokens of one document that are counted at most."""
+_LOOKED_AT = 2**18
+"""Documents whose lengths are looked at."""
 _TOGETHER = 256
 """Documents that are in memory at a time."""
 
 
-def label_counts(store: TokenStore, vocab: int, most: int = MOST) -> np.ndarray:
+def label_counts(
+    store: TokenStore, vocab: int, most: int = MOST, holds: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """How often each id below `vocab` is a label in the store, float64 `[vocab]`.
 
-    Every token is a label but the first of each document and those that are masked. Of a store with more than `most`
-    tokens evenly spaced documents are counted, of a very long one a stretch that then stands for the whole.
+    `holds` says by their lengths which documents count; all without it. Every token is a label but the first of each
+    document and those that are masked. Of more than `most` tokens evenly spaced documents are counted, of a very long
+    one a stretch that then stands for the whole.
     """
     counts = np.zeros(vocab)
-    if not len(store):
+    documents = np.linspace(0, len(store) - 1, min(len(store), _LOOKED_AT)).astype(np.int64)
+    if holds is not None:
+        documents = documents[holds(store.lengths(documents))]
+    if not len(documents):
         return counts
-    wanted = len(store) if store.tokens <= most else max(1, int(len(store) * most / store.tokens))
-    documents = np.unique(np.linspace(0, len(store) - 1, wanted).astype(np.int64))
+    tokens = int(store.lengths(documents).sum())
+    wanted = len(documents) if tokens <= most else max(1, int(len(documents) * most / tokens))
+    documents = documents[np.unique(np.linspace(0, len(documents) - 1, wanted).astype(np.int64))]
     starts, lengths = store.spans(documents)
     labels = np.maximum(lengths - 1, 0)
-    taken = labels if store.tokens <= most else np.minimum(labels, STRETCH)
+    taken = labels if tokens <= most else np.minimum(labels, STRETCH)
     # a stretch from anywhere in the document: how texts begin is not how they go on
     begins = starts + 1 + np.arange(len(starts)) * 7919 % (labels - taken + 1)
     weights = labels / np.maximum(taken, 1)

@@ -21,8 +21,9 @@ class HeldOutLoss:
 
     loss: float
     labels: int
-    frequencies: float
-    """What a model that knows only how often each token comes in training would score on the same labels."""
+    frequencies: float | None
+    """What a model that knows only how often each token comes in training would score on the same labels; None for a
+    source that nothing is trained on."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels): positions count from the document's start in its row."""
 
@@ -35,11 +36,11 @@ def position_edges(seq_len: int) -> list[int]:
     return [*edges, seq_len]
 
 
-def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray) -> HeldOutLoss | None:
+def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray | None) -> HeldOutLoss | None:
     """Run the model over held-out batches, of which each rank has its part; None where they hold no label.
 
-    `training` has for each id how often it is a label in the training documents, `[vocab]`. Raises UserError for an id
-    past the vocabulary.
+    `training` has for each id how often it is a label in the training documents, `[vocab]`; None where there are none.
+    Raises UserError for an id past the vocabulary.
     """
     edges = torch.tensor(position_edges(engine.stage.train.seq_len), device=engine.device)
     sums = torch.zeros(2, len(edges) - 1, dtype=torch.float64, device=engine.device)
@@ -60,5 +61,6 @@ def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray
         for (first, last), total, count in zip(pairwise(edges.tolist()), loss, labels, strict=True)
         if count
     ]
-    alone = frequency_loss(engine.add_up(counts).cpu().numpy(), training)
+    seen = engine.add_up(counts).cpu().numpy()
+    alone = None if training is None else frequency_loss(seen, training)
     return HeldOutLoss(sum(loss) / sum(labels), int(sum(labels)), alone, buckets)

@@ -19,7 +19,7 @@ from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig, StageConfig
 from internevo.data.fingerprint import Facts, check_same, data_facts
 from internevo.data.loader import Cursor, evaluation_batches
-from internevo.data.mixing import source_name
+from internevo.data.mixing import Plan, source_name
 from internevo.files.errors import UserError
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
@@ -282,11 +282,20 @@ class Run:
         }
         return {name: store for name, store in stores.items() if store is not None}
 
-    def _label_counts(self, source: str, stage: StageConfig) -> np.ndarray:
-        """Of the training documents of a source, counted once."""
+    def _label_counts(self, source: str, stage: StageConfig) -> np.ndarray | None:
+        """Of the documents of a source that any stage trains on, counted once; None where none does."""
+        bands = [Plan.of(one).band(source) for one in self.config.stages]
+        trained = [band for band in bands if band is not None]
+        if not trained:
+            return None
         if source not in self.counted:
-            store, vocab = partial(TokenStore.open_source, self.sources[source], stage.data.cache), stage.model.vocab
-            self.counted[source] = self.world.on_main(lambda: label_counts(store(), vocab))
+            path, cache, vocab = self.sources[source], stage.data.cache, stage.model.vocab
+
+            def holds(lengths: np.ndarray) -> np.ndarray:
+                return np.any([band.holds(lengths) for band in trained], axis=0)
+
+            count = partial(label_counts, vocab=vocab, holds=holds)
+            self.counted[source] = self.world.on_main(lambda: count(TokenStore.open_source(path, cache)))
         return self.counted[source]
 
     def _record(self, command: Sequence[str]) -> None:

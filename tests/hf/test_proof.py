@@ -126,6 +126,15 @@ def write_index(folder: Path, index: dict[str, str]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
+def test_a_folder_that_transformers_refuses_is_a_mismatch(tmp_path: Path) -> None:
+    """Whatever class its error has: huggingface_hub has some of its own for fields of configurations."""
+    save_theirs("qwen3", tmp_path / "theirs", head_dim=16)
+    set_key(tmp_path / "theirs", head_dim=None)
+    with pytest.raises(Mismatch, match="transformers cannot load"):
+        import_model(tmp_path / "theirs", tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
+
+
 def test_an_index_that_is_not_what_its_files_hold_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     index = sharded(folder)

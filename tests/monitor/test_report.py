@@ -155,6 +155,17 @@ def test_more_than_the_peak_is_never_without_a_word(tmp_path: Path) -> None:
     assert "288.0% counted as full attention; above 100%, as that counts attention between documents" in page
 
 
+def test_a_share_above_the_peak_in_an_older_record_is_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=0)
+    records = JsonLines(run / METRICS)
+    for number, share in enumerate((1.19, 2.88, 0.4), 1):
+        records.write(step(number, mfu=share, mfu_full=0.5))
+    records.close()
+    page = write_report(run).read_text()
+    assert "<b>40.0%</b><span>MFU, causal attention, median of the 1 steps that have one" in page
+    assert embedded(page)["charts"]["mfu"]["series"][0]["widths"]["0"] == [None, None, 0.4]
+
+
 def test_a_person_chooses_the_smoothing(tmp_path: Path) -> None:
     page = write_report(make_run(tmp_path / "run")).read_text()
     assert '<select id="smoothing">' in page

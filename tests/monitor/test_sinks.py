@@ -64,6 +64,20 @@ def test_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert line.split()[-1] == "0m03s"  # six steps of half a second
 
 
+def test_a_stage_s_end_and_the_next_one_s_start_are_two_curves_in_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sinks = open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0)
+    sinks.evaluation(evaluation(0, when="start"))
+    sinks.evaluation(evaluation(6, when="end"))
+    sinks.evaluation(evaluation(6, when="start", stage="long"))
+    sinks.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("heldout/web")] == [0, 6]
+    assert [event.step for event in events.Scalars("heldout at start/web")] == [6]
+
+
 def test_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

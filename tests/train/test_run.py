@@ -84,6 +84,29 @@ def test_the_baseline_knows_training_frequencies_only(unbroken: Path) -> None:
         assert expected > -sum(n / len(labels) * math.log(n / len(labels)) for n in own.values())
 
 
+def test_the_baseline_knows_what_is_trained_on_only(tmp_path: Path) -> None:
+    """Documents outside a source's lengths are no training documents, and a source without a weight has none."""
+    sources = [
+        {"path": str(tmp_path / "tokens" / "web"), "max_tokens": 60},
+        {"path": str(tmp_path / "tokens" / "code"), "weight": 0},
+    ]
+    stages = [{"name": "only", "train": {"steps": 1}}]
+    data = {"sources": sources, "eval_tokens": 500}
+    config = write_config(tmp_path, data=data, stages=stages, schedule={"warmup": 0})
+    assert train(load_config(config), ["test"]) is None
+    found = {one["source"]: one["frequencies"] for one in evals(tmp_path / "runs" / "run")}
+    store = TokenStore(tmp_path / "tokens" / "web" / "train")
+    read = [tokens for number in range(len(store)) if len(tokens := store.read(number).tolist()) <= 60]
+    assert 0 < len(read) < len(store)
+    counts = Counter(token for tokens in read for token in tokens[1:])
+    total = sum(counts.values()) + 512
+    batches = evaluation_batches("web", TokenStore(tmp_path / "tokens" / "web" / "heldout"), 64, 4, 500)
+    labels = [label for batch in batches for label in batch.labels.flatten().tolist() if label != IGNORE]
+    expected = sum(-math.log((counts[label] + 1) / total) for label in labels) / len(labels)
+    assert found == {"web": pytest.approx(expected, rel=1e-9), "code": None}
+    assert "code, end of only, step 1<" in (tmp_path / "runs" / "run" / "report.html").read_text()
+
+
 def test_a_cpu_has_no_utilisation(unbroken: Path) -> None:
     lines = read_metrics(unbroken / "metrics.jsonl")
     assert {(line["mfu"], line["mfu_full"]) for line in lines} == {(None, None)}
