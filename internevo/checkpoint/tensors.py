@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -143,19 +143,27 @@ def write_tensors(
 ) -> None:
     """Write the tensors into `folder`; distributed tensors are written by the ranks that hold their parts.
 
-    All ranks of `group` call it together; None is a process alone. One tensor at a time is made, and copied from the
+    All ranks of `group` call it together; None is a process alone. Raises OSError on all of them for what the system
+    refuses one. One tensor at a time is made, and copied from the
     device. `copies` are written instead where given: of the `names_to_write`, this process's parts in host memory.
     """
     source = tensors if copies is None else copies
     names = names_to_write(tensors) if copies is None else list(copies)
     like = shapes_of(tensors)
-    dcp.save(
-        {name: like[name] for name in names},
-        storage_writer=_OneByOneWriter(folder),
-        planner=_OneByOnePlanner(source),
-        process_group=group,
-        no_dist=group is None,
-    )
+    try:
+        dcp.save(
+            {name: like[name] for name in names},
+            storage_writer=_OneByOneWriter(folder),
+            planner=_OneByOnePlanner(source),
+            process_group=group,
+            no_dist=group is None,
+        )
+    except CheckpointException as error:  # torch's own, of the errors of all ranks
+        refused = [one for one, _ in error.failures.values() if isinstance(one, OSError)]
+        if not refused:
+            raise
+        refused[0].filename = refused[0].filename or str(folder)  # a file that is full does not say which it is
+        raise refused[0] from None
 
 
 class _OneByOnePlanner(dcp.DefaultSavePlanner):
@@ -169,6 +177,15 @@ class _OneByOnePlanner(dcp.DefaultSavePlanner):
         return local_part(self._source[write_item.index.fqn])
 
 
+def _save(tensor: Tensor, file: IO[bytes]) -> None:
+    try:
+        torch.save(_in_host_memory(tensor), file)
+    except RuntimeError as error:  # torch's archive, which misses its bytes after what the system refused
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 class _OneByOneWriter(dcp.FileSystemWriter):
     """Writes one file a process. torch's own writer keeps every tensor of a file until the file is complete."""
 
@@ -178,7 +195,7 @@ class _OneByOneWriter(dcp.FileSystemWriter):
         with (Path(self.path) / name).open("wb") as file:  # `commit` flushes it to disk
             for item in plan.items:
                 start = file.tell()
-                torch.save(_in_host_memory(cast("Tensor", planner.resolve_data(item))), file)  # no name keeps it alive
+                _save(cast("Tensor", planner.resolve_data(item)), file)  # no name here keeps it alive
                 length = file.tell() - start
                 results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
         done: Future[list[WriteResult]] = Future()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from internevo.checkpoint.commit import PARTIAL, STATE, checkpoints, clean, commit, prune, step_name, write_json
-from internevo.checkpoint.errors import NotFiniteError
+from internevo.checkpoint.errors import CheckpointError, NotFiniteError
 from internevo.checkpoint.finite import name_some, not_finite
 from internevo.checkpoint.staging import Staging
 from internevo.checkpoint.tensors import write_tensors
+from internevo.files.refusals import refusal
 
 
 class CheckpointWriter:
@@ -49,7 +51,8 @@ class CheckpointWriter:
 
         An asynchronous writer copies the tensors to host memory and returns; the caller may change them at once. One
         that is not needs host memory for a tensor at a time. An error of the save before is raised here or by `wait`.
-        Raises NotFiniteError, and writes nothing, when a number is not finite on any process.
+        Raises NotFiniteError, and writes nothing, when a number is not finite on any process; and CheckpointError for
+        what the system refuses, such as room on a full disk. Then nothing of the checkpoint is left.
         """
         self.check_finite(step, tensors)
         if self.asynchronous:
@@ -69,16 +72,10 @@ class CheckpointWriter:
             return
         if not self._first:
             raise SystemExit(2)
-        good = checkpoints(self.folder)
-        resumes = (
-            f"The last good checkpoint is {good[-1]}; the same command resumes from it"
-            if good
-            else "There is no checkpoint yet; the same command begins again"
-        )
         raise NotFiniteError(
             f"step {step:,} is not saved: NaN or infinity in {name_some(bad)}, and training cannot recover from that. "
-            f"{resumes}. If it happens again, lower optimizer.lr, lengthen schedule.warmup, or look at the data of "
-            "the steps since then; if it does not, suspect the hardware."
+            f"{self._resumes()} If it happens again, lower optimizer.lr, lengthen schedule.warmup, or look at the data "
+            "of the steps since then; if it does not, suspect the hardware."
         )
 
     def wait(self) -> None:
@@ -111,16 +108,40 @@ class CheckpointWriter:
     ) -> None:
         final = self.folder / step_name(step)
         partial = final.with_name(final.name + PARTIAL)
-        if self._first:
-            partial.mkdir()
-        self._meet()
-        write_tensors(tensors, partial, self.group, copies)
-        if self._first:
+
+        def complete() -> None:
             write_json(partial / STATE, state)
             commit(partial, final, permanent, finite=True)
             if rotate:
                 prune(self.folder, self.keep)
-        self._meet()
+
+        try:
+            self._together(step, partial.mkdir if self._first else _nothing)
+            self._together(step, lambda: write_tensors(tensors, partial, self.group, copies))
+            self._together(step, complete if self._first else _nothing)
+        except BaseException:
+            if self._first:  # a full disk has better use for the room
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _together(self, step: int, work: Callable[[], object]) -> None:
+        """Do it. What the system refuses one process ends the save of all: none waits for another that has left."""
+        refused = []
+        try:
+            work()
+        except OSError as error:
+            refused = [refusal(error) or str(error)]
+        if not (refused := self._everyones(refused)):
+            return
+        if not self._first:
+            raise SystemExit(2)
+        raise CheckpointError(f"step {step:,} is not saved: {refused[0]} {self._resumes()}")
+
+    def _resumes(self) -> str:
+        good = checkpoints(self.folder)
+        if good:
+            return f"The last good checkpoint is {good[-1]}; the same command resumes from it."
+        return "There is no checkpoint yet; the same command begins again."
 
     def _everyones(self, names: list[str]) -> list[str]:
         """The names of all processes, each once."""
@@ -130,6 +151,5 @@ class CheckpointWriter:
         dist.all_gather_object(gathered, names, group=self.group)
         return sorted({name for each in gathered for name in each})
 
-    def _meet(self) -> None:
-        if self.group is not None:
-            dist.barrier(group=self.group)
+
+def _nothing() -> None: ...

@@ -41,7 +41,7 @@ HeldOutOption = Annotated[
     number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1.", "SHARE"),
 ]
 WorkersOption = Annotated[
-    int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0, max=10**5)
+    int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0, max=1024)
 ]
 MaxRejectsOption = Annotated[
     float,

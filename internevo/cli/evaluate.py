@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internevo.cli.shared import ModelArgument, StepOption, app, note, out, plain, then
+from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def evaluate_model(
     haystack: Annotated[
         str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
     ] = None,
-    depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1, max=10**9)] = 11,
-    trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1, max=10**9)] = 5,
+    depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1, max=10_000)] = 11,
+    trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1, max=10_000)] = 5,
     contamination: Annotated[
         str | None,
         typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
@@ -70,7 +71,7 @@ def evaluate_model(
     precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.", metavar="PRECISION")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
     processes: Annotated[
-        int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1, max=10**5)
+        int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1, max=1024)
     ] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")] = False,
     output: Annotated[
@@ -201,6 +202,10 @@ def _lengths(text: str | None) -> list[int]:
     from internevo.config.read import number
 
     try:
-        return [int(number(one) or int(one)) for one in text.split(",")]
+        found = [int(number(one) or int(one)) for one in text.split(",")]
     except ValueError:
         raise UserError(f"--needle: expected lengths in tokens such as 1024,4096, found {text!r}") from None
+    for one in found:
+        if problem := Between(1, 2**30).problem(one):
+            raise UserError(f"--needle: a length {problem}")
+    return found

@@ -29,7 +29,7 @@ def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     processes: Annotated[
-        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1, max=10**5)
+        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1, max=1024)
     ] = 1,
     nodes: Annotated[
         str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
@@ -50,7 +50,7 @@ def launch(
         ),
     ] = 300,
     requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
-    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1, max=10**5)] = None,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1, max=1024)] = None,
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
     mounts: Annotated[

@@ -32,7 +32,7 @@ class Dtype(StrEnum):
 
 
 WorkersOption = Annotated[
-    int, typer.Option(help="Processes that read and write, for large models.", metavar="N", min=1, max=10**5)
+    int, typer.Option(help="Processes that read and write, for large models.", metavar="N", min=1, max=1024)
 ]
 
 
@@ -115,7 +115,7 @@ def export(
 def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Option(help="The text to continue.", metavar="TEXT")] = "",
-    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.", metavar="N", min=1, max=10**9)] = 128,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.", metavar="N", min=1, max=2**20)] = 128,
     temperature: Annotated[
         float, number_option(Between(0, 100), "0 always takes the likeliest token.", metavar="NUMBER")
     ] = 0.8,

@@ -100,7 +100,7 @@ def verify(
         int,
         typer.Option("--replay", help="Recorded steps to train again and compare.", metavar="STEPS", min=0, max=10**9),
     ] = 0,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N", min=1, max=10**5)] = 1,
+    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N", min=1, max=1024)] = 1,
 ) -> None:
     """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
 

@@ -20,7 +20,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", metavar="SWEEP", show_default=False)],
     at_once: Annotated[
         int | None,
-        typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N", min=1, max=10**5),
+        typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N", min=1, max=1024),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
     show: Annotated[

@@ -84,9 +84,9 @@ class Plan:
 
     def band(self, source: str) -> Band | None:
         """The lengths of the documents that a source gives; None where it gives none, at no step."""
-        weights = [one for _, changed in self.changes if (one := changed.get(source)) is not None]
+        later = [changed.get(source, 0.0) for _, changed in self.changes]
         for one in self.sources:
-            if source_name(one) == source and max(one.weight, *weights, 0) > 0:
+            if source_name(one) == source and max([one.weight, *later]) > 0:
                 return Band(one.min_tokens, one.max_tokens)
         return None
 

@@ -45,7 +45,10 @@ def watch(run: Path, asked: Asked, world: World, show: Callable[[int, Findings],
     file.parent.mkdir(exist_ok=True)
     count = 0
     while True:
-        last = sum(stage_steps(stage.train) for stage in load_config(folder.config_file, check_data=False).stages)
+        last = sum(
+            stage_steps(stage.train)
+            for stage in load_config(folder.config_file, check_data=False, check_values=False).stages
+        )
         done = {line["step"] for line in read_metrics(file)}
         new = [path for path in checkpoints(folder.checkpoints) if int(path.name.partition("-")[2]) not in done]
         for path in new:

@@ -37,7 +37,7 @@ def write_report(run: Path) -> Path:
     config_file = run / "config.yaml"
     if not config_file.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
-    config = load_config(config_file, check_data=False)
+    config = load_config(config_file, check_data=False, check_values=False)
     steps, evals = read_metrics(run / METRICS), read_metrics(run / EVALS)
     environment = dict(read_mapping(run / "environment.json"))
     total = sum(stage_steps(stage.train) for stage in config.stages)

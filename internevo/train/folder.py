@@ -56,7 +56,7 @@ class RunFolder:
         """
         if not self.config_file.exists():
             return []
-        changes = differences(load_config(self.config_file, check_data=False), config)
+        changes = differences(load_config(self.config_file, check_data=False, check_values=False), config)
         fixed = [line for line in changes if _fixed(line.split(":")[0])]
         if fixed:
             raise UserError(

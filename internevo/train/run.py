@@ -107,6 +107,7 @@ class Run:
         self.told.append(f"attention: {self.kernel}")
         self.profiler = StepProfiler(config.monitor.profile, folder.path, world.rank, world.device)
         self._opened = ExitStack()
+        self._tell: Callable[[str], None] = self.told.append
 
     def nothing_to_do(self, until: float) -> str | None:
         """Why nothing is left to train or evaluate, in which case nothing is to be written; None when there is.
@@ -177,6 +178,7 @@ class Run:
         self._opened.callback(self.profiler.close)
         for line in self.told:
             self.sinks.message(line)
+        self._tell = self.sinks.message
         self.writer = CheckpointWriter(self.folder.checkpoints, saving.keep, saving.asynchronous, world.saving)
         self._opened.callback(self.writer.close)
 
@@ -194,7 +196,7 @@ class Run:
         world, step = self.world, self.progress.step
         engine = make_engine(stage, world)
         for line in engine.notes:
-            self.sinks.message(line)
+            self._tell(line)
         if step > 0:
             newest = self.folder.checkpoints / step_name(step)
             engine.load(lambda tensors: read_tensors(newest, tensors, world.control))

@@ -82,7 +82,7 @@ def open_model(path: Path, step: int | None = None) -> StoredModel:
 def _of_run(path: Path, step: int | None) -> StoredModel:
     folder = RunFolder(path)
     checkpoint = choose_checkpoint(folder.checkpoints, step)
-    config = load_config(folder.config_file, check_data=False)
+    config = load_config(folder.config_file, check_data=False, check_values=False)
     state = read_state(checkpoint)
     stage = next((stage for stage in config.stages if stage.name == state["stage"]), None)
     if stage is None:

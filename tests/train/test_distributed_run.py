@@ -45,6 +45,23 @@ def config_of(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("setting", ["parallel.zero.stage=3", "train.recompute=selective"])
+def test_a_run_whose_first_engine_has_something_to_say(tmp_path: Path, setting: str) -> None:
+    """It is said when the run begins: its sinks are not open yet when the engine is made."""
+    model = {"preset": "tiny", "layers": 4}
+    stages = [{"name": "only", "train": {"steps": 3}}]
+    config = write_config(tmp_path, model=model, stages=stages)
+    assert train(load_config(config, ["name=one"]), ["test"]) is None
+    pipeline = "parallel.pipeline.size=2", "parallel.pipeline.schedule=zbv"
+    process = launch(config, 2, *pipeline, setting, "train.micro_batch=1")
+    out = finish(process)
+    assert process.returncode == 0, out
+    run = tmp_path / "runs" / "run"
+    assert "zbv" in (run / "logs" / "rank-0000.log").read_text().split("1/3")[0]
+    close_to(steps(run), steps(tmp_path / "runs" / "one"))
+
+
+@pytest.mark.slow
 def test_a_run_on_two_processes(tmp_path: Path, one_rank: Path) -> None:
     process = launch(config_of(tmp_path), 2, "parallel.zero.stage=3")
     out = finish(process)

@@ -11,7 +11,9 @@ import torch
 
 from internevo.config.load import load_config
 from internevo.files.errors import UserError
+from internevo.monitor.report import write_report
 from internevo.train.run import train
+from internevo.train.stored_model import open_model
 from tests.train.runs import evals, finish, start, steps, write_config
 
 
@@ -93,6 +95,19 @@ def test_a_start_refused_for_its_first_weights_leaves_no_record(complete: Path, 
     assert {one.name for one in run.iterdir()} <= {"logs", ".lock"}
     train(load_config(path, [f"train.init_from={first}"]), ["test"], until=1)
     assert len(steps(run)) == 1
+
+
+def test_names_that_a_run_began_with_are_not_judged_again(complete: Path, tmp_path: Path) -> None:
+    """A run of an earlier version may have a source whose name is refused today. It can be read as before."""
+    folder = tmp_path / "run"
+    shutil.copytree(complete / "runs" / "run", folder)
+    file = folder / "config.yaml"
+    text = file.read_text(encoding="utf-8")
+    named = text.replace("weight: 0.7\n      name: null", "weight: 0.7\n      name: heldout/[red]")
+    assert named != text
+    file.write_text(named, encoding="utf-8")
+    assert write_report(folder).is_file()
+    assert open_model(folder).step > 0
 
 
 def test_nothing_asked_for_is_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
