@@ -1,8 +1,9 @@
 """Matrix products in FP8, by torchao: inputs, weights and gradients are scaled and rounded for each product.
 
-Query, output, gate, up and down projections are converted. Left in the model's own precision: embedding and head, which
-the loss depends on most; key and value projections, which with grouped heads are too narrow to gain; norms; and what
-has sides that are no multiple of 16, which the hardware needs. The weights themselves stay as they are.
+Converted is what its role says may be: query, output, gate, up and down projections. Left in the model's own precision:
+embedding and head, which the loss depends on most; key and value projections, which with grouped heads are too narrow
+to gain; norms; and what has sides that are no multiple of 16, which the hardware needs. The weights themselves stay as
+they are.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from internevo.files.errors import UserError
 from internevo.files.quiet import quiet
 from internevo.model.transformer import Transformer
 
-CONVERTED = ("wq", "wo", "gate", "up", "down")
-
 
 def use_fp8(model: Transformer, scaling: str, device: torch.device) -> None:
     """Convert the blocks' projections; `scaling` is `tensorwise` or `rowwise`. On a CPU the products are emulated:
@@ -26,7 +25,11 @@ def use_fp8(model: Transformer, scaling: str, device: torch.device) -> None:
     torchao = check_fp8(device)
     config = torchao.Float8LinearConfig.from_recipe_name(scaling)
     config = replace(config, emulate=device.type != "cuda")
-    torchao.convert_to_float8_training(model.blocks, config=config, module_filter_fn=_wanted)
+    torchao.convert_to_float8_training(
+        model.blocks,
+        config=config,
+        module_filter_fn=lambda module, name: _fits(module) and model.roles[f"blocks.{name}.weight"].fp8,
+    )
 
 
 def check_fp8(device: torch.device) -> ModuleType:
@@ -43,10 +46,5 @@ def check_fp8(device: torch.device) -> ModuleType:
     return torchao.float8
 
 
-def _wanted(module: nn.Module, name: str) -> bool:
-    return (
-        isinstance(module, nn.Linear)
-        and name.rpartition(".")[2] in CONVERTED
-        and not module.in_features % 16
-        and not module.out_features % 16
-    )
+def _fits(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and not module.in_features % 16 and not module.out_features % 16

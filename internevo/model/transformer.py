@@ -19,9 +19,16 @@ from internevo.model.attention import Attend, attention, prepare_documents
 from internevo.model.cache import KVCache, LayerCache, attend_cached
 from internevo.model.documents import Documents
 from internevo.model.recompute import Policy, recompute
+from internevo.model.roles import Kind, Role, declare, roles_of
 from internevo.model.rope import rotary_tables, rotate
 
 Rotary = tuple[Tensor, Tensor]
+
+BY_ROWS = Role(Kind.matrix, cut=0, fp8=True)
+"""Makes what each rank has its part of: heads, or inner features."""
+NARROW = Role(Kind.matrix, cut=0)
+BY_COLUMNS = Role(Kind.matrix, cut=1, into_residual=True, fp8=True)
+"""Takes such a part; the ranks' results add up."""
 
 
 class RMSNorm(nn.Module):
@@ -31,6 +38,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
+        declare(self, weight=Role(Kind.scale))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
@@ -45,12 +53,14 @@ class Attention(nn.Module):
         self.kernel = "sdpa"
         self.attend: Attend = attention
         q_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.wq = nn.Linear(config.hidden, q_dim, bias=config.qkv_bias)
-        self.wk = nn.Linear(config.hidden, kv_dim, bias=config.qkv_bias)
-        self.wv = nn.Linear(config.hidden, kv_dim, bias=config.qkv_bias)
-        self.wo = nn.Linear(q_dim, config.hidden, bias=False)
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        bias = {"bias": Role(Kind.bias, cut=0)} if config.qkv_bias else {}
+        # with grouped heads, keys and values are too narrow to gain from FP8
+        self.wq = declare(nn.Linear(config.hidden, q_dim, bias=bool(bias)), weight=BY_ROWS, **bias)
+        self.wk = declare(nn.Linear(config.hidden, kv_dim, bias=bool(bias)), weight=NARROW, **bias)
+        self.wv = declare(nn.Linear(config.hidden, kv_dim, bias=bool(bias)), weight=NARROW, **bias)
+        self.wo = declare(nn.Linear(q_dim, config.hidden, bias=False), weight=BY_COLUMNS)
+        self.q_norm = _head_norm(config) if config.qk_norm else None
+        self.k_norm = _head_norm(config) if config.qk_norm else None
 
     def forward(self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None) -> Tensor:
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.wq, self.wk, self.wv))
@@ -65,14 +75,19 @@ class Attention(nn.Module):
         return self.wo(out.flatten(-2))
 
 
+def _head_norm(config: ModelConfig) -> RMSNorm:
+    """A norm of each head: all heads share its weight."""
+    return declare(RMSNorm(config.head_dim, config.norm_eps), weight=Role(Kind.scale, partial=True))
+
+
 class FeedForward(nn.Module):
     """SwiGLU (arXiv 2002.05202): `down(silu(gate(x)) * up(x))`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = nn.Linear(config.hidden, config.ffn, bias=False)
-        self.up = nn.Linear(config.hidden, config.ffn, bias=False)
-        self.down = nn.Linear(config.ffn, config.hidden, bias=False)
+        self.gate = declare(nn.Linear(config.hidden, config.ffn, bias=False), weight=BY_ROWS)
+        self.up = declare(nn.Linear(config.hidden, config.ffn, bias=False), weight=BY_ROWS)
+        self.down = declare(nn.Linear(config.ffn, config.hidden, bias=False), weight=BY_COLUMNS)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -110,12 +125,14 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compiled = False
-        self.embed = nn.Embedding(config.vocab, config.hidden)
+        self.embed = declare(nn.Embedding(config.vocab, config.hidden), weight=Role(Kind.embedding, cut=0))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
-        self.head = nn.Linear(config.hidden, config.vocab, bias=False)
+        self.head = declare(nn.Linear(config.hidden, config.vocab, bias=False), weight=Role(Kind.head, cut=0))
         if config.tied:
             self.head.weight = self.embed.weight
+        self.roles = roles_of(self)
+        """What each parameter is, by its name; also after modules are wrapped, or a rank has given some up."""
 
     @property
     def attentions(self) -> list[Attention]:
@@ -180,26 +197,32 @@ class Transformer(nn.Module):
 def init_weights(model: Transformer, seed: int) -> None:
     """Fill every parameter with its `initial_values`, in place."""
     for name, parameter in model.named_parameters():
-        parameter.copy_(initial_values(name, parameter.shape, model.config, seed))
+        parameter.copy_(initial_values(name, parameter.shape, model.roles[name], model.config, seed))
 
 
-def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> Tensor:
+def initial_values(name: str, shape: torch.Size, role: Role, config: ModelConfig, seed: int) -> Tensor:
     """The fp32 values, on the CPU, that the parameter called `name` begins with.
 
-    Matrices are normal with deviation `init_std`; those that write into the residual stream (`wo`, `down`) are
-    scaled down by `sqrt(2 * layers)` so that its variance does not grow with depth (GPT-2's rule). Norms are
-    one, biases zero. Each parameter has a random stream of its own, made from the seed and its name, so its
-    values do not depend on which other parameters a process holds.
+    | kind | values |
+    |---|---|
+    | bias | 0 |
+    | scale | 1 |
+    | embedding | normal, deviation `init_std` |
+    | matrix | the same; with `width_base` times `sqrt(width_base / hidden)` |
+    | head | the same; with `width_base` times `width_base / hidden` |
+
+    What writes into the residual stream is scaled down by `sqrt(2 * layers)`, so that the stream's variance does not
+    grow with depth (GPT-2's rule). Each parameter has a random stream of its own, made from the seed and its name, so
+    its values do not depend on which other parameters a process holds.
     """
-    if name.endswith("bias"):
+    if role.kind is Kind.bias:
         return torch.zeros(shape)
-    if len(shape) == 1:
+    if role.kind is Kind.scale:
         return torch.ones(shape)
-    into_residual = name.endswith(("wo.weight", "down.weight"))
-    std = config.init_std / (math.sqrt(2 * config.layers) if into_residual else 1.0)
-    if config.width_base and name != "embed.weight":
+    std = config.init_std / (math.sqrt(2 * config.layers) if role.into_residual else 1.0)
+    if config.width_base and role.kind is not Kind.embedding:
         ratio = config.width_base / config.hidden
-        std *= ratio if name == "head.weight" else math.sqrt(ratio)
+        std *= ratio if role.kind is Kind.head else math.sqrt(ratio)
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)

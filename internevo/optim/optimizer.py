@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from internevo.config.schema import ModelConfig, OptimizerConfig
+from internevo.model.roles import Kind, Role
 from internevo.optim.muon import ALONE, Muon, OnWhole
 
-Rate = Callable[[str], float]
-"""A parameter's share of the learning rate, by its name."""
+Rate = Callable[[Role], float]
+"""The share of the learning rate that parameters of a role have."""
 
 
 class Optimizers:
@@ -20,24 +21,24 @@ class Optimizers:
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
+        roles: Mapping[str, Role],
         config: OptimizerConfig,
         dtype: torch.dtype = torch.float32,
         on_whole: OnWhole = ALONE,
-        rate: Rate = lambda name: 1.0,
+        rate: Rate = lambda role: 1.0,
     ):
         """`parameters` may be parts of whole ones, `on_whole` then reaches those. `dtype` is what Muon computes in.
 
         State is made at once, not at the first step, so that a checkpoint can be loaded into it.
         """
         self.parameters = dict(parameters)
-        inner = {name for name, p in parameters.items() if config.name == "muon" and is_inner_matrix(name, p)}
+        inner = {name for name in parameters if config.name == "muon" and roles[name].kind is Kind.matrix}
         outer = {name: p for name, p in parameters.items() if name not in inner}
         self.all: list[torch.optim.Optimizer] = []
         if inner:
             self.all.append(Muon({name: parameters[name] for name in sorted(inner)}, config, dtype, on_whole))
         if outer:
-            matrices = {name for name, parameter in outer.items() if parameter.ndim > 1}
-            self.all.append(adamw(outer, matrices, config, rate))
+            self.all.append(adamw(outer, roles, config, rate))
             for parameter in outer.values():
                 self.all[-1].state[parameter] = {
                     "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -62,23 +63,21 @@ class Optimizers:
         return next(one.state[parameter] for one in self.all if parameter in one.state)
 
 
-def is_inner_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether it is a matrix of a block: Muon is for these, not for embedding and head."""
-    return parameter.ndim == 2 and name.startswith("blocks.")
-
-
 def adamw(
-    parameters: Mapping[str, nn.Parameter], matrices: Set[str], config: OptimizerConfig, rate: Rate = lambda name: 1.0
+    parameters: Mapping[str, nn.Parameter],
+    roles: Mapping[str, Role],
+    config: OptimizerConfig,
+    rate: Rate = lambda role: 1.0,
 ) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) without state yet: decoupled decay on the `matrices` named, none on the rest.
+    """AdamW (arXiv 1711.05101) without state yet: decoupled decay on matrices, none on norms and biases.
 
     Whether the embedding and the output head decay is `optimizer.decay_embeddings`. `rate` is a parameter's share of
     the learning rate; what decay takes from a weight in a step does not depend on it.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        decay = config.weight_decay if decays(name, name in matrices, config) else 0.0
-        groups.setdefault((decay, rate(name)), []).append(parameter)
+        decay = config.weight_decay if decays(roles[name], config) else 0.0
+        groups.setdefault((decay, rate(roles[name])), []).append(parameter)
     beta1, beta2 = config.betas
     return torch.optim.AdamW(
         [
@@ -92,23 +91,19 @@ def adamw(
 
 
 def width_rate(model: ModelConfig) -> Rate:
-    """Each parameter's share of the learning rate under `model.width_base` (muP's table 3 for Adam, arXiv 2203.03466).
+    """The shares of the learning rate under `model.width_base` (muP's table 3 for Adam, arXiv 2203.03466).
 
     Embedding, norms and biases: all of it. Matrices whose input is as wide as the model: in inverse proportion.
     """
     ratio = model.width_base / model.hidden if model.width_base else 1.0
-
-    def rate(name: str) -> float:
-        vector = "norm" in name or name.endswith("bias")
-        return 1.0 if vector or name == "embed.weight" else ratio
-
-    return rate
+    return lambda role: ratio if role.kind in (Kind.matrix, Kind.head) else 1.0
 
 
-def decays(name: str, matrix: bool, config: OptimizerConfig) -> bool:
-    """Whether weight decay reaches the parameter of this name."""
-    free = not config.decay_embeddings and name.startswith(("embed.", "head."))
-    return matrix and not free and config.weight_decay != 0.0
+def decays(role: Role, config: OptimizerConfig) -> bool:
+    """Whether weight decay reaches the parameters of a role."""
+    if role.kind in (Kind.embedding, Kind.head):
+        return config.decay_embeddings and config.weight_decay != 0.0
+    return role.kind is Kind.matrix and config.weight_decay != 0.0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
+from internevo.model.roles import Role
 from internevo.model.transformer import Transformer, initial_values
 from internevo.parallel.block_settings import compute_dtype, prepare_model
 from internevo.parallel.context import share_attention
@@ -85,13 +86,13 @@ def build_sharded(
 def give_first_weights(model: Transformer, stage: StageConfig, mesh: Mesh) -> None:
     """Fill this rank's part of every parameter with what the stage's seed gives."""
     for name, parameter in model.named_parameters():
-        local(parameter).copy_(_first_part(name, parameter.shape, stage, mesh))
+        local(parameter).copy_(_first_part(name, parameter.shape, model.roles[name], stage, mesh))
 
 
-def _first_part(name: str, shape: torch.Size, stage: StageConfig, mesh: Mesh) -> Tensor:
+def _first_part(name: str, shape: torch.Size, role: Role, stage: StageConfig, mesh: Mesh) -> Tensor:
     """A view of whole values, to be copied before the next ones are drawn."""
-    whole = initial_values(name, shape, stage.model, stage.train.seed)
-    return rows_by_rank(cut_by_rank(name, whole, mesh.tensor), mesh.shard)
+    whole = initial_values(name, shape, role, stage.model, stage.train.seed)
+    return rows_by_rank(cut_by_rank(role, whole, mesh.tensor), mesh.shard)
 
 
 def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from internevo.model.roles import Role
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh
-from internevo.parallel.tensor import cut_dimension, local
+from internevo.parallel.tensor import local
 
 
 @torch.no_grad()
-def gradient_norm(parameters: Mapping[str, nn.Parameter], mesh: Mesh) -> Tensor:
+def gradient_norm(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Role], mesh: Mesh) -> Tensor:
     """The global 2-norm of all gradients, a scalar tensor, the same on all ranks.
 
     Every element of every gradient counts once: parts are summed over the ranks that share them.
@@ -22,7 +23,7 @@ def gradient_norm(parameters: Mapping[str, nn.Parameter], mesh: Mesh) -> Tensor:
     whole: list[Tensor] = []
     for name, parameter in parameters.items():
         if parameter.grad is not None:
-            in_parts = mesh.tensor.size > 1 and cut_dimension(name) is not None
+            in_parts = mesh.tensor.size > 1 and roles[name].cut is not None
             (cut if in_parts else whole).append(local(parameter.grad))
     squares = torch.stack([_square(cut, mesh.device), _square(whole, mesh.device)])
     sum_over(squares, mesh.shard)

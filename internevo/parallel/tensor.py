@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from internevo.model.transformer import RMSNorm
+from internevo.model.roles import Role
+from internevo.model.transformer import RMSNorm, Transformer
 from internevo.parallel.collectives import gather, scatter_sum, sum_gradient, sum_over, sum_parts
 from internevo.parallel.mesh import Mesh, Place
 
@@ -101,50 +102,39 @@ class VocabularyEmbedding(nn.Module):
         return self.parallel.to_residual(embedded)
 
 
-BY_ROWS = ("wq", "wk", "wv", "gate", "up")
-BY_COLUMNS = ("wo", "down")
-HEAD_NORMS = ("q_norm", "k_norm")
+def cut_by_rank(role: Role, values: Tensor, place: Place) -> Tensor:
+    """This rank's part of the whole values of a parameter of this role: a view."""
+    return values if role.cut is None else values.chunk(place.size, role.cut)[place.rank]
 
 
-def cut_dimension(name: str) -> int | None:
-    """The dimension along which a parameter of this name is cut; None when every rank has all of it."""
-    module = name.split(".")[-2]
-    if module in BY_COLUMNS:
-        return 1
-    return 0 if module in (*BY_ROWS, "embed", "head") else None
-
-
-def cut_by_rank(name: str, values: Tensor, place: Place) -> Tensor:
-    """This rank's part of the whole values of a parameter of this name: a view."""
-    dim = cut_dimension(name)
-    return values if dim is None else values.chunk(place.size, dim)[place.rank]
-
-
-def cut_parameters(model: nn.Module, mesh: Mesh) -> None:
+def cut_parameters(model: Transformer, mesh: Mesh) -> None:
     """Put this rank's parts, DTensors that know the whole shape, in the place of a model's parameters that are cut."""
     for name, parameter in list(model.named_parameters()):
-        if (dim := cut_dimension(name)) is not None:
-            part = cut_by_rank(name, parameter.detach(), mesh.tensor).contiguous()
-            part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(dim)], run_check=False)
+        role = model.roles[name]
+        if role.cut is not None:
+            part = cut_by_rank(role, parameter.detach(), mesh.tensor).contiguous()
+            part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(role.cut)], run_check=False)
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, nn.Parameter(part))
 
 
 @torch.no_grad()
-def complete_gradients(parameters: Mapping[str, nn.Parameter], parallel: TensorParallel) -> None:
+def complete_gradients(
+    parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Role], parallel: TensorParallel
+) -> None:
     """Sum the gradients of what is not cut over the ranks, each of which saw its own part: one message a step."""
     if parallel.place.size == 1:
         return
-    whole = [p for name, p in parameters.items() if _incomplete(name, parallel) and p.grad is not None]
+    whole = [p for name, p in parameters.items() if _incomplete(roles[name], parallel) and p.grad is not None]
     parts = [local(p.grad) for p in whole if p.grad is not None]
     if parts:
         summed = sum_over(torch.cat([part.flatten() for part in parts]), parallel.place)
         torch._foreach_copy_([part.view(-1) for part in parts], list(summed.split([part.numel() for part in parts])))
 
 
-def _incomplete(name: str, parallel: TensorParallel) -> bool:
+def _incomplete(role: Role, parallel: TensorParallel) -> bool:
     """Whether a rank's gradient tells of a part only: of its tokens or, for the norms of heads, of its heads."""
-    return cut_dimension(name) is None and (parallel.sequence or name.split(".")[-2] in HEAD_NORMS)
+    return role.cut is None and (parallel.sequence or role.partial)
 
 
 def parallelize_block(block: nn.Module, parallel: TensorParallel) -> None:

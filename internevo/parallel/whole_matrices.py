@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from internevo.model.roles import Role
 from internevo.parallel.collectives import gather_dim
 from internevo.parallel.mesh import Mesh, Place
-from internevo.parallel.tensor import cut_dimension
 
 
 class WholeMatrices:
@@ -24,8 +24,8 @@ class WholeMatrices:
     All ranks call it with the same names. `rows` are the rows of each matrix over all the ranks that share its state.
     """
 
-    def __init__(self, mesh: Mesh, rows: Mapping[str, int]):
-        self.shard, self.tensor, self.rows = mesh.shard, mesh.tensor, rows
+    def __init__(self, mesh: Mesh, rows: Mapping[str, int], roles: Mapping[str, Role]):
+        self.shard, self.tensor, self.rows, self.roles = mesh.shard, mesh.tensor, rows, roles
 
     def __call__(self, function: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = list(parts)
@@ -48,7 +48,7 @@ class WholeMatrices:
         return [piece.view_as(part) for piece, part in zip(back, parts, strict=False)]
 
     def _on_tensor_parts(self, function: Callable[[Tensor], Tensor], name: str, part: Tensor) -> Tensor:
-        dim = cut_dimension(name)
+        dim = self.roles[name].cut
         if dim is None or self.tensor.size == 1:
             return function(part)
         return function(gather_dim(part, dim, self.tensor)).chunk(self.tensor.size, dim)[self.tensor.rank]

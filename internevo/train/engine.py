@@ -168,7 +168,11 @@ class LocalEngine(OneProcess, TorchEngine):
         prepare_model(model, stage, device)
         self.model = loss_model(model, stage, device)
         self.optimizers = Optimizers(
-            self.named_parameters(), stage.optimizer, compute_dtype(stage), rate=width_rate(stage.model)
+            self.named_parameters(),
+            master.roles,
+            stage.optimizer,
+            compute_dtype(stage),
+            rate=width_rate(stage.model),
         )
 
     def named_parameters(self) -> dict[str, nn.Parameter]:

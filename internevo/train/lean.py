@@ -34,7 +34,7 @@ class LeanEngine(OneProcess):
     def __init__(self, model: Transformer, stage: StageConfig, device: torch.device):
         self.stage, self.device = stage, device
         transformer = empty_model(stage.model, device, torch.bfloat16)
-        self.parameters = dict(transformer.named_parameters())
+        self.parameters, self.roles = dict(transformer.named_parameters()), transformer.roles
         moments = torch.float32 if stage.optimizer.state == "split" else torch.bfloat16
         self.rest = {name: torch.empty_like(p, dtype=torch.int16) for name, p in self.parameters.items()}
         self.first, self.second = (
@@ -72,7 +72,7 @@ class LeanEngine(OneProcess):
         for name, parameter in self.parameters.items():
             gradient = gradients[name]
             assert gradient is not None
-            rates = decaying if decays(name, parameter.ndim > 1, config) else free
+            rates = decaying if decays(self.roles[name], config) else free
             flat = (parameter, self.rest[name], gradient, self.first[name], self.second[name])
             for piece in zip(*(x.detach().view(-1).split(PIECE) for x in flat), strict=True):
                 move(*piece, numbers, rates, self.steps, stream)

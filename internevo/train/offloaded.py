@@ -82,7 +82,8 @@ class OffloadedEngine(Engine):
             start_groups(world.device, store=dist.HashStore(), rank=0, world_size=1)
         self.ranks = Place(dist.group.WORLD, world.rank, world.size)
         with torch.device("meta"):
-            self.shapes = {name: p.shape for name, p in Transformer(stage.model).named_parameters()}
+            whole = Transformer(stage.model)
+        self.shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
         config = deepspeed_config(stage, world.size, max(shape.numel() for shape in self.shapes.values()))
         if self._shards_weights:
             with self.deepspeed.zero.Init(config_dict_or_path=config):
@@ -93,16 +94,17 @@ class OffloadedEngine(Engine):
         prepare_model(transformer, stage, world.device)
         self.parameters = dict(transformer.named_parameters())
         for name, shape in self.shapes.items():
-            self._set_compute_weight(name, initial_values(name, shape, stage.model, stage.train.seed))
+            first = initial_values(name, shape, whole.roles[name], stage.model, stage.train.seed)
+            self._set_compute_weight(name, first)
         model = loss_model(transformer, stage, world.device)
         if self._shards_weights:  # the loss uses it outside its module
             self.deepspeed.zero.register_external_parameter(model, transformer.head.weight)
-        matrices = {name for name, shape in self.shapes.items() if len(shape) > 1}
-        optimizer = adamw(self.parameters, matrices, stage.optimizer, width_rate(stage.model))
+        optimizer = adamw(self.parameters, whole.roles, stage.optimizer, width_rate(stage.model))
         self.engine, *_ = self.deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if stage.train.precision == "bf16":
             for name, shape in self.shapes.items():  # DeepSpeed made the fp32 weights from rounded ones
-                self._set_master(name, initial_values(name, shape, stage.model, stage.train.seed))
+                first = initial_values(name, shape, whole.roles[name], stage.model, stage.train.seed)
+                self._set_master(name, first)
 
     def forward_backward(self, staged: Staged) -> Tensor:
         labels = max(1, staged.batch.label_count)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.model.recompute import Policy
+from internevo.model.roles import Role
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
 from internevo.parallel.block_settings import compute_dtype
@@ -81,6 +82,10 @@ class PipelinedEngine(ShardedEngine):
         self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
         self._build_optimizers()
 
+    @property
+    def roles(self) -> dict[str, Role]:
+        return next(iter(self.models.values())).part.roles  # of the whole model, as each part was made from one
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for model in self.models.values() for name, p in model.part.named_parameters()}
 
@@ -91,7 +96,7 @@ class PipelinedEngine(ShardedEngine):
         for model in self.models.values():
             model.micros, model.scale = iter(micros), scale
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
-        complete_gradients(self.named_parameters(), self.tensor)
+        complete_gradients(self.named_parameters(), self.roles, self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)
 
     @torch.no_grad()

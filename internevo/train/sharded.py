@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests
 from internevo.data.loader import Part
+from internevo.model.roles import Role
 from internevo.optim.optimizer import Optimizers, width_rate
 from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.build_rank_model import build_sharded, give_first_weights
@@ -37,9 +38,10 @@ class ShardedEngine(TorchEngine):
         parameters = self.named_parameters()
         self.local = {name: nn.Parameter(local(p.detach())) for name, p in parameters.items()}
         rows = {name: rows_to_shard(p) for name, p in parameters.items()}
-        on_whole = WholeMatrices(self.mesh, rows)
+        stage, roles = self.stage, self.roles
+        on_whole = WholeMatrices(self.mesh, rows, roles)
         self.optimizers = Optimizers(
-            self.local, self.stage.optimizer, compute_dtype(self.stage), on_whole, width_rate(self.stage.model)
+            self.local, roles, stage.optimizer, compute_dtype(stage), on_whole, width_rate(stage.model)
         )
 
     def _prepare(self, stage: StageConfig, mesh: Mesh) -> None:
@@ -48,6 +50,11 @@ class ShardedEngine(TorchEngine):
         self.zero_stage = stage.parallel.zero.stage
         self.tensor = TensorParallel(mesh.tensor, stage.parallel.sequence)
         self.cut = ContextCut(mesh) if mesh.layout.context > 1 else None
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """What each parameter is, by its name."""
+        return self.model.transformer.roles
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.model.transformer.named_parameters())
@@ -60,11 +67,11 @@ class ShardedEngine(TorchEngine):
             loss = self.model(micro) / labels
             (loss * self.mesh.replicas.size).backward()  # ZeRO averages over them
             total += loss.detach()
-        complete_gradients(self.named_parameters(), self.tensor)
+        complete_gradients(self.named_parameters(), self.roles, self.tensor)
         return sum_over(total, self.mesh.replicas)
 
     def gradient_norm(self) -> Tensor:
-        return gradient_norm(self.named_parameters(), self.mesh)
+        return gradient_norm(self.named_parameters(), self.roles, self.mesh)
 
     def before_update(self) -> None:
         for name, parameter in self.named_parameters().items():

@@ -160,7 +160,7 @@ def test_weight_decay_reaches_matrices_only(decay_embeddings: bool, tied: bool) 
     init_weights(model, 0)
     stage = StageConfig()
     stage.optimizer.decay_embeddings = decay_embeddings
-    (optimizer,) = Optimizers(dict(model.named_parameters()), stage.optimizer).all
+    (optimizer,) = Optimizers(dict(model.named_parameters()), model.roles, stage.optimizer).all
     decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         free = "norm" in name or "bias" in name

@@ -168,7 +168,7 @@ def update(state: str, compiled: bool) -> dict[str, Any]:
             gradient = given[name].double() / max(1.0, float(norm) / config.clip)
             first[name] += (gradient - first[name]) * (1 - beta1)
             second[name] += (gradient**2 - second[name]) * (1 - beta2)
-            decay = config.weight_decay if decays(name, weight.ndim > 1, config) else 0.0
+            decay = config.weight_decay if decays(engine.roles[name], config) else 0.0
             root = (second[name] / (1 - beta2**step)).sqrt() + config.eps
             weight.mul_(1 - lr * decay).sub_(lr / (1 - beta1**step) * first[name] / root)
     got = {name.removeprefix("model/"): x for name, x in engine.state().items() if name.startswith("model/")}

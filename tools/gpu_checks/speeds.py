@@ -96,9 +96,10 @@ def update_speed(state: str, small: bool) -> dict[str, Any]:
     model = model_preset("tiny", **{**sizes, "head_dim": 64 if small else 128})
     count = sum(p.numel() for p in empty_model(model, "meta").parameters())
     if state == "fp32":
-        parameters = {name: p.fill_(0.01) for name, p in empty_model(model, device()).state_dict().items()}
+        whole = empty_model(model, device())
+        parameters = {name: p.fill_(0.01) for name, p in whole.state_dict().items()}
         wrapped = {name: torch.nn.Parameter(p) for name, p in parameters.items()}
-        optimizer = adamw(wrapped, set(wrapped), OptimizerConfig())
+        optimizer = adamw(wrapped, whole.roles, OptimizerConfig())
         for parameter in wrapped.values():
             parameter.grad = torch.zeros_like(parameter)
         return _with_memory(optimizer.step, lambda taken: f"{count * 28 / taken / 1e9:.0f} GB/s of {count:,} weights")
