@@ -27,7 +27,8 @@ import torch
 from internevo.config.presets import model_preset
 from internevo.config.schema import StageConfig, TrainConfig
 from internevo.data.batch import Batch
-from internevo.model.recompute import Policy, activation_bytes
+from internevo.model.budget import activation_bytes
+from internevo.model.recompute import Policy
 from internevo.train.build import initial_model
 from internevo.train.engine import LocalEngine
 

@@ -14,28 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from internevo.config.schema import ModelConfig
-
-
-def block_parameters(config: ModelConfig) -> int:
-    """Parameters of one block."""
-    q_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    attention = config.hidden * (2 * q_dim + 2 * kv_dim)
-    biases = q_dim + 2 * kv_dim if config.qkv_bias else 0
-    norms = 2 * config.head_dim if config.qk_norm else 0
-    return attention + biases + norms + 3 * config.hidden * config.ffn + 2 * config.hidden
+from internevo.model.transformer import Transformer
 
 
 def parameters(config: ModelConfig) -> int:
     """All parameters; a tied embedding counts once."""
-    embeddings = config.vocab * config.hidden * (1 if config.tied else 2)
-    return config.layers * block_parameters(config) + embeddings + config.hidden
-
-
-def matmul_flops_per_token(config: ModelConfig) -> int:
-    """Forward operations of all matrix products for one token, the output head included."""
-    heads_dim = (2 * config.heads + 2 * config.kv_heads) * config.head_dim
-    per_block = config.hidden * heads_dim + 3 * config.hidden * config.ffn
-    return 2 * (config.layers * per_block + config.hidden * config.vocab)
+    return Transformer.cost(config).parameters
 
 
 def causal_pairs(lengths: Iterable[int]) -> int:
@@ -45,9 +29,8 @@ def causal_pairs(lengths: Iterable[int]) -> int:
 
 def forward_flops(config: ModelConfig, tokens: int, pairs: int) -> int:
     """Forward operations for `tokens` tokens whose attention covers `pairs` query-key pairs."""
-    # two products a pair and head, q.k and weight.v, each of head_dim multiply-adds
-    per_pair = 2 * 2 * config.head_dim * config.heads * config.layers
-    return tokens * matmul_flops_per_token(config) + pairs * per_pair
+    cost = Transformer.cost(config)
+    return 2 * (tokens * cost.products + pairs * cost.pairs)
 
 
 def training_flops(config: ModelConfig, tokens: int, pairs: int) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from internevo.config.schema import ModelConfig
 from internevo.model.attention import Attend, attention, prepare_documents
 from internevo.model.cache import KVCache, LayerCache, attend_cached
+from internevo.model.cost import Cost
 from internevo.model.documents import Documents
 from internevo.model.recompute import Policy, recompute
 from internevo.model.roles import Kind, Role, declare, roles_of
@@ -39,6 +40,11 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
         declare(self, weight=Role(Kind.scale))
+
+    @staticmethod
+    def cost(dim: int) -> Cost:
+        """It keeps its input and its output."""
+        return Cost(parameters=dim, kept=2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
@@ -74,6 +80,23 @@ class Attention(nn.Module):
             out = self.attend(q, k, v, documents, self.kernel)
         return self.wo(out.flatten(-2))
 
+    @staticmethod
+    def cost(config: ModelConfig) -> Cost:
+        """Queries, keys, values and the output's projection; two products for a query and a key that meet."""
+        q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        matrices = config.hidden * (2 * q + 2 * kv)
+        biases = q + 2 * kv if config.qkv_bias else 0
+        head_norms = 2 * config.head_dim if config.qk_norm else 0
+        return Cost(
+            parameters=matrices + biases + head_norms,
+            products=matrices,
+            pairs=2 * q,
+            # queries, keys, values and what attention gave; before the heads' norms too
+            kept=2 * q + 2 * kv + (q + kv if config.qk_norm else 0),
+            kept_selective=2 * q + 2 * kv + config.hidden,
+            kept_fp32=config.heads,  # the logarithm of each softmax's sum
+        )
+
 
 def _head_norm(config: ModelConfig) -> RMSNorm:
     """A norm of each head: all heads share its weight."""
@@ -91,6 +114,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+    @staticmethod
+    def cost(config: ModelConfig) -> Cost:
+        """Three matrices."""
+        matrices = 3 * config.hidden * config.ffn
+        return Cost(matrices, matrices, kept=4 * config.ffn, kept_selective=2 * config.ffn + config.hidden)
 
 
 class Block(nn.Module):
@@ -113,6 +142,12 @@ class Block(nn.Module):
             return x + self.feed_forward(self.feed_forward_norm(x))
 
         return recompute(run, x, self.policy)
+
+    @staticmethod
+    def cost(config: ModelConfig) -> Cost:
+        """Its parts, its norms, and the input that selective recomputation begins from."""
+        parts = Attention.cost(config) + FeedForward.cost(config) + RMSNorm.cost(config.hidden).times(2)
+        return parts + Cost(kept_selective=config.hidden)
 
 
 class Transformer(nn.Module):
@@ -191,6 +226,19 @@ class Transformer(nn.Module):
         call extends it by `seq` tokens (any number at first, then one at a time).
         """
         return self.head(self.features(tokens, positions, documents, cache))
+
+    @staticmethod
+    def head_cost(config: ModelConfig) -> Cost:
+        """The output head; a tied one has no parameters of its own."""
+        matrix = config.hidden * config.vocab
+        return Cost(parameters=0 if config.tied else matrix, products=matrix)
+
+    @staticmethod
+    def cost(config: ModelConfig) -> Cost:
+        """All blocks, the last norm, embedding and head."""
+        embedding = Cost(parameters=config.vocab * config.hidden)
+        blocks = Block.cost(config).times(config.layers)
+        return blocks + RMSNorm.cost(config.hidden) + embedding + Transformer.head_cost(config)
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from internevo.config.derive import legs, places_before, stage_steps
 from internevo.config.schema import RunConfig, StageConfig
-from internevo.model.flops import block_parameters, parameters
+from internevo.model.flops import parameters
+from internevo.model.transformer import Block
 
 
 def meaning(config: RunConfig) -> Iterator[str]:
@@ -15,7 +16,7 @@ def meaning(config: RunConfig) -> Iterator[str]:
     Tokens are the places that rows have for them; padding takes a few.
     """
     model = config.model
-    blocks = model.layers * block_parameters(model)
+    blocks = model.layers * Block.cost(model).parameters
     rest = parameters(model) - blocks
     yield f"model: {parameters(model):,} parameters, {blocks:,} in blocks and {rest:,} in embedding, head and last norm"
     for stage in config.stages:

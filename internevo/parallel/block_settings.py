@@ -8,8 +8,9 @@ import torch
 
 from internevo.config.schema import StageConfig
 from internevo.model.attention import choose_kernel
+from internevo.model.budget import policies_within
 from internevo.model.fp8 import use_fp8
-from internevo.model.recompute import Policy, policies_within
+from internevo.model.recompute import Policy
 from internevo.model.transformer import Transformer
 
 

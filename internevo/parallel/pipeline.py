@@ -27,6 +27,7 @@ from torch.distributed.pipelining import (
 )
 
 from internevo.config.schema import ModelConfig
+from internevo.model.transformer import Block, Transformer
 from internevo.parallel.mesh import Place
 
 STAGES_PER_RANK = {"1f1b": 1, "interleaved": 2, "zbv": 2}
@@ -72,8 +73,7 @@ def split_layers(model: ModelConfig, stages: int) -> list[range]:
 
 def _head_in_blocks(model: ModelConfig) -> float:
     """What the head costs, in blocks."""
-    heads = (2 * model.heads + 2 * model.kv_heads) * model.head_dim
-    return model.hidden * model.vocab / (model.hidden * heads + 3 * model.hidden * model.ffn)
+    return Transformer.head_cost(model).products / Block.cost(model).products
 
 
 class Pipeline:

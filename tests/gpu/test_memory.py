@@ -7,8 +7,9 @@ import torch
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
+from internevo.model.budget import activation_bytes
 from internevo.model.documents import Documents
-from internevo.model.recompute import Policy, activation_bytes
+from internevo.model.recompute import Policy
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Block
 from internevo.train.build import empty_model

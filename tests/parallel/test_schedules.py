@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from internevo.config.load import load_config
-from internevo.model.recompute import Policy, activation_bytes
+from internevo.model.budget import activation_bytes
+from internevo.model.recompute import Policy
 from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.pipeline import in_flight
 from internevo.train.make_engine import check_engine
