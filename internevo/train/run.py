@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from internevo.checkpoint.commit import find_latest, read_state, step_name
+from internevo.checkpoint.commit import CORRUPT, Found, find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.derive import places_before, stage_steps
@@ -83,7 +84,7 @@ class Run:
 
     def __init__(self, config: RunConfig, folder: RunFolder, world: World):
         self.config, self.folder, self.world = config, folder, world
-        found = world.on_main(lambda: find_latest(folder.checkpoints))
+        found = world.on_main(lambda: _newest(folder.checkpoints))
         self.progress = Progress(Cursor())
         self.sources = {source_name(one): one.path for each in config.stages for one in each.data.sources}
         self.counted: dict[str, np.ndarray] = {}
@@ -312,6 +313,18 @@ class Run:
         facts |= {"attention_kernel": self.kernel}
         facts |= {"parameters": total, "non_embedding_parameters": total - embeddings}
         write_environment(self.folder.environment, facts)
+
+
+def _newest(folder: Path) -> Found:
+    """The newest whole checkpoint, if any. Raises UserError when there were some, and none of them is whole."""
+    found = find_latest(folder)
+    if found.path is None and (lost := sorted(folder.glob(f"*{CORRUPT}*"))):
+        raise UserError(
+            "\n".join([*found.refused, f"{folder} has no whole checkpoint left, and {lost[-1].name}."])
+            + " Bring a good one back, or give this run another name; to begin this one again at its first step, "
+            f"remove {folder}/*{CORRUPT}."
+        )
+    return found
 
 
 def recorded(report: Callable[[T], None], interrupt: Interrupt) -> Callable[[T], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,23 @@ def test_bad_checkpoints_of_an_older_version_are_passed_over(
         ("step-000008", "step-000008.corrupt"),
         ("step-000006", "step-000006.corrupt"),
     ]
+
+
+def test_a_run_without_a_good_checkpoint_does_not_begin_again_by_itself(tmp_path: Path) -> None:
+    """What was trained would be lost without a word, in a queue that starts runs again by itself."""
+    config, run = config_of(tmp_path), tmp_path / "runs" / "run"
+    assert train(config, ["test"]) is None
+    before = steps(run)
+    for path in checkpoints(run / "checkpoints"):
+        (path / "manifest.json").write_text("[]")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no whole checkpoint left, and step-000014\.corrupt\. Bring a good one"):
+            train(config, ["test"])
+        assert steps(run) == before
+    for path in (run / "checkpoints").glob("*.corrupt"):
+        shutil.rmtree(path)
+    assert train(config, ["test"]) is None
+    assert steps(run) == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
