@@ -31,7 +31,7 @@ class Shape:
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each behind a norm."""
+    """Attention and SwiGLU, each after a norm."""
 
     def __init__(self, shape: Shape):
         super().__init__()

@@ -4,7 +4,7 @@
 
 Time: in a sparse store of 10^9 documents and 10^12 tokens, `--jumps` times with blocks of 1,024 and more rarely with
 larger ones: a stream is opened in a random block of one of four epochs, at a random row of it, and gives that row. Each
-jump is made three times and the last one counts: a page of the index lies behind nearly every document of a block, and
+jump is made three times and the last one counts: a page of the index lies after nearly every document of a block, and
 what is measured is our work and not the system's fetching of them. On one core.
 
 Padding: of blocks of documents whose lengths are log-normal (deviation 1 of the logarithm), packed by best fit; what

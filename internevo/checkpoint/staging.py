@@ -1,4 +1,4 @@
-"""Copies of tensors in host memory, which are written while training goes on."""
+"""Copies of tensors in host memory, which are written while training continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saving checkpoints while training goes on."""
+"""Saving checkpoints while training continues."""
 
 from __future__ import annotations
 

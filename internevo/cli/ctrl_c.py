@@ -65,7 +65,7 @@ class CtrlC:
         if self._came:
             self._leave()
         self._came = True
-        signal.setitimer(signal.ITIMER_REAL, ENDS_WITHIN_S)  # a library may catch it, and do no more than go on
+        signal.setitimer(signal.ITIMER_REAL, ENDS_WITHIN_S)  # a library may catch it, and do nothing but continue
         raise KeyboardInterrupt
 
     def _deaf(self) -> None:

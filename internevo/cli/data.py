@@ -105,7 +105,7 @@ def data_prepare(
 
     Takes .jsonl and .ndjson (also .gz and .zst), .parquet, .arrow, text and code files, and folders of them; what else
     is in folders is left out, and said. Stopped at any moment,
-    the same command goes on; what it makes is the same, byte for byte.
+    the same command resumes; what it makes is the same, byte for byte.
 
     Example: `internevo data prepare corpus/ --tokenizer tokenizer.model --out tokens/web --held-out 0.01`
     """
@@ -167,7 +167,7 @@ def data_import(
     """Make a token store of InternEvo's `.bin` files (JSON lines of ids); `.bin.meta` beside them are checked.
 
     Negative ids stay, and are not trained on. What Megatron-LM, NeMo, datatrove, nanotron and OLMo write needs no
-    import. Stopped at any moment, the same command goes on.
+    import. Stopped at any moment, the same command resumes.
 
     Example: `internevo data import internevo/train/ --from internevo --out tokens/web --tokenizer tokenizer.model`
     """

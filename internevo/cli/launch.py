@@ -163,5 +163,5 @@ def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: boo
         return 0
     out.print(f"[bold red]job {number} ended as {ended.name}[/] (exit code {ended.code}). Its log says:")
     out.print(plain(slurm.why(log)))
-    then(f"see {log} · internevo launch again goes on where the run stopped")
+    then(f"see {log} · internevo launch again resumes where the run stopped")
     return ended.code or 1

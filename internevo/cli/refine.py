@@ -35,7 +35,7 @@ def data_refine(
     """Refine a corpus: from web archives, JSON lines or parquet, step by step, to shards worth training on.
 
     Each step keeps what it kept and what it dropped, with the reason; a page shows counts and examples. Stopped at any
-    moment, the same command goes on. `docs/refinery.md` describes the file.
+    moment, the same command resumes. `docs/refinery.md` describes the file.
 
     Example: `internevo data refine configs/refine/web.yaml executor.workers=8`
     """

@@ -53,7 +53,7 @@ def train(
     overrides: OverridesArgument = None,
     until: UntilOption = None,
 ) -> None:
-    """Train, or go on with, the run that a config describes.
+    """Train, or resume, the run that a config describes.
 
     The same command again resumes from the newest checkpoint. SIGTERM, Ctrl-C or a closed terminal saves and leaves,
     with exit code 128 + the signal's number; under `nohup`, a closed terminal changes nothing.
@@ -83,7 +83,7 @@ def train(
 def report(run: RunArgument) -> None:
     """Write a run as one HTML page: curves, speed, memory, data, stages.
 
-    Works while the run goes on. Example: `internevo report runs/tiny`
+    Works while the run trains. Example: `internevo report runs/tiny`
     """
     from internevo.monitor.report import write_report
 
@@ -136,7 +136,7 @@ def quickstart(
 ) -> None:
     """The whole job on this machine: corpus, tokenizer, tokens, three stages, export, a sample, a report.
 
-    The corpus is this Python's own standard library. Run it again to go on where it stopped.
+    The corpus is this Python's own standard library. Run it again to resume where it stopped.
 
     Example: `internevo quickstart --out quickstart`
     """

@@ -41,7 +41,7 @@ def sweep(
 ) -> None:
     """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.
 
-    The same command again goes on with what is not complete. `docs/sweeps.md` describes the file.
+    The same command again resumes what is not complete. `docs/sweeps.md` describes the file.
 
     Example: `internevo sweep configs/sweeps/width.yaml --at-once 2`
     """
@@ -61,7 +61,7 @@ def sweep(
             stopped = _run(planned, file, at_once, retry)
     _compare(planned)
     if stopped is not None:
-        then("the same command goes on with what is not complete")
+        then("the same command resumes what is not complete")
         raise SystemExit(128 + stopped)
 
 

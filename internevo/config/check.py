@@ -242,7 +242,7 @@ def _lengths(stage: StageConfig) -> Iterator[str]:
         yield from _micro_batches(key, batch_tokens, train)
     ends = [leg.until for leg in train.batch_ramp]
     if ends != sorted(set(ends)) or (ends and ends[0] < 1):
-        yield f"train.batch_ramp: each part must end behind the one before; they end at {ends}"
+        yield f"train.batch_ramp: each part must end after the one before; they end at {ends}"
     if (train.tokens is None) == (train.steps is None):
         both = "both are set" if train.tokens is not None else "neither is set"
         yield f"train.tokens, train.steps: give the stage's length as one of them; {both}"
@@ -291,7 +291,7 @@ def _mixtures(data: DataConfig, names: list[str]) -> Iterator[str]:
     for i, change in enumerate(data.changes):
         at = f"data.changes[{i}]"
         if change.at <= before:
-            yield f"{at}.at: must be behind {before:,}, found {change.at:,}"
+            yield f"{at}.at: must be after {before:,}, found {change.at:,}"
         before = change.at
         for name in change.weights:
             if name not in weights:
@@ -312,7 +312,7 @@ def _store(key: str, path: str) -> Iterator[str]:
 
 
 def _unchanging(config: RunConfig) -> Iterator[str]:
-    """What a stage may not change, because weights, tokens and optimizer state go on from the stage before."""
+    """What a stage may not change, because weights, tokens and optimizer state continue from the stage before."""
     for stage in config.stages:
         other_width = (stage.model.hidden, stage.model.heads) != (config.model.hidden, config.model.heads)
         for key, value in vars(stage.model).items():

@@ -54,7 +54,7 @@ def stage_steps(train: TrainConfig) -> int:
 
 
 def rows_at(train: TrainConfig, step: int) -> int:
-    """Rows of step `step` of the stage, from 0; behind the last step as many as it has."""
+    """Rows of step `step` of the stage, from 0; after the last step as many as it has."""
     rows = 0
     for leg in legs(train):
         if leg.first > step:

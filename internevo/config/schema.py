@@ -273,7 +273,7 @@ class CheckpointConfig:
     keep: Annotated[int, Between(0, 10**9)] = 3
     """How many of the newest checkpoints to keep beside those at the end of a stage, which stay. 0 keeps all."""
     asynchronous: bool = True
-    """Write in the background while training goes on, from a copy of the state in host memory."""
+    """Write in the background while training continues, from a copy of the state in host memory."""
 
 
 @dataclass
@@ -372,8 +372,8 @@ class DataConfig:
     """Changes of the mixture within the stage: `[{at: 100B, weights: {code: 0.5}}]`. Shares are counted anew from each
     on."""
     accept: str | None = None
-    """A run does not go on when its tokenizer, its token stores or the current stage's mixture are not those that it
-    was saved with. It tells what changed, and the word that, here, lets it go on with exactly this change."""
+    """A run does not resume when its tokenizer, its token stores or the current stage's mixture are not those that it
+    was saved with. It tells what changed, and the word that, here, lets it resume with exactly this change."""
     cache: str = CACHE
     """The folder that remote token stores are copied into, once for each machine; on its fastest disk if possible."""
     packing: str = "best_fit"

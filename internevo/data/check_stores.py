@@ -79,7 +79,7 @@ def _too_many_pieces(manifests: Mapping[str, Mapping[str, object]], vocab: Mappi
 
 
 def _supply_problems(stages: Iterable[StageConfig], stores: Mapping[str, TokenStore]) -> Iterator[str]:
-    """Bands of lengths that hold nothing, and stages whose sources are used up too early. Stages behind one that cannot
+    """Bands of lengths that hold nothing, and stages whose sources are used up too early. Stages after one that cannot
     be judged, for want of a store, are not judged either: what it leaves is not known."""
     found: dict[tuple[str, Band], float] = {}
     drawn: dict[str, float] = {}

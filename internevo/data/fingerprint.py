@@ -1,4 +1,4 @@
-"""What a run's data is, in a few plain values: kept in each checkpoint, and compared when the run goes on."""
+"""What a run's data is, in a few plain values: kept in each checkpoint, and compared when the run resumes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def store_facts(store: TokenStore) -> Facts:
 
 
 def check_same(saved: Facts, now: Facts, *, mixture: bool, accept: str | None) -> list[str]:
-    """The differences between what a run was saved with and what it is to go on with; the mixture only if asked for.
+    """The differences between what a run was saved with and what it is to resume with; the mixture only if asked for.
 
     Raises UserError when there are some that `accept` does not name.
     """
@@ -76,7 +76,7 @@ def check_same(saved: Facts, now: Facts, *, mixture: bool, accept: str | None) -
             "the data is not what this run was saved with:\n  "
             + "\n  ".join(changes)
             + "\nWith other stores, tokens may come twice or not at all; with other weights, shares are counted anew "
-            f"from here on. Put it back, or go on with data.accept={word}"
+            f"from here on. Put it back, or resume with data.accept={word}"
         )
     return changes
 

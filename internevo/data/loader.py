@@ -91,7 +91,7 @@ class Loader:
         self._coming: Future[tuple[Any, Cursor]] = self._thread.submit(self._make)
 
     def next(self) -> Any:
-        """The next step's batch, as `prepare` made it; `cursor` moves behind it."""
+        """The next step's batch, as `prepare` made it; `cursor` moves after it."""
         batch, self.cursor = self._coming.result()
         self._coming = self._thread.submit(self._make)
         return batch
@@ -199,7 +199,7 @@ def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: 
 
 
 def _masked(store: TokenStore, row: Row) -> int:
-    """Labels of a row that are masked: those of the tokens behind each piece's first, and behind a cut."""
+    """Labels of a row that are masked: those of the tokens after each piece's first, and after a cut."""
     pieces = zip((row.first + 1).tolist(), (row.first + row.length + row.goes_on).tolist(), strict=True)
     return sum(int((store.slice(begin, end) < 0).sum()) for begin, end in pieces)
 

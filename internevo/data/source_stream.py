@@ -69,7 +69,7 @@ class Row:
     """Where each piece begins."""
     length: np.ndarray
     goes_on: np.ndarray
-    """Whether the document goes on after the piece, so that its last token has a label."""
+    """Whether the document continues after the piece, so that its last token has a label."""
     comes: np.ndarray
     """Whether the document began before the piece."""
 
@@ -110,7 +110,7 @@ class SourceStream:
         return max(0.0, self.max_epochs * self.epoch_tokens - self.cursor.tokens)
 
     def next_row(self) -> Row | None:
-        """Plan the next row and move the cursor behind it; None when `max_epochs` are over."""
+        """Plan the next row and move the cursor after it; None when `max_epochs` are over."""
         while self._row >= len(self._rows):  # more than once where all documents of a block are empty
             if self._over:
                 return None

@@ -86,7 +86,7 @@ def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
     edges = np.array(position_edges(seq_len))
     sums, counts = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1, np.int64)
     for one in scored:
-        # the prediction made at position p is that of the token behind it
+        # the prediction made at position p is that of the token after it
         bucket = np.searchsorted(edges, np.arange(len(one.losses)), side="right") - 1
         np.add.at(sums, bucket, one.losses.astype(np.float64))
         np.add.at(counts, bucket, 1)

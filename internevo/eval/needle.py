@@ -77,7 +77,7 @@ def needle_in_a_haystack(
 ) -> list[Cell]:
     """Every length with every depth. The haystack's documents are joined to texts as long as they must be.
 
-    `sentence` is the needle: it has `{key}`, and behind it `{value}`, four digits, or `{word}`. Raises UserError when
+    `sentence` is the needle: it has `{key}`, and after it `{value}`, four digits, or `{word}`. Raises UserError when
     it has not, or when a length leaves no room for needle and question.
     """
     templates = split_sentence(sentence)
@@ -105,7 +105,7 @@ def split_sentence(sentence: str) -> tuple[str, str, str]:
     """The needle, the question and the answer as templates: the question is all before the value."""
     found = re.search(r" ?\{(value|word)\}", sentence)
     if found is None or "{key}" not in sentence[: found.start()]:
-        raise UserError(f"a needle has {{key}}, and behind it {{value}} or {{word}}; found {sentence!r}")
+        raise UserError(f"a needle has {{key}}, and after it {{value}} or {{word}}; found {sentence!r}")
     return sentence, sentence[: found.start()], found[0]
 
 

@@ -66,7 +66,7 @@ def _begin(start: Callable[..., object] | None, arguments: tuple[Any, ...]) -> N
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent is killed must not go on writing into a folder that another run may take over."""
+    """A worker whose parent is killed must not continue to write into a folder that another run may take over."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -35,7 +35,7 @@ from internevo.tokens.tokenizer import load_tokenizer
 
 _POLL_S = 0.2
 MODEL_FILE = "model.yaml"
-"""What an imported folder has instead of a run's config.yaml: a base for configs that go on from it."""
+"""What an imported folder has instead of a run's config.yaml: a base for configs that continue from it."""
 
 
 @dataclass(frozen=True)

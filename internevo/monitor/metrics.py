@@ -118,7 +118,7 @@ def damaged_lines(path: Path) -> int:
 
 
 def rewind(run: Path, step: int) -> None:
-    """Bring a run's records back to `step`, from which it goes on.
+    """Bring a run's records back to `step`, from which it resumes.
 
     Lines of later steps, which will be trained again, and lines that are no records are moved to
     `metrics.replaced.jsonl` and `evals.replaced.jsonl`, so that the main files hold each step once and nothing is lost.

@@ -54,7 +54,7 @@ class Sink(Protocol):
 
 
 class RecordError(UserError):
-    """The record of a run could not be written, so that the run must not go on."""
+    """The record of a run could not be written, so that the run must not continue."""
 
 
 class Sinks:
@@ -126,7 +126,7 @@ def check_sinks(config: RunConfig) -> None:
 
 
 def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
-    """The sinks that `config.monitor` asks for, for a run that goes on after `step`; a log alone past rank 0.
+    """The sinks that `config.monitor` asks for, for a run that resumes after `step`; a log alone past rank 0.
 
     One that cannot be opened is left out, and said so.
     """
@@ -199,7 +199,7 @@ class RecordSink:
 
 
 class WandbSink:
-    """Weights & Biases. A resumed run goes on under the same id; offline mode (WANDB_MODE=offline) works."""
+    """Weights & Biases. A resumed run stays under the same id; offline mode (WANDB_MODE=offline) works."""
 
     name = "wandb"
 

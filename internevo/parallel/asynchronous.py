@@ -40,7 +40,7 @@ class FoldReshapes(CustomGraphPass):
     """Takes out pairs of reshapes that come back to the first shape.
 
     A linear layer reshapes its input to a matrix. Where that was one before, the pair hides from the compiler that the
-    product follows right behind the gather.
+    product follows right after the gather.
     """
 
     def __call__(self, graph: torch.fx.Graph) -> None:

@@ -72,7 +72,7 @@ class _Ring(torch.autograd.Function):
                 grad_q[ours] += parts[0]
                 grad_visitor[0, theirs] += parts[1]
                 grad_visitor[1, theirs] += parts[2]
-            # the gradients go on with their keys and values, and with one more pass come home
+            # the gradients travel on with their keys and values, and with one more pass come home
             grad_visitor = _Pass(grad_visitor, place).arrived()
             if coming is not None:
                 visitor = coming.arrived()

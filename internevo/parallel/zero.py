@@ -44,7 +44,7 @@ def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, 
 def gather_ahead(blocks: Iterable[nn.Module]) -> None:
     """Let a block's weights be gathered while its neighbour computes, forward and backward.
 
-    With stage 3 one block more is whole at a time; gradients are reduced behind the next block's backward pass anyway.
+    With stage 3 one block more is whole at a time; gradients are reduced after the next block's backward pass anyway.
     """
     for first, second in pairwise(blocks):
         assert isinstance(first, FSDPModule)

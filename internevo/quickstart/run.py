@@ -58,7 +58,7 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
     out.print(f"[bold]4/7  training three stages[/]  ({same})")
     stopped = train(load_config(config), sys.argv)
     if stopped is not None:
-        out.print("stopped and saved; run the same command to go on")
+        out.print("stopped and saved; the same command resumes")
         return stopped
     exported = folder / "export"
     with _step(out, "5/7  export to Hugging Face, logits compared with transformers"):

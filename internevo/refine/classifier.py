@@ -26,7 +26,7 @@ from internevo.text.documents import Document
 _FORMAT = "hashed n-grams, logistic regression, 1"
 _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|\w+|[^\w\s]")
 _LONGEST = 100_000
-"""Characters of a text that are looked at: what comes behind changes little and costs as much."""
+"""Characters of a text that are looked at: what comes after changes little and costs as much."""
 
 
 @dataclass(frozen=True)

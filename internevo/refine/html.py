@@ -68,7 +68,7 @@ def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raise TooLong in here once this process has used so much CPU time, user's and system's.
 
-    Only in a process's main thread, where Python's signals arrive; and not inside of a call into C, but behind it.
+    Only in a process's main thread, where Python's signals arrive; and not inside of a call into C, but after it.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("a limit of CPU time works in the main thread only")

@@ -1,4 +1,4 @@
-"""What a refinery's folders were begun with, so that nothing goes on with another configuration or other input.
+"""What a refinery's folders were begun with, so that nothing resumes with another configuration or other input.
 
 `OUTPUT/02-rules/plan.json` has the step's keys, the files that it depends on, and a digest of the plan before it. So
 the end of a chain may be changed and done anew without doing its beginning again.
@@ -24,7 +24,7 @@ from internevo.refine.step import Place
 
 PLAN = "plan.json"
 _FORMAT = 2
-"""Goes up when what an older version has done can no longer be gone on with."""
+"""Goes up when what an older version has done can no longer be resumed."""
 
 Plan = dict[str, Any]
 
@@ -37,7 +37,7 @@ def step_folders(refinery: Refinery) -> list[Path]:
 def begin(refinery: Refinery) -> list[Place]:
     """Make the folders of all steps, or find them as they were begun. Until all is done there is no link to a result.
 
-    Returns where each step works. Raises UserError, with what has changed and what to remove to go on all the same,
+    Returns where each step works. Raises UserError, with what has changed and what to remove to resume all the same,
     when they were begun otherwise.
     """
     folders, plans = step_folders(refinery), _plans(refinery)
@@ -118,7 +118,7 @@ def _input_identities(refinery: Refinery) -> dict[str, Any]:
 
 
 def _identity(path: Path, links: bool = False) -> Any:
-    """Size and time of a file; of a folder a digest of those of all files below it, behind links too if so said."""
+    """Size and time of a file; of a folder a digest of those of all files below it, with `links` also through links."""
     if path.is_dir():
         digest = hashlib.sha256()
         for file in files_below(path, links=links):
@@ -166,7 +166,7 @@ def _refuse(refinery: Refinery, place: int, changed: Sequence[str]) -> None:
     stale = [one for one in _existing(output) if one not in folders[:place]]
     remove = f"rm -r {shlex.join(map(str, stale))}"
     raise UserError(
-        f"{output} was begun otherwise, and cannot be gone on with:\n  "
+        f"{output} was begun otherwise, and cannot be resumed:\n  "
         + "\n  ".join(changed)
         + f"\nGive what it was begun with, choose another output, or do anew what depends on it: {remove}"
     )

@@ -50,7 +50,7 @@ def refine(
     """Do all steps of a chain, those and their tasks that are done already left out.
 
     The result depends neither on the executor nor on how often the work was stopped. Returns the numbers of Slurm's
-    jobs, in which the work goes on; without Slurm, none, and all is done. Raises UserError when the folder was begun
+    jobs, in which the work continues; without Slurm, none, and all is done. Raises UserError when the folder was begun
     otherwise, the input changes meanwhile, something is damaged, or the disk is full.
     """
     from internevo.refine.executors import Job, run_here, still_queued, submit
@@ -89,7 +89,7 @@ def _finish(refinery: Refinery, report: Report, number: int) -> None:
     if left := unfinished(refinery.output):
         raise UserError(
             f"{refinery.output} is not all done: {', '.join(left)}. Why is in the step's {LOGS}/STAGE/logs. The same "
-            "command goes on; if nothing is left for it to do, remove the step's folder and those after it first."
+            "command resumes; if nothing is left for it to do, remove the step's folder and those after it first."
         )
     link = refinery.output / KEPT
     aside = link.with_name(f"{KEPT}.partial")

@@ -34,7 +34,7 @@ class Sample(Step):
         return [Stage("sample", len(place.shards), partial(_sample, self, place))]
 
     def copies(self, document: Document) -> int:
-        """How often this document goes on."""
+        """How often this document is kept."""
         weight = self.weights.get(str(document.metadata.get(self.by)), self.other)
         digest = hashlib.blake2b(f"{self.seed}:{document.id}".encode(errors="surrogatepass"), digest_size=8).digest()
         chance = int.from_bytes(digest, "little") / 2**64

@@ -121,7 +121,7 @@ class ShardWriter:
         self._paths = [step / KEPT / shard_name(number), step / DROPPED / shard_name(number)]
 
     def keep(self, document: Document) -> None:
-        """This one goes on."""
+        """This one is kept."""
         self.tally.kept.add(document)
         self._write(0, document)
 

@@ -1,4 +1,4 @@
-"""What a step of the refinery is: stages of tasks, one behind the other, each task on its own.
+"""What a step of the refinery is: stages of tasks, one after the other, each task on its own.
 
 Tasks of a stage run side by side, in processes here or in jobs of Slurm's; a stage begins when all tasks of the one
 before are done. A task that is done is not done again.

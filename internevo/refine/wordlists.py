@@ -98,7 +98,7 @@ class Words:
 
 
 def _whole(text: str, begin: int, end: int) -> bool:
-    """Whether no word goes on across an end of a stretch."""
+    """Whether no word continues across an end of a stretch."""
     return not any(at and _LETTER.match(text, at - 1) and _LETTER.match(text, at) for at in (begin, end))
 
 

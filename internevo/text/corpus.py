@@ -29,7 +29,7 @@ def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Re
     before = 0
     for piece in cut(input_files(path).files):
         lines, before = 0, 0 if piece.begins else before
-        for lines, one in piece.read(text_key):  # noqa: B007, how many there were is asked behind the loop
+        for lines, one in piece.read(text_key):  # noqa: B007, how many there were is asked after the loop
             if one is not None:
                 yield one.after(before) if isinstance(one, Reject) else one
         before += lines

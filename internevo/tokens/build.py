@@ -2,7 +2,7 @@
 
 Everything is made in `OUTPUT.partial`, which becomes `OUTPUT` at the end:
 
-- `plan.json`: what the work was begun with. A later run with the same plan goes on where this one stopped. A folder
+- `plan.json`: what the work was begun with. A later run with the same plan resumes where this one stopped. A folder
   without it is not touched, and it is removed last;
 - `pieces/`: what workers have made and is not joined yet, a file a piece;
 - `store/`: the pieces joined in order, in shards. Where a shard ends depends on the pieces alone;
@@ -89,7 +89,7 @@ class Job:
 
 
 def build_store(job: Job, workers: int, progress: Callable[[Progress], None]) -> Manifest:
-    """Make the folder `job.output`, or go on with it.
+    """Make the folder `job.output`, or resume it.
 
     Raises UserError when it exists or is below an input, when input is damaged or has changed, the disk is full,
     nothing is left, or more than the share `job.max_rejects` of the input cannot be used.

@@ -92,7 +92,7 @@ def index_of(path: Path) -> Path:
 def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     """Write the index of a flat file whose documents end with the id `eos`; how many there are.
 
-    What stands behind the last `eos` is a document too. Raises StoreError for a file that is missing, of another size
+    What stands after the last `eos` is a document too. Raises StoreError for a file that is missing, of another size
     of tokens, or indexed already, and for one in which `eos` never comes.
     """
     if not path.is_file():

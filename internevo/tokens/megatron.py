@@ -91,7 +91,7 @@ class MegatronPair:
         """
         sequences = self._borders[documents]
         starts = np.full(sequences.shape, self.tokens, np.int64)
-        # a document without sequences, as Megatron's tools write for empty text, may stand behind the last sequence
+        # a document without sequences, as Megatron's tools write for empty text, may stand after the last sequence
         inside = sequences < len(self._pointers)
         starts[inside] = self._pointers[sequences[inside]] // self.dtype.itemsize
         outside = (starts < 0) | (starts > self.tokens)

@@ -37,7 +37,7 @@ def prepare(
     Each document becomes BOS, its tokens, EOS. A document is held out when a hash of its text falls below the share
     `held_out`, so the choice does not depend on order or files; documents of `held_out_inputs` are held out all. A
     store of more than `shard_tokens` is several pairs of files. The result does not depend on `workers`, nor on how
-    often the work was stopped: called again, it goes on. Raises UserError when `output` exists or is below an input, an
+    often the work was stopped: called again, it resumes. Raises UserError when `output` exists or is below an input, an
     input is missing or has changed, the disk is full, nothing is left, or more than `max_rejects` of the documents
     cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What a folder of work was begun with: options and inputs, by which a later run knows whether it may go on there."""
+"""What a folder of work was begun with: options and inputs, by which a later run knows whether it may resume there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from internevo.files.errors import UserError
 PLAN = "plan.json"
 INPUTS = ("inputs", "inputs that are held out")
 _FORMAT = 3
-"""Goes up when pieces or plans of an older version can no longer be gone on with."""
+"""Goes up when pieces or plans of an older version can no longer be resumed."""
 
 
 def plan_of(files: Sequence[Path], held_files: Sequence[Path], **options: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _check_same(begun: dict[str, Any], plan: dict[str, Any], folder: Path) -> No
             changed.append(f"{name}: their order")
     if changed:
         raise UserError(
-            f"{folder} was begun with other input or options, and cannot be gone on with:\n  "
+            f"{folder} was begun with other input or options, and cannot be resumed:\n  "
             + "\n  ".join(changed)
             + f"\nGive what it was begun with, or remove {folder} to begin anew."
         )

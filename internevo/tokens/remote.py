@@ -106,7 +106,7 @@ def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lamb
 def look(url: str) -> RemoteStore:
     """What stands at `url` now.
 
-    A process keeps to what it saw first: a run must not go on with other data when objects change under it, nor end
+    A process keeps to what it saw first: a run must not continue with other data when objects change under it, nor end
     when the storage cannot be reached any more. Raises UserError when there is no store or it cannot be reached.
     """
     with _told(url):

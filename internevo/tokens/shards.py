@@ -55,7 +55,7 @@ class Joined:
 
 
 class Joiner:
-    """Writes the store of a folder of work, and goes on behind the last whole shard."""
+    """Writes the store of a folder of work, and resumes after the last whole shard."""
 
     def __init__(self, folder: Path, dtype: str, shard_tokens: int, max_rejects: float):
         self.folder, self.store = folder, folder / "store"
@@ -63,7 +63,7 @@ class Joiner:
         self._dtype, self._shard_tokens, self._max_rejects = dtype, shard_tokens, max_rejects
         self._removed = 0
         if self.joined.shards and not self.store.exists():
-            # it was finished and became the output, which has been taken away since: nothing is left to go on with
+            # it was finished and became the output, which has been taken away since: nothing is left to resume
             (folder / "joined.json").unlink()
             self.joined = Joined()
         self.store.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ class Joiner:
             raise UserError("no document is left to train on: " + (_why(counts) or "the input holds no documents"))
         if any(writer.tokens for writer in self._writers):
             self._end_shard()
-        self._sync_rejects()  # some may have come behind the last shard
+        self._sync_rejects()  # some may have come after the last shard
         self._rejects.close()
         self._check_whole()
         sha256 = {REJECTS: digest(self.store / REJECTS)}

@@ -39,7 +39,7 @@ def label_counts(
     starts, lengths = store.spans(documents)
     labels = np.maximum(lengths - 1, 0)
     taken = labels if tokens <= most else np.minimum(labels, STRETCH)
-    # a stretch from anywhere in the document: how texts begin is not how they go on
+    # a stretch from anywhere in the document: how texts begin is not how they continue
     begins = starts + 1 + np.arange(len(starts)) * 7919 % (labels - taken + 1)
     weights = labels / np.maximum(taken, 1)
     for first in range(0, len(starts), _TOGETHER):

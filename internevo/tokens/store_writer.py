@@ -41,7 +41,7 @@ class TokenStoreWriter:
         self.extend(tokens, np.array([len(tokens)]))
 
     def extend(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Add documents that stand one behind the other in `tokens`. Raises StoreError as `append` does."""
+        """Add documents that stand one after the other in `tokens`. Raises StoreError as `append` does."""
         if not lengths.all():
             raise StoreError("a document without tokens cannot be stored")
         if tokens.dtype != self.dtype and len(tokens):

@@ -129,7 +129,7 @@ def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out:
 
 
 class Line:
-    """Documents one behind the other."""
+    """Documents one after the other."""
 
     def __init__(self, dtype: str):
         self.dtype = np.dtype(dtype)

@@ -46,7 +46,7 @@ def _told(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Hold the folder of work for this process alone; begin it, or go on in it when it was begun with the same plan.
+    """Hold the folder of work for this process alone; begin it, or resume in it when it was begun with the same plan.
 
     When the work is done it is removed. Raises UserError for a folder that is not of this command's making.
     """
@@ -64,7 +64,7 @@ def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
             _empty(partial)
     finally:
         # when the lock is let go: until then NFS keeps its file
-        with suppress(OSError):  # it is not empty where there is work to go on with
+        with suppress(OSError):  # it is not empty where there is work to resume
             partial.rmdir()
 
 

@@ -63,7 +63,7 @@ def tokenised(
     skip: int,
     piece_bytes: int,
 ) -> Generator[Ready, None, None]:
-    """The pieces of `files`, then of `held_files`, all held out, behind the first `skip`; in order.
+    """The pieces of `files`, then of `held_files`, all held out, after the first `skip`; in order.
 
     A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
     damaged, and when a worker is killed.

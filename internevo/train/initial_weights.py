@@ -46,7 +46,7 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
 
 
 def _open(path: str, ours: ModelConfig) -> StoredModel:
-    """The model to begin with, every byte of a checkpoint checked. Raises UserError unless it can go on as `ours`."""
+    """The model to begin with, every byte of a checkpoint checked. Raises UserError unless it can begin `ours`."""
     source = open_model(Path(path))
     different = [
         f"model.{key}: {value} here, {there} there"

@@ -12,7 +12,7 @@ from internevo.monitor.terminal import warn
 from internevo.parallel.world import World
 
 _FAILED = 1000
-"""What a process that cannot go on says in place of a signal's number: larger than any."""
+"""What a process that cannot continue says in place of a signal's number: larger than any."""
 
 
 class Interrupt:
@@ -31,7 +31,7 @@ class Interrupt:
     def agreed(self, world: World) -> bool:
         """Whether any process was asked to stop; all of them then know the signal.
 
-        When one cannot go on, that one raises its error, and the others leave quietly with the same exit code.
+        When one cannot continue, that one raises its error, and the others leave quietly with the same exit code.
         """
         number = world.largest(_FAILED if self._failure is not None else self.signal or 0)
         if number == _FAILED:
@@ -41,7 +41,7 @@ class Interrupt:
         return bool(number)
 
     def fail(self, error: UserError) -> None:
-        """This process cannot go on: all of them are to leave when they next agree."""
+        """This process cannot continue: all of them are to leave when they next agree."""
         self._failure = error
 
     def __enter__(self) -> Interrupt:

@@ -28,7 +28,7 @@ from internevo.train.sharded import ShardedEngine
 
 
 class StageModel(nn.Module):
-    """One stage: its blocks, before them the embedding if it is the first, behind them the loss if it is the last."""
+    """One stage: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
 
     def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A whole run: make or find its folder, go through the stages in order, leave it so that it can go on."""
+"""A whole run: make or find its folder, go through the stages in order, leave it so that it can resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 def train(config: RunConfig, command: Sequence[str], until: float = math.inf) -> signal.Signals | None:
-    """Begin the run that `config` describes, or go on with it; under torchrun, as one rank of it.
+    """Begin the run that `config` describes, or resume it; under torchrun, as one rank of it.
 
     `command` is the command line, kept for the record. With `until`, the run is saved and left after that step.
     Returns the signal that stopped the run early, or None. Raises UserError for what a person can put right.
@@ -227,7 +227,7 @@ class Run:
             raise UserError(
                 f"{self.folder.path} had places for {places:,} tokens in {progress.stage_step:,} steps of {name!r}; "
                 "by this train.seq_len, batch_tokens and batch_ramp there would have been "
-                f"{places_before(current, progress.stage_step):,}. To go on with another batch, keep the old one for "
+                f"{places_before(current, progress.stage_step):,}. To resume with another batch, keep the old one for "
                 f"what is over: train.batch_ramp=[{{until: {places}, batch_tokens: THE OLD ONE}}] beside the new "
                 "train.batch_tokens."
             )
@@ -302,7 +302,7 @@ class Run:
         return self.counted[source]
 
     def _record(self, command: Sequence[str]) -> None:
-        """Put the records of the run where it goes on, and write down what it runs on."""
+        """Put the records of the run where it resumes, and write down what it runs on."""
         rewind(self.folder.path, self.progress.step)
         model = self.config.model
         total = parameters(model)

@@ -69,7 +69,7 @@ def replay(run: Path, steps: int, overrides: Sequence[str], start: Callable[[lis
     chosen = _choose(folder.checkpoints, verdict.whole, recorded)
     if chosen is None:
         raise UserError(
-            f"{run} has no recorded step behind a whole checkpoint of the same stage to compare with. "
+            f"{run} has no recorded step after a whole checkpoint of the same stage to compare with. "
             "checkpoint.keep=0 keeps all checkpoints."
         )
     state = read_state(chosen)
@@ -102,7 +102,7 @@ def _choose(folder: Path, whole: Sequence[str], recorded: dict[int, dict[str, An
 
 
 def _behind(state: dict[str, Any], recorded: dict[int, dict[str, Any]]) -> int:
-    """Recorded steps behind a checkpoint that belong to its stage."""
+    """Recorded steps after a checkpoint that belong to its stage."""
     count = 0
     while (line := recorded.get(state["step"] + count + 1)) and line["stage"] == state["stage"]:
         count += 1

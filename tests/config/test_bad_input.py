@@ -202,7 +202,7 @@ OVERRIDES = {
     ),
     "changes out of order": (
         "data.changes=[{at: 1K, weights: {web: 2}}, {at: 900, weights: {web: 1}}]",
-        "data.changes[1].at: must be behind 1,000, found 900",
+        "data.changes[1].at: must be after 1,000, found 900",
     ),
     "a change behind the end": (
         "data.changes=[{at: 1M, weights: {web: 2}}]",
@@ -223,7 +223,7 @@ OVERRIDES = {
     ),
     "a ramp that goes back": (
         "train.batch_ramp=[{until: 2K, batch_tokens: 256}, {until: 1K, batch_tokens: 512}]",
-        "train.batch_ramp: each part must end behind the one before; they end at [2000, 1000]",
+        "train.batch_ramp: each part must end after the one before; they end at [2000, 1000]",
     ),
     "a missing store": ("data.sources=[{path: tokens/cod}]", "data.sources[0].path: there is no token store at"),
     "two of one name": ("data.sources=[{path: a/web}, {path: b/web}]", "two sources are called 'web'; give them"),

@@ -216,7 +216,7 @@ def test_ctrl_c_and_the_same_command_again(unbroken: Path, tmp_path: Path) -> No
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert b"Traceback" not in said
-    assert b"the same command goes on" in said
+    assert b"the same command resumes" in said
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "04-safety: given" in done.stdout
@@ -439,7 +439,7 @@ def test_a_full_disk(tmp_path: Path, size: str) -> None:
     done = subprocess.run([*namespace, "sh", "-c", script], capture_output=True, text=True, timeout=300)
     said = " ".join(done.stderr.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"no space is left for {disk / 'out'}. Make some and run the same command again: it goes on" in said
+    assert f"no space is left for {disk / 'out'}. Make some and run the same command again: it resumes" in said
     assert "Traceback" not in said
     go(config, f"output={tmp_path / 'unbroken'}")
     assert outcome(result) == outcome(tmp_path / "unbroken")

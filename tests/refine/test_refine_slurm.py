@@ -173,7 +173,7 @@ def test_refused_in_the_middle(sbatch: Path, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_a_real_slurm(slurm: Slurm, tmp_path: Path) -> None:
-    """The same bytes as here; and after a failure, the same command goes on."""
+    """The same bytes as here; and after a failure, the same command resumes."""
     (tmp_path / "crawl").mkdir()
     (tmp_path / "fragile.py").write_text(
         "from pathlib import Path\n"

@@ -294,7 +294,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
 
     @staticmethod
     def _reorder_cache(past_key_values, beam_idx):
-        """Rows of the cache for the beams that go on; some versions ask the model, some the cache."""
+        """Rows of the cache for the beams that continue; some versions ask the model, some the cache."""
         if not isinstance(past_key_values, (tuple, list)):
             past_key_values.reorder_cache(beam_idx)
             return past_key_values

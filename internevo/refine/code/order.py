@@ -9,7 +9,7 @@ Graph = Mapping[str, Sequence[str]]
 
 
 def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> list[str]:
-    """All `files`, each behind those that it imports; linear in files and imports.
+    """All `files`, each after those that it imports; linear in files and imports.
 
     `at_once` is the part of `imports` that cannot wait. Where files import each other in a circle, it is broken where
     an import can wait, and where all are at once by name: such files stand in the order of their names.
@@ -25,7 +25,7 @@ def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> li
 
 
 def components(nodes: Sequence[str], edges: Graph) -> Iterator[list[str]]:
-    """The strongly connected components of these nodes, each behind those that it has edges to.
+    """The strongly connected components of these nodes, each after those that it has edges to.
 
     Edges to other nodes than these do not count. Tarjan's algorithm (SIAM J. Comput. 1(2), 1972) without recursion;
     the order follows from that of `nodes` and `edges` alone.

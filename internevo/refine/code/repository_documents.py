@@ -66,7 +66,7 @@ def files_in_order(files: Sequence[Document]) -> list[Document]:
         twice = Counter(file.metadata["path"] for file in files).most_common(1)[0][0]
         raise UserError(
             f"the repository {files[0].metadata['repository']!r} has two files {twice!r}. If a step before repeats "
-            "documents (`sample`), put it behind `repository_documents`."
+            "documents (`sample`), put it after `repository_documents`."
         )
     languages = {path: noted_language(file.metadata) for path, file in by_path.items()}
     code = sorted(path for path, language in languages.items() if language.code)
@@ -95,7 +95,7 @@ def _imports(file: Document, tree: FileTree) -> list[Import]:
 
 
 def with_header(file: Document) -> str:
-    """A file's text behind a line of comment with its path, ending with one newline."""
+    """A file's text after a line of comment with its path, ending with one newline."""
     header = noted_language(file.metadata).comment(file.metadata["path"])
     return f"{header}\n{file.text.rstrip()}\n"
 

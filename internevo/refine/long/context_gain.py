@@ -38,7 +38,7 @@ class TextScorer(Protocol):
 
 @dataclass(frozen=True)
 class Segments:
-    """Where a text is cut. S1 are the tokens before a cut, S2 those behind it and behind the gap.
+    """Where a text is cut. S1 are the tokens before a cut, S2 those after it and after the gap.
 
     With `cuts` of them, cut `i` is at character `length * (i + 1) / (cuts + 1)`: in the middle, or at thirds. It and
     the end of the gap move on to the end of their line if that is near, else to the next white space if that is.

@@ -38,9 +38,9 @@ class PerplexityDifference(Step):
     context_tokens: Annotated[int, Between(1, 2**30)] = 1024
     """Tokens of S1, right before a cut."""
     target_tokens: Annotated[int, Between(1, 2**30)] = 512
-    """Tokens of S2, behind the cut."""
+    """Tokens of S2, after the cut."""
     gap_characters: Count = 0
-    """Characters between S1 and S2 that the model does not see, so that a sentence that goes on across the cut does
+    """Characters between S1 and S2 that the model does not see, so that a sentence that continues across the cut does
     not pass for coherence."""
     cuts: Annotated[int, Between(1, 10**6)] = 3
     """Places in a text where it is cut: 1 is the middle, 3 the quarters. The gain is the mean over them."""

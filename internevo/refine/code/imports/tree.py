@@ -87,7 +87,7 @@ _C_COMMENTS = re.compile(
     r"""//[^\n]*|/\*.*?(?:\*/|\Z)|(\\.|"(?:\\.|[^"\\\n])*+"|'(?:\\.|[^'\\\n])*+'|`(?:\\.|[^`\\])*+`)""", re.DOTALL
 )
 """Comments in the manner of C, and strings, in which they would be none. It takes time in proportion to the text: a
-comment that never ends goes to the end, and what is behind a backslash begins no string, so that of those that do not
+comment that never ends goes to the end, and what is after a backslash begins no string, so that of those that do not
 end there is one of each kind in a line."""
 
 
