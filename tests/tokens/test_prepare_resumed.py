@@ -388,7 +388,7 @@ def test_a_full_disk(tmp_path: Path, tokenizer: Path, size: str) -> None:
     done = subprocess.run([*namespace, "sh", "-c", script], capture_output=True, text=True, timeout=300)
     said = " ".join(done.stderr.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"no space is left for {disk / 'out.partial'}. Make some and run the same command again: it goes on" in said
+    assert f"no space is left for {disk / 'out.partial'}. Make some and run the same command again: it resumes" in said
     assert "Traceback" not in said
     prepare([corpus], tmp_path / "unbroken", tokenizer, max_rejects=1)
     assert contents(result) == contents(tmp_path / "unbroken")
