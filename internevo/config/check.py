@@ -22,7 +22,7 @@ from internevo.files.urls import is_remote
 
 CHOICES = {
     "model.rope_scaling.kind": ("none", "linear", "llama3", "yarn"),
-    "optimizer.name": ("adamw", "muon"),
+    "optimizer.name": ("adamw", "muon", "lion"),
     "optimizer.state": ("fp32", "split", "bf16"),
     "schedule.name": ("constant", "linear", "cosine", "wsd"),
     "schedule.over": ("stage", "run"),

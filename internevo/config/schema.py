@@ -89,7 +89,9 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """`adamw`: decoupled weight decay on every matrix, none on norms and biases. `muon`: Muon for the matrices of the
-    blocks, AdamW for embedding, head, norms and biases; its updates are scaled such that AdamW's learning rates fit."""
+    blocks, AdamW for embedding, head, norms and biases; its updates are scaled such that AdamW's learning rates fit.
+    `lion`: the sign of averaged gradients (arXiv 2302.06675), whose authors use learning rates of a third to a tenth of
+    AdamW's, and a weight decay that much larger."""
     lr: Annotated[float, Between(0, 1000)] = 3e-4
     """Peak learning rate; `schedule` scales it."""
     betas: Annotated[list[float], Between(0, 1, open_above=True)] = field(default_factory=lambda: [0.9, 0.95])

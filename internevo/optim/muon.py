@@ -42,6 +42,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, made orthogonal. Takes `grad_scale` and `found_inf` as torch's fused optimizers do."""
 
+    _step_supports_amp_scaling = True  # as torch marks its own that do
     grad_scale: Tensor
     found_inf: Tensor
 

@@ -13,7 +13,8 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, digest
 from internevo.data.loader import WHOLE, Part
 from internevo.model.transformer import Transformer
-from internevo.optim.optimizer import Optimizers, clip_scale, width_rate
+from internevo.optim.groups import width_rate
+from internevo.optim.optimizers import Given, Optimizers, clip_scale
 from internevo.parallel.block_settings import compute_dtype, prepare_model, stage_kernel
 from internevo.parallel.context import ContextCut
 from internevo.train.loss_model import LossModel, loss_model
@@ -167,13 +168,8 @@ class LocalEngine(OneProcess, TorchEngine):
         model = master if stage.train.precision == "fp32" else bf16_copy(master)
         prepare_model(model, stage, device)
         self.model = loss_model(model, stage, device)
-        self.optimizers = Optimizers(
-            self.named_parameters(),
-            master.roles,
-            stage.optimizer,
-            compute_dtype(stage),
-            rate=width_rate(stage.model),
-        )
+        rate, dtype = width_rate(stage.model), compute_dtype(stage)
+        self.optimizers = Optimizers(Given(self.named_parameters(), master.roles, stage.optimizer, rate, dtype))
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.master.named_parameters())

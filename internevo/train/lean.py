@@ -17,7 +17,8 @@ from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.documents import to_device
 from internevo.model.transformer import Transformer
-from internevo.optim.optimizer import clip_scale, decays
+from internevo.optim.groups import decays
+from internevo.optim.optimizers import clip_scale
 from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
 from internevo.parallel.block_settings import prepare_model
 from internevo.train.build import empty_model

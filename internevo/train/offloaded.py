@@ -24,7 +24,8 @@ from internevo.data.loader import Part
 from internevo.files.errors import UserError
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, initial_values
-from internevo.optim.optimizer import adamw, set_learning_rate, width_rate
+from internevo.optim.adamw import adamw
+from internevo.optim.groups import set_learning_rate, width_rate
 from internevo.parallel.block_settings import compute_dtype, prepare_model
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place

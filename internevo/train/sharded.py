@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,8 @@ from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests
 from internevo.data.loader import Part
 from internevo.model.roles import Role
-from internevo.optim.optimizer import Optimizers, width_rate
+from internevo.optim.groups import width_rate
+from internevo.optim.optimizers import Given, Optimizers
 from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.build_rank_model import build_sharded, give_first_weights
 from internevo.parallel.collectives import gather_dim, sum_over
@@ -39,10 +42,8 @@ class ShardedEngine(TorchEngine):
         self.local = {name: nn.Parameter(local(p.detach())) for name, p in parameters.items()}
         rows = {name: rows_to_shard(p) for name, p in parameters.items()}
         stage, roles = self.stage, self.roles
-        on_whole = WholeMatrices(self.mesh, rows, roles)
-        self.optimizers = Optimizers(
-            self.local, roles, stage.optimizer, compute_dtype(stage), on_whole, width_rate(stage.model)
-        )
+        given = Given(self.local, roles, stage.optimizer, width_rate(stage.model), compute_dtype(stage))
+        self.optimizers = Optimizers(replace(given, on_whole=WholeMatrices(self.mesh, rows, roles)))
 
     def _prepare(self, stage: StageConfig, mesh: Mesh) -> None:
         self.stage, self.mesh, self.device = stage, mesh, mesh.device

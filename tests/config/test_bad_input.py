@@ -45,7 +45,7 @@ OVERRIDES = {
     "a source's key that is not there": ("data.sources.web.wait=1", "data.sources[0].wait: unknown key; did you mean"),
     "a typo in a preset": ("model.preset=internlm-7b", "model.preset: unknown preset 'internlm-7b'; did you mean"),
     "a typo in a choice": ("schedule.name=cosin", "schedule.name: unknown value 'cosin'; did you mean cosine?"),
-    "an optimizer that is not there": ("optimizer.name=lion", "optimizer.name: unknown value 'lion'; known are adamw"),
+    "an optimizer that is not there": ("optimizer.name=sgd", "optimizer.name: unknown value 'sgd'; known are adamw"),
     "a kernel that is not there": ("train.attention=xformers", "train.attention: unknown value 'xformers'"),
     "an unknown precision": ("train.precision=fp64", "train.precision: unknown value 'fp64'"),
     "a precision that would need a scaled loss": (

@@ -10,7 +10,8 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig
 from internevo.model.roles import Kind, Role, declare, roles_of
 from internevo.model.transformer import Transformer, initial_values
-from internevo.optim.optimizer import Optimizers, decays, width_rate
+from internevo.optim.groups import decays, width_rate
+from internevo.optim.optimizers import Given, Optimizers
 
 
 def test_a_parameter_without_a_role_is_an_error() -> None:
@@ -43,5 +44,5 @@ def test_names_mean_nothing() -> None:
     assert [rate(roles[name]) for name in ("wo", "norm", "gate")] == [1.0, 1.0, 32 / config.hidden]
     assert rate(Role(Kind.head)) == 32 / config.hidden
     assert rate(Role(Kind.embedding)) == 1.0
-    adamw = Optimizers(dict(module.named_parameters()), roles, OptimizerConfig())
+    adamw = Optimizers(Given(dict(module.named_parameters()), roles, OptimizerConfig()))
     assert set(adamw.state("gate")) == {"step", "exp_avg", "exp_avg_sq"}

@@ -11,7 +11,7 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.model.transformer import Transformer, init_weights
 from internevo.optim.muon import ALONE, Muon, orthogonalise
-from internevo.optim.optimizer import Optimizers
+from internevo.optim.optimizers import Given, Optimizers
 from internevo.train.build import initial_model
 from internevo.train.engine import LocalEngine
 from internevo.train.step import train_step
@@ -56,7 +56,7 @@ def test_the_update_is_torchs() -> None:
 def test_matrices_of_blocks_by_muon_and_the_rest_by_adamw() -> None:
     model = Transformer(model_preset("tiny", qkv_bias=True))
     init_weights(model, 0)
-    optimizers = Optimizers(dict(model.named_parameters()), model.roles, OptimizerConfig(name="muon"))
+    optimizers = Optimizers(Given(dict(model.named_parameters()), model.roles, OptimizerConfig(name="muon")))
     kinds = {name: set(optimizers.state(name)) for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         inner = parameter.ndim == 2 and name.startswith("blocks.")

@@ -17,7 +17,7 @@ from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer, init_weights
-from internevo.optim.optimizer import Optimizers
+from internevo.optim.optimizers import Given, Optimizers
 from internevo.tokens.store import TokenStore
 from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.engine import LocalEngine
@@ -160,7 +160,7 @@ def test_weight_decay_reaches_matrices_only(decay_embeddings: bool, tied: bool) 
     init_weights(model, 0)
     stage = StageConfig()
     stage.optimizer.decay_embeddings = decay_embeddings
-    (optimizer,) = Optimizers(dict(model.named_parameters()), model.roles, stage.optimizer).all
+    (optimizer,) = Optimizers(Given(dict(model.named_parameters()), model.roles, stage.optimizer)).all
     decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         free = "norm" in name or "bias" in name

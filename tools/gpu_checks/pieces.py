@@ -14,8 +14,8 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE
 from internevo.model.rope import rotary_tables, rotate
+from internevo.optim.groups import decays
 from internevo.optim.muon import orthogonalise
-from internevo.optim.optimizer import decays
 from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
 from internevo.train import chunked_loss
 from internevo.train.build import initial_model

@@ -15,8 +15,8 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.model.attention import KERNELS, attention, prepare_documents
 from internevo.model.documents import Documents
+from internevo.optim.adamw import adamw
 from internevo.optim.muon import orthogonalise
-from internevo.optim.optimizer import adamw
 from internevo.train.build import empty_model
 from internevo.train.lean import LeanEngine
 from internevo.train.loss import summed_cross_entropy
