@@ -216,7 +216,7 @@ def test_ctrl_c_and_the_same_command_again(unbroken: Path, tmp_path: Path) -> No
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert b"Traceback" not in said
-    assert b"the same command goes on" in said
+    assert b"the same command resumes" in said
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "04-safety: given" in done.stdout
