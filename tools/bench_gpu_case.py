@@ -180,7 +180,16 @@ def bare(case: Case, config: ModelConfig, device: torch.device) -> Built:
 
     c, chosen = config, dict(case.settings)
     rows = chosen.pop("micro_batch", 1)
-    shape = Shape(c.hidden, c.layers, c.heads, c.kv_heads, c.ffn, c.vocab, c.rope_base, c.norm_eps)
+    shape = Shape(
+        hidden=c.hidden,
+        layers=c.layers,
+        heads=c.attention.heads,
+        kv_heads=c.attention.kv_heads,
+        ffn=c.feed_forward.width,
+        vocab=c.vocab,
+        rope_base=c.rope.base,
+        norm_eps=c.norm_eps,
+    )
     trainer = Trainer(shape, device, bf16=True, **chosen)
     return lambda batch: trainer.step(micro_batches(batch, rows, device)), lambda batch: batch, {"attention": "SDPA"}
 
@@ -196,9 +205,9 @@ def theirs(case: Case, config: ModelConfig, device: torch.device) -> Built:
     sizes = LlamaConfig(
         hidden_size=config.hidden,
         num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        intermediate_size=config.ffn,
+        num_attention_heads=config.attention.heads,
+        num_key_value_heads=config.attention.kv_heads,
+        intermediate_size=config.feed_forward.width,
         vocab_size=config.vocab,
         max_position_embeddings=case.seq_len,
         use_cache=False,

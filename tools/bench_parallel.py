@@ -116,8 +116,9 @@ def expected(changes: dict[str, Any], world: int) -> dict[str, float]:
     """Bytes by kind that theory gives for one step of one rank in fp32."""
     stage: StageConfig = stage_of(changes)
     model, tensor = stage.model, stage.parallel.tensor
-    q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    matrices = model.hidden * (2 * q + 2 * kv) + 3 * model.hidden * model.ffn
+    shape = model.attention
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    matrices = model.hidden * (2 * q + 2 * kv) + 3 * model.hidden * model.feed_forward.width
     norms, ends = 2 * model.hidden, 2 * model.vocab * model.hidden
     blocks = model.layers
     pipeline, context = stage.parallel.pipeline.size, stage.parallel.context.size
@@ -153,7 +154,7 @@ def expected(changes: dict[str, Any], world: int) -> dict[str, float]:
     if context > 1:
         ulysses = stage.parallel.context.ulysses
         if ulysses > 1:
-            copies = max(1, ulysses // model.kv_heads)
+            copies = max(1, ulysses // model.attention.kv_heads)
             total["all_to_all"] += 2 * blocks * micro * per * tokens * (2 * q + 2 * kv * copies)
         else:
             # forward: keys and values go to ring - 1 ranks; backward: again, and their gradients to all and home

@@ -92,10 +92,10 @@ def llama(config: ModelConfig) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=config.vocab,
             hidden_size=config.hidden,
-            intermediate_size=config.ffn,
+            intermediate_size=config.feed_forward.width,
             num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
+            num_attention_heads=config.attention.heads,
+            num_key_value_heads=config.attention.kv_heads,
             rms_norm_eps=config.norm_eps,
             tie_word_embeddings=config.tied,
             use_cache=False,

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 
-from internevo.config.schema import RopeScalingConfig
 from internevo.hf.export import export
 from internevo.tokens.tokenizer import load_tokenizer
 from internevo.tokens.train_tokenizer import train_tokenizer
@@ -29,9 +28,9 @@ from tests.hf.models import ModelWeights, our_logits, our_model
 VERSIONS = ("4.38.2", "4.41.2", "4.46.3", "4.57.6")
 """Tokenizers 0.15, 0.19, 0.20 and 0.22."""
 SHAPES = {
-    "grouped": {"kv_heads": 2, "rope_base": 1e6},
-    "tied": {"kv_heads": 1, "tied": True},
-    "linear": {"kv_heads": 4, "rope_scaling": RopeScalingConfig("linear", 4.0)},
+    "grouped": {"attention": {"kv_heads": 2}, "rope": {"base": 1e6}},
+    "tied": {"tied": True, "attention": {"kv_heads": 1}},
+    "linear": {"attention": {"kv_heads": 4}, "rope": {"scaling": {"kind": "linear", "factor": 4.0}}},
 }
 TEXT = "def f(x):\n\treturn x  # 浦语 naïve\n"
 
@@ -46,7 +45,7 @@ def write_exports(work: Path) -> list[tuple[Path, Path]]:
         folder, expected = work / name, work / f"{name}.pt"
         export(ModelWeights(model), model.config, folder, "internlm2", seq_len=128, tokenizer=tokenizer)
         tokens = torch.randint(0, model.config.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
-        known = {"tokens": tokens, "logits": our_logits(model, tokens), "rope_theta": model.config.rope_base}
+        known = {"tokens": tokens, "logits": our_logits(model, tokens), "rope_theta": model.config.rope.base}
         torch.save({**known, "text": TEXT, "ids": tokenizer.encode(TEXT)}, expected)
         made.append((folder, expected))
     return made

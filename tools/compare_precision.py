@@ -100,7 +100,13 @@ def make_batch(text: np.ndarray, rng: np.random.Generator) -> Batch:
 
 def train(build: Callable[[ModelConfig, int], Engine], text: np.ndarray, steps: int, seed: int) -> tuple[float, float]:
     """The mean loss of the last tenth of the steps, and the held-out loss."""
-    sizes = {"hidden": 128, "layers": 4, "heads": 4, "kv_heads": 2, "ffn": 384, "vocab": VOCAB}
+    sizes = {
+        "hidden": 128,
+        "layers": 4,
+        "vocab": VOCAB,
+        "attention": {"heads": 4, "kv_heads": 2},
+        "feed_forward": {"width": 384},
+    }
     engine, rng = build(model_preset("tiny", **sizes), seed), np.random.default_rng(seed)
     held_out = text[-len(text) // 20 :]
     text = text[: -len(text) // 20]

@@ -13,12 +13,14 @@ import inspect
 import sys
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from internevo.config import schema
-from internevo.config.check import CHOICES
-from internevo.config.presets import PRESETS
+from internevo.config.bounds import Between
+from internevo.config.choices import OrYours
+from internevo.config.presets import PRESETS, model_preset
 from internevo.config.schema import MISSING
+from internevo.config.typed import flatten
 from internevo.refine.config import RefineConfig
 from internevo.refine.rules import Rules, Thresholds
 from internevo.refine.steps import STEPS
@@ -38,7 +40,7 @@ resolved tree and what it comes to (parameters, steps, tokens), or what is wrong
 - **Bases.** `_base_: other.yaml`, or a list of files, lies under the file that names it; later ones win. Paths of bases
   are relative to that file; all other paths to the working directory.
 - **Stages.** A stage is the same tree with some keys changed: it inherits all that it does not set. It may change
-  everything but the model's shape (of `model`, only `rope_base` and `rope_scaling`), `tokenizer`, `optimizer.name`,
+  everything but the model's shape (of `model`, only `rope`), `tokenizer`, `optimizer.name`,
   `train.seed`, `train.init_from` and `data.block`.
 - **Interpolation.** `${name}` is the value of another key, `${oc.env:SCRATCH}` that of an environment variable.
 """
@@ -81,36 +83,38 @@ def section(cls: type, path: str) -> list[str]:
             continue
         if hint == list[schema.SourceConfig]:
             inner += section(schema.SourceConfig, f"{key}[]")
-        rows.append(f"| `{key}` | {kind(hint, key)} | {default(field)} | {texts[field.name]} |")
+        rows.append(f"| `{key}` | {kind(hint)} | {default(field, key)} | {texts[field.name]} |")
     table = [*head, *rows, ""] if rows else []
     return [*lines, *table, *inner]
 
 
-def kind(hint: Any, key: str) -> str:
+def kind(hint: Any) -> str:
     """A type as a person would say it, with its range."""
     if typing.get_origin(hint) is Annotated:
-        return f"{kind(hint.__origin__, key)}, {hint.__metadata__[0]}"
-    if key in CHOICES:
-        return " or ".join(f"`{choice}`" for choice in CHOICES[key])
+        ranges = [f", {note}" for note in hint.__metadata__ if isinstance(note, Between)]
+        yours = [" or `PACKAGE.MODULE:NAME`" for note in hint.__metadata__ if isinstance(note, OrYours)]
+        return "".join([kind(hint.__origin__), *ranges, *yours])
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(f"`{choice}`" for choice in typing.get_args(hint))
     if typing.get_origin(hint) is dict:
         return "mapping"
     if typing.get_origin(hint) is list:
         item = typing.get_args(hint)[0]
-        return "list" if item is Any else f"list of {kind(item, '')}s"
+        return "list" if item is Any else f"list of {kind(item)}s"
     if typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     names = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "`auto` or whole number"}
     return names.get(hint) or hint.__name__.removesuffix("Config").lower()
 
 
-def default(field: dataclasses.Field[Any]) -> str:
+def default(field: dataclasses.Field[Any], key: str) -> str:
     """The default as YAML."""
     value = field.default
     if value is dataclasses.MISSING:
         assert field.default_factory is not dataclasses.MISSING
         value = field.default_factory()
     if value == MISSING:
-        return "from the preset" if field.name in PRESETS["tiny"] or field.name == "head_dim" else "required"
+        return "from the preset" if key.startswith("model.") else "required"
     return shown(value)
 
 
@@ -125,11 +129,11 @@ def shown(value: Any) -> str:
 
 def presets() -> list[str]:
     """The table of named shapes."""
-    keys = ["hidden", "layers", "heads", "kv_heads", "ffn", "vocab", "rope_base"]
+    keys = ["hidden", "layers", "attention.heads", "attention.kv_heads", "feed_forward.width", "vocab", "rope.base"]
     lines = ["## Model presets", "", f"| preset | {' | '.join(keys)} |", "|---" * (len(keys) + 1) + "|"]
-    for name, shape in PRESETS.items():
-        values = (f"{shape.get(key, schema.ModelConfig.rope_base):,.0f}" for key in keys)
-        lines.append(f"| `{name}` | {' | '.join(values)} |")
+    for name in PRESETS:
+        shape = flatten(dataclasses.asdict(model_preset(name)))
+        lines.append(f"| `{name}` | {' | '.join(f'{shape[key]:,.0f}' for key in keys)} |")
     return [*lines, ""]
 
 
@@ -146,7 +150,7 @@ def thresholds() -> list[str]:
     english, chinese = Rules().en, Rules().zh
     for one in dataclasses.fields(Thresholds):
         values = (shown(getattr(language, one.name)) or "`null`" for language in (english, chinese))
-        lines.append(f"| `{one.name}` | {kind(hints[one.name], '')} | {' | '.join(values)} | {texts[one.name]} |")
+        lines.append(f"| `{one.name}` | {kind(hints[one.name])} | {' | '.join(values)} | {texts[one.name]} |")
     return [*lines, ""]
 
 

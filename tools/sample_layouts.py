@@ -34,14 +34,16 @@ JOBS_OF_A_POOL = {1: 40, 2: 40, 4: 40, 8: 1}
 TIMEOUT = 240.0
 """Seconds after which a combination hangs."""
 FEATURES: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "one kv head": lambda c: c["model"]["kv_heads"] == 1,
+    "one kv head": lambda c: c["model"]["attention"]["kv_heads"] == 1,
     "tied head": lambda c: c["model"]["tied"],
-    "qkv bias": lambda c: c["model"]["qkv_bias"],
-    "norms of heads": lambda c: c["model"]["qk_norm"],
-    "head_dim of its own": lambda c: "head_dim" in c["model"],
+    "qkv bias": lambda c: c["model"]["attention"]["bias"],
+    "norms of heads": lambda c: c["model"]["attention"]["qk_norm"],
+    "head_dim of its own": lambda c: "head_dim" in c["model"]["attention"],
     "width scaling": lambda c: "width_base" in c["model"],
-    "rope scaling": lambda c: c["model"]["rope_scaling"]["kind"] != "none",
-    "odd vocabulary or ffn": lambda c: bool(c["model"]["vocab"] % 2 or c["model"]["ffn"] % 2),
+    "rope scaling": lambda c: c["model"]["rope"]["scaling"]["kind"] != "none",
+    "odd vocabulary or feed-forward": lambda c: bool(
+        c["model"]["vocab"] % 2 or c["model"]["feed_forward"]["width"] % 2
+    ),
     "masked labels": lambda c: {"path": "masked"} in c["data"]["sources"],
     "batch ramp": lambda c: "batch_ramp" in c["train"],
     "Muon": lambda c: c["optimizer"]["name"] == "muon",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from internevo.cli.shared import ModelArgument, StepOption, app, note, out, plain, then
 from internevo.config.bounds import Between
+from internevo.config.schema import Precision
 from internevo.files.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def evaluate_model(
         include=include,
         limit=limit,
         fewshot=fewshot,
-        precision=precision,
+        precision=cast(Precision, precision),
     )
     if watch:
         _watch(model, asked, device)

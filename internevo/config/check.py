@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from glob import escape
 from pathlib import Path
 
@@ -17,42 +18,8 @@ from internevo.config.schema import (
     StageConfig,
     TrainConfig,
 )
-from internevo.config.typed import did_you_mean
+from internevo.config.typed import did_you_mean, flatten
 from internevo.files.urls import is_remote
-
-CHOICES = {
-    "model.rope_scaling.kind": ("none", "linear", "llama3", "yarn"),
-    "optimizer.name": ("adamw", "muon", "lion"),
-    "optimizer.state": ("fp32", "split", "bf16"),
-    "schedule.name": ("constant", "linear", "cosine", "wsd"),
-    "schedule.over": ("stage", "run"),
-    "train.precision": ("bf16", "fp32"),
-    "train.recompute": ("none", "selective", "full", "budget"),
-    "train.compile_mode": ("default", "max-autotune-no-cudagraphs", "reduce-overhead"),
-    "train.attention": ("auto", "varlen", "flash", "flex", "sdpa"),
-    "train.loss": ("auto", "chunked", "torch", "liger", "plain"),
-    "train.fp8": ("none", "tensorwise", "rowwise"),
-    "train.device": ("auto", "cpu", "cuda"),
-    "data.packing": ("best_fit", "concat"),
-    "parallel.pipeline.schedule": ("1f1b", "interleaved", "zbv"),
-    "parallel.zero.engine": ("fsdp", "deepspeed"),
-    "parallel.zero.offload.optimizer": ("none", "cpu", "nvme"),
-    "parallel.zero.offload.parameters": ("none", "cpu", "nvme"),
-}
-"""What a key of text may say."""
-
-_NO_FP16 = "has a range so small that the loss must be scaled, which is not done here; use bf16, which has fp32's range"
-WHY_NOT = {
-    "train.precision": {
-        **dict.fromkeys(("fp16", "float16", "half"), f"{_NO_FP16}, or fp32 on a GPU without bf16"),
-        **dict.fromkeys(("bfloat16",), "is called bf16 here"),
-        **dict.fromkeys(("float32", "float"), "is called fp32 here"),
-        "fp8": "is set by train.fp8, beside bf16",
-    },
-    "train.device": dict.fromkeys(("gpu", "GPU", "nvidia"), "is called cuda here"),
-    "optimizer.name": {"adam": "is not offered; adamw is Adam with decoupled decay, plain Adam with weight_decay 0"},
-}
-"""Of values that a person may expect and that are not offered: why, and what there is instead."""
 
 
 def check(config: RunConfig, check_data: bool) -> list[str]:
@@ -96,7 +63,7 @@ def _of_stages(found: Mapping[str, list[str]]) -> list[str]:
 
 
 def _stage(stage: StageConfig) -> list[str]:
-    found = [*_values(stage), *_model(stage.model), *_optimizer(stage.optimizer)]
+    found = [*_model(stage.model), *_optimizer(stage.optimizer)]
     if not found:  # computed from values that are in range
         found += [*_lengths(stage), *_parallel(stage), *_speed(stage)]
     return [*found, *_data(stage.data)]
@@ -109,42 +76,39 @@ def _get(stage: StageConfig, path: str) -> object:
     return value
 
 
-def _values(stage: StageConfig) -> Iterator[str]:
-    for path, known in CHOICES.items():
-        if (value := _get(stage, path)) in known:
-            continue
-        if why := WHY_NOT.get(path, {}).get(str(value)):
-            yield f"{path}: {value} {why}"
-        else:
-            yield f"{path}: unknown value {value!r}{did_you_mean(str(value), known)}"
-
-
 def _model(model: ModelConfig) -> Iterator[str]:
-    if model.heads % model.kv_heads:
-        yield f"model.kv_heads: {model.heads} heads cannot be shared evenly by {model.kv_heads} kv heads"
-    if model.head_dim % 2:
-        yield f"model.head_dim: must be even for the rotary embedding, found {model.head_dim}"
+    attention, scaling = model.attention, model.rope.scaling
+    if attention.heads % attention.kv_heads:
+        shared = f"{attention.heads} heads cannot be shared evenly by {attention.kv_heads} kv heads"
+        yield f"model.attention.kv_heads: {shared}"
+    if attention.head_dim % 2:
+        yield f"model.attention.head_dim: must be even for the rotary embedding, found {attention.head_dim}"
     if model.width_base and model.tied:
         yield "model.width_base: embedding and head scale differently with the width; set model.tied=false"
-    scaling = model.rope_scaling
     if scaling.kind in ("llama3", "yarn") and not scaling.original_seq_len:
-        yield f"model.rope_scaling.original_seq_len: {scaling.kind} needs the row length that the model was trained on"
+        yield f"model.rope.scaling.original_seq_len: {scaling.kind} needs the row length that the model was trained on"
     if scaling.kind == "llama3" and scaling.high_freq_factor <= scaling.low_freq_factor:
-        yield "model.rope_scaling.high_freq_factor: must be above low_freq_factor"
+        yield "model.rope.scaling.high_freq_factor: must be above low_freq_factor"
 
 
 def _parallel(stage: StageConfig) -> Iterator[str]:
     """What a layout cuts must be divisible by its sizes."""
     model, parallel, train = stage.model, stage.parallel, stage.train
-    tensor = parallel.tensor
-    for key in ("heads", "kv_heads", "ffn", "vocab"):
-        if (size := getattr(model, key)) % tensor:
+    tensor, heads = parallel.tensor, model.attention.heads
+    cut = {
+        "attention.heads": heads,
+        "attention.kv_heads": model.attention.kv_heads,
+        "feed_forward.width": model.feed_forward.width,
+        "vocab": model.vocab,
+    }
+    for key, size in cut.items():
+        if size % tensor:
             yield f"parallel.tensor: {tensor} ranks cannot share model.{key} {size:,} evenly"
     context, ulysses = parallel.context.size, parallel.context.ulysses
     if ulysses != "auto" and (not isinstance(ulysses, int) or ulysses < 1 or context % ulysses):
         yield f"parallel.context.ulysses: must be auto or a divisor of parallel.context.size {context}, found {ulysses}"
-    elif ulysses != "auto" and (model.heads // tensor) % ulysses:
-        yield f"parallel.context.ulysses: {ulysses} ranks cannot share {model.heads // tensor} heads evenly"
+    elif ulysses != "auto" and (heads // tensor) % ulysses:
+        yield f"parallel.context.ulysses: {ulysses} ranks cannot share {heads // tensor} heads evenly"
     if train.seq_len % context:
         yield f"parallel.context.size: {context} ranks cannot share rows of {train.seq_len:,} tokens evenly"
     elif parallel.sequence and (train.seq_len // context) % tensor:
@@ -314,15 +278,14 @@ def _store(key: str, path: str) -> Iterator[str]:
 def _unchanging(config: RunConfig) -> Iterator[str]:
     """What a stage may not change, because weights, tokens and optimizer state continue from the stage before."""
     for stage in config.stages:
-        other_width = (stage.model.hidden, stage.model.heads) != (config.model.hidden, config.model.heads)
-        for key, value in vars(stage.model).items():
-            if key == "head_dim" and other_width:
+        ours, given = flatten(asdict(stage.model)), flatten(asdict(config.model))
+        other_width = any(ours[key] != given[key] for key in ("hidden", "attention.heads"))
+        for key, value in ours.items():
+            if key == "attention.head_dim" and other_width:
                 continue  # it follows from these, unless it is given too
-            if key not in ("rope_base", "rope_scaling", "preset") and value != getattr(config.model, key):
-                yield (
-                    f"stages.{stage.name}.model.{key}: a stage may change rope_base and rope_scaling only; "
-                    f"the run has {key} {getattr(config.model, key)}"
-                )
+            if key != "preset" and not key.startswith("rope.") and value != given.get(key):
+                had = given.get(key)
+                yield f"stages.{stage.name}.model.{key}: a stage may change model.rope only; the run has {had}"
         for path in ("tokenizer", "optimizer.name", "train.seed", "train.init_from", "data.block"):
             if _get(stage, path) != _get(config, path):
                 yield f"stages.{stage.name}.{path}: a stage cannot change it; the run has {_get(config, path)!r}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from internevo.config.check import check
 from internevo.config.kind import RUN, check_kind
 from internevo.config.presets import PRESETS
 from internevo.config.read import ConfigError, merge, parse_override, read_tree
-from internevo.config.schema import MISSING, ModelConfig, RunConfig, StageConfig
-from internevo.config.typed import build, did_you_mean, typed_tree
+from internevo.config.schema import ModelConfig, RunConfig, StageConfig
+from internevo.config.typed import build, did_you_mean, lacking, typed_tree
 
 RUN_ONLY = ("name", "runs", "stages")
 """Keys that a stage does not inherit."""
@@ -145,16 +144,16 @@ def _complete_model(tree: dict[str, Any], path: str, problems: list[str]) -> Non
     if preset is not None and preset not in PRESETS:
         problems.append(f"{path}model.preset: unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")
         return
-    model = {**PRESETS.get(preset or "", {}), **model}
-    missing = [one.name for one in fields(ModelConfig) if one.default == MISSING and one.name not in model]
-    if set(missing) - {"head_dim"}:
-        lacking = ", ".join(f"{path}model.{name}" for name in missing if name != "head_dim")
-        problems.append(f"{lacking}: missing; set them, or choose a model.preset")
-    elif missing and model["hidden"] % model["heads"]:
+    model = merge({"attention": {}, **deepcopy(PRESETS.get(preset or "", {}))}, model)
+    missing = list(lacking(ModelConfig, model))
+    if set(missing) - {"attention.head_dim"}:
+        named = ", ".join(f"{path}model.{key}" for key in missing if key != "attention.head_dim")
+        problems.append(f"{named}: missing; set them, or choose a model.preset")
+    elif missing and model["hidden"] % model["attention"]["heads"]:
         problems.append(
-            f"{path}model.heads: hidden {model['hidden']} is not divisible by {model['heads']} heads; "
-            "change one of them or set model.head_dim"
+            f"{path}model.attention.heads: hidden {model['hidden']} is not divisible by "
+            f"{model['attention']['heads']} heads; change one of them or set model.attention.head_dim"
         )
     elif missing:
-        model["head_dim"] = model["hidden"] // model["heads"]
+        model["attention"] = {**model["attention"], "head_dim": model["hidden"] // model["attention"]["heads"]}
     tree["model"] = model

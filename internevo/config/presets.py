@@ -3,58 +3,47 @@ Llama 3 (arXiv 2407.21783), Qwen2.5 (arXiv 2412.15115) and Qwen3 (arXiv 2505.093
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
+from internevo.config.read import merge
 from internevo.config.schema import ModelConfig
+from internevo.config.typed import build
 
-_INTERNLM2 = {"kv_heads": 8, "vocab": 92544, "norm_eps": 1e-5, "rope_base": 1_000_000.0}
 
+def _shape(hidden: int, layers: int, heads: int, kv_heads: int, width: int, vocab: int, **more: Any) -> dict[str, Any]:
+    shape = {
+        "hidden": hidden,
+        "layers": layers,
+        "vocab": vocab,
+        "attention": {"heads": heads, "kv_heads": kv_heads},
+        "feed_forward": {"width": width},
+    }
+    return merge(shape, more)
+
+
+_ROPE_1M = {"base": 1_000_000.0}
+
+# hidden, layers, heads, kv heads, width of the feed-forward, vocabulary
 PRESETS: dict[str, dict[str, Any]] = {
-    "internlm2-1.8b": {"hidden": 2048, "layers": 24, "heads": 16, "ffn": 8192, **_INTERNLM2},
-    "internlm2-7b": {"hidden": 4096, "layers": 32, "heads": 32, "ffn": 14336, **_INTERNLM2},
-    "internlm2-20b": {"hidden": 6144, "layers": 48, "heads": 48, "ffn": 16384, **_INTERNLM2},
-    "llama3-8b": {
-        "hidden": 4096,
-        "layers": 32,
-        "heads": 32,
-        "kv_heads": 8,
-        "ffn": 14336,
-        "vocab": 128256,
-        "rope_base": 500_000.0,
-    },
-    "qwen2.5-7b": {
-        "hidden": 3584,
-        "layers": 28,
-        "heads": 28,
-        "kv_heads": 4,
-        "ffn": 18944,
-        "vocab": 152064,
-        "norm_eps": 1e-6,
-        "rope_base": 1_000_000.0,
-        "qkv_bias": True,
-    },
-    "qwen3-8b": {
-        "hidden": 4096,
-        "layers": 36,
-        "heads": 32,
-        "kv_heads": 8,
-        "head_dim": 128,
-        "ffn": 12288,
-        "vocab": 151936,
-        "norm_eps": 1e-6,
-        "rope_base": 1_000_000.0,
-        "qk_norm": True,
-    },
-    "tiny": {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 160, "vocab": 512},
-    "tiny-25m": {"hidden": 384, "layers": 8, "heads": 6, "kv_heads": 2, "ffn": 1024, "vocab": 16384},
+    "internlm2-1.8b": _shape(2048, 24, 16, 8, 8192, 92544, rope=_ROPE_1M),
+    "internlm2-7b": _shape(4096, 32, 32, 8, 14336, 92544, rope=_ROPE_1M),
+    "internlm2-20b": _shape(6144, 48, 48, 8, 16384, 92544, rope=_ROPE_1M),
+    "llama3-8b": _shape(4096, 32, 32, 8, 14336, 128256, rope={"base": 500_000.0}),
+    "qwen2.5-7b": _shape(3584, 28, 28, 4, 18944, 152064, norm_eps=1e-6, rope=_ROPE_1M, attention={"bias": True}),
+    "qwen3-8b": _shape(
+        4096, 36, 32, 8, 12288, 151936, norm_eps=1e-6, rope=_ROPE_1M, attention={"head_dim": 128, "qk_norm": True}
+    ),
+    "tiny": _shape(64, 2, 4, 2, 160, 512),
+    "tiny-25m": _shape(384, 8, 6, 2, 1024, 16384),
 }
 
 
 def model_preset(name: str, **changes: Any) -> ModelConfig:
-    """The shape called `name`, complete, with some fields changed.
+    """The shape called `name`, complete, with some fields changed: `attention={"kv_heads": 4}` changes one of its.
 
     Raises KeyError for an unknown name.
     """
-    fields = {**PRESETS[name], **changes}
-    fields.setdefault("head_dim", fields["hidden"] // fields["heads"])
-    return ModelConfig(preset=name, **fields)
+    shape = merge(deepcopy({"preset": name, **PRESETS[name]}), changes)
+    shape["attention"].setdefault("head_dim", shape["hidden"] // shape["attention"]["heads"])
+    return build(ModelConfig, shape)

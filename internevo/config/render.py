@@ -9,6 +9,7 @@ import yaml
 
 from internevo.config.load import RUN_ONLY
 from internevo.config.schema import RunConfig
+from internevo.config.typed import flatten
 
 
 def render(config: RunConfig) -> str:
@@ -22,7 +23,7 @@ def render(config: RunConfig) -> str:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """A line `key: old -> new` for each key in which two configurations differ."""
-    before, after = _flat(_tree(old)), _flat(_tree(new))
+    before, after = flatten(_tree(old)), flatten(_tree(new))
     keys = dict.fromkeys([*before, *after])
     absent = "(absent)"
     return [
@@ -48,13 +49,3 @@ def _difference(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         elif value != base[key]:
             changed[key] = value
     return changed
-
-
-def _flat(tree: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict):
-        items = [(f"{path}.{key}" if path else str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
-        items = [(f"{path}.{item.get('name') or i}", item) for i, item in enumerate(tree)]
-    else:
-        return {path: tree}
-    return {key: value for inner, item in items for key, value in _flat(item, inner).items()}

@@ -1,27 +1,38 @@
 """The whole YAML tree, as dataclasses: every key, its type, its default and what it means.
 
-The docstring under a field is the field's documentation: `docs/config.md` is generated from it. A number's range stands
-in its type.
+The docstring under a field is the field's documentation: `docs/config.md` is generated from it. A number's range, and
+what a text may say, stand in its type.
 Reading, merging and checking are in `load.py`; named model shapes are in `presets.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from internevo.config.bounds import Between, Seed, Share, Size, SomeTokens, Steps, Tokens
+from internevo.config.choices import Instead, OrYours
 
 MISSING: Any = "???"
 """The default of a key that the configuration must give."""
 
 
+Precision = Literal["bf16", "fp32"]
+_NO_FP16 = "has a range so small that the loss must be scaled, which is not done here; use bf16, which has fp32's range"
+_OTHER_PRECISIONS = {
+    **dict.fromkeys(("fp16", "float16", "half"), f"{_NO_FP16}, or fp32 on a GPU without bf16"),
+    "bfloat16": "is called bf16 here",
+    **dict.fromkeys(("float32", "float"), "is called fp32 here"),
+    "fp8": "is set by train.fp8, beside bf16",
+}
+
+
 @dataclass
 class RopeScalingConfig:
     """How the rotary angles of a model trained on shorter rows are stretched over longer ones. Public checkpoints come
-    with it; for a model of your own, raising `rope_base` in a stage is simpler."""
+    with it; for a model of your own, raising `rope.base` in a stage is simpler."""
 
-    kind: str = "none"
+    kind: Literal["none", "linear", "llama3", "yarn"] = "none"
     """`none`; `linear`: positions divided by `factor` (arXiv 2306.15595); `llama3`: long wavelengths only, as in
     Llama 3.1; `yarn`: interpolation by wavelength with a temperature on attention (arXiv 2309.00071)."""
     factor: Annotated[float, Between(1, 10**6)] = 1.0
@@ -41,6 +52,49 @@ class RopeScalingConfig:
 
 
 @dataclass
+class RopeConfig:
+    """The rotary embedding (arXiv 2104.09864). A stage may change it, and nothing else of `model`."""
+
+    base: Annotated[float, Between(1, 10**15)] = 10000.0
+    """Base of the wavelengths. A stage with longer rows usually raises it."""
+    scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+    """See `model.rope.scaling`."""
+
+
+@dataclass
+class AttentionConfig:
+    """How tokens look at the tokens before them."""
+
+    kind: Annotated[Literal["gqa"], OrYours()] = "gqa"
+    """`gqa`: grouped-query attention (arXiv 2305.13245), with as many kv heads as heads the multi-head attention of
+    old."""
+    heads: Annotated[int, Between(1, 2**16)] = MISSING
+    """Number of query heads."""
+    kv_heads: Annotated[int, Between(1, 2**16)] = MISSING
+    """Number of key and value heads; each serves `heads / kv_heads` query heads."""
+    head_dim: Annotated[int, Between(2, 2**16)] = MISSING
+    """Width of one head; `hidden / heads` when absent."""
+    bias: bool = False
+    """Whether the query, key and value projections have a bias (the Qwen2 shape)."""
+    qk_norm: bool = False
+    """Whether every query and key head goes through a norm before its rotation (the Qwen3 shape, arXiv 2505.09388)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """For a `kind` of your own: what it asks for."""
+
+
+@dataclass
+class FeedForwardConfig:
+    """What each token goes through after attention."""
+
+    kind: Annotated[Literal["dense"], OrYours()] = "dense"
+    """`dense`: SwiGLU (arXiv 2002.05202), three matrices."""
+    width: Annotated[int, Between(1, 2**24)] = MISSING
+    """Its inner width."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """For a `kind` of your own: what it asks for."""
+
+
+@dataclass
 class ModelConfig:
     """The shape of the transformer. `preset` fills every field; fields set beside it win."""
 
@@ -51,29 +105,18 @@ class ModelConfig:
     """Width of the residual stream."""
     layers: Annotated[int, Between(1, 2**16)] = MISSING
     """Number of transformer blocks."""
-    heads: Annotated[int, Between(1, 2**16)] = MISSING
-    """Number of query heads."""
-    kv_heads: Annotated[int, Between(1, 2**16)] = MISSING
-    """Number of key and value heads; each serves `heads / kv_heads` query heads (grouped-query attention)."""
-    head_dim: Annotated[int, Between(2, 2**16)] = MISSING
-    """Width of one head; `hidden / heads` when absent."""
-    ffn: Annotated[int, Between(1, 2**24)] = MISSING
-    """Inner width of the SwiGLU feed-forward."""
     vocab: Annotated[int, Between(2, 2**31)] = MISSING
     """Rows of the embedding and of the output head; at least the tokenizer's number of pieces."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """See `model.attention`."""
+    feed_forward: FeedForwardConfig = field(default_factory=FeedForwardConfig)
+    """See `model.feed_forward`."""
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    """See `model.rope`."""
     norm_eps: Share = 1e-5
     """Added to the mean square inside RMSNorm."""
-    rope_base: Annotated[float, Between(1, 10**15)] = 10000.0
-    """Base of the rotary embedding's wavelengths. A stage with longer rows usually raises it; it and `rope_scaling`
-    are the only keys of `model` that a stage may change."""
-    rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
-    """See `model.rope_scaling`."""
     tied: bool = False
     """Whether the output head shares the embedding's weights."""
-    qkv_bias: bool = False
-    """Whether the query, key and value projections have a bias (the Qwen2 shape)."""
-    qk_norm: bool = False
-    """Whether every query and key head goes through a norm before its rotation (the Qwen3 shape, arXiv 2505.09388)."""
     init_std: Annotated[float, Between(0, 100)] = 0.02
     """Standard deviation of the initial weights; projections that write into the residual stream are scaled
     down further by `sqrt(2 * layers)`."""
@@ -87,7 +130,11 @@ class ModelConfig:
 class OptimizerConfig:
     """How weights move."""
 
-    name: str = "adamw"
+    name: Annotated[
+        Literal["adamw", "muon", "lion"],
+        OrYours(),
+        Instead({"adam": "is not offered; adamw is Adam with decoupled decay, plain Adam with weight_decay 0"}),
+    ] = "adamw"
     """`adamw`: decoupled weight decay on every matrix, none on norms and biases. `muon`: Muon for the matrices of the
     blocks, AdamW for embedding, head, norms and biases; its updates are scaled such that AdamW's learning rates fit.
     `lion`: the sign of averaged gradients (arXiv 2302.06675), whose authors use learning rates of a third to a tenth of
@@ -98,7 +145,7 @@ class OptimizerConfig:
     """Decay rates of the first and second moment."""
     momentum: Annotated[float, Between(0, 1, open_above=True)] = 0.95
     """`muon` only: the share of the old momentum that a step keeps."""
-    state: str = "fp32"
+    state: Literal["fp32", "split", "bf16"] = "fp32"
     """How weights and moments are kept, for bf16 on one GPU: `fp32`, 18 bytes a parameter with the gradient. `split`:
     the fp32 weights as bf16 ones and the 16 bits that those lack; the same numbers in 16 bytes, 14 when a step has one
     micro-batch. `bf16`: the moments in bf16 too, stochastically rounded; 12 bytes or 10. Over several GPUs, ZeRO shares
@@ -118,7 +165,7 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over steps, as a share of `optimizer.lr`."""
 
-    name: str = "cosine"
+    name: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     """`constant`, `linear`, `cosine` or `wsd` (warmup, stable, decay)."""
     warmup: Steps = 0
     """Steps that climb linearly to the peak: from zero at the start of a run, from the learning rate that the
@@ -127,7 +174,7 @@ class ScheduleConfig:
     """The last step's learning rate, as a share of the peak. Ignored by `constant`."""
     decay: Annotated[float, Between(0, 1, open_below=True)] = 0.1
     """`wsd` only: the share of the steps spent in the final linear decay."""
-    over: str = "stage"
+    over: Literal["stage", "run"] = "stage"
     """What one curve spans: `stage` (each stage has its own) or `run` (one curve over all steps of the run)."""
 
 
@@ -158,9 +205,9 @@ class TrainConfig:
     and `train.batch_tokens` from there on. Schedules count steps, whatever their size."""
     micro_batch: Size = 1
     """Rows that one rank runs at a time; gradients accumulate over the rest of the step."""
-    precision: str = "bf16"
+    precision: Annotated[Precision, Instead(_OTHER_PRECISIONS)] = "bf16"
     """`bf16`: compute in bfloat16, weights, gradients and optimizer state in fp32. `fp32`: all in fp32."""
-    recompute: str = "none"
+    recompute: Literal["none", "selective", "full", "budget"] = "none"
     """What the backward pass recomputes. `none`: nothing, all activations are kept. `selective`: all but attention and
     matrix products. `full`: each block, from its input. `budget`: as little as fits into `activation_gib`, block by
     block."""
@@ -168,24 +215,26 @@ class TrainConfig:
     """With `recompute: budget`: GiB that the blocks' kept activations may take on each GPU."""
     compile: bool = False
     """Compile each block, and the passes over the logits, with torch.compile."""
-    compile_mode: str = "default"
+    compile_mode: Literal["default", "max-autotune-no-cudagraphs", "reduce-overhead"] = "default"
     """torch.compile's mode: `default`, `max-autotune-no-cudagraphs` (tries more kernels, starts later) or
     `reduce-overhead` (CUDA graphs)."""
-    attention: str = "auto"
+    attention: Literal["auto", "varlen", "flash", "flex", "sdpa"] = "auto"
     """The attention kernel. `auto` picks for device, precision and head size. `varlen`: torch's flash attention for
     documents of varying length, with FlashAttention 3 or 4 behind it where installed. `flash`: the flash-attn packages.
     `flex`: FlexAttention. `sdpa`: torch's attention, run by run of equally long documents; everywhere."""
-    loss: str = "auto"
+    loss: Literal["auto", "chunked", "torch", "liger", "plain"] = "auto"
     """How output head and cross-entropy are computed. `auto` and `chunked`: ours, the logits of a part of the tokens at
     a time. `torch`: torch's linear_cross_entropy. `liger`: Liger-Kernel. `plain`: all logits at once."""
-    fp8: str = "none"
+    fp8: Literal["none", "tensorwise", "rowwise"] = "none"
     """Matrix products in FP8, by torchao: `none`, `tensorwise` (one scale a tensor, fastest) or `rowwise` (one a row,
     more exact)."""
     init_from: str | None = None
     """Where the weights come from, instead of from `seed`: a Hugging Face folder, an import or another run. Its shape
-    must be `model`'s; `rope_base` and `rope_scaling` may differ. Only the run's first step reads it, and the optimizer
+    must be `model`'s; `rope` may differ. Only the run's first step reads it, and the optimizer
     begins anew."""
-    device: str = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Instead(dict.fromkeys(("gpu", "GPU", "nvidia"), "is called cuda here"))
+    ] = "auto"
     """`auto` (a GPU if there is one), `cpu` or `cuda`."""
     seed: Seed = 1234
     """Seeds the initial weights and the order of the data."""
@@ -200,7 +249,7 @@ class PipelineConfig:
 
     size: Size = 1
     """Ranks in one pipeline."""
-    schedule: str = "1f1b"
+    schedule: Literal["1f1b", "interleaved", "zbv"] = "1f1b"
     """The order of micro-batches: `1f1b` (one stage a rank), `interleaved` (two stages a rank, a smaller bubble) or
     `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241). With
     `train.recompute`, `train.compile`, `train.fp8` or ZeRO 3, `zbv` does not split them and has a bubble between those
@@ -222,9 +271,9 @@ class ContextConfig:
 class OffloadConfig:
     """Where the DeepSpeed engine keeps what does not fit the GPU: `none` (on the GPU), `cpu` or `nvme`."""
 
-    optimizer: str = "none"
+    optimizer: Literal["none", "cpu", "nvme"] = "none"
     """The fp32 weights and the optimizer state; the update is then made on the CPU. `nvme` needs zero stage 3."""
-    parameters: str = "none"
+    parameters: Literal["none", "cpu", "nvme"] = "none"
     """The weights that the passes use; needs zero stage 3."""
     path: str | None = None
     """A folder on a local NVMe disk, for `nvme`."""
@@ -239,7 +288,7 @@ class ZeroConfig:
     between micro-batches too; 3 also the weights, which are gathered block by block."""
     shard: Annotated[int, Between(-1, 2**20)] = -1
     """Ranks that share one copy of the sharded state; the rest repeat it (hybrid ZeRO). -1 is all of them."""
-    engine: str = "fsdp"
+    engine: Literal["fsdp", "deepspeed"] = "fsdp"
     """`fsdp`: torch's own sharding, for every layout. `deepspeed`: DeepSpeed (an extra), for data-parallel ranks only,
     where a model must be trained with less GPU memory than it takes: see `parallel.zero.offload`."""
     offload: OffloadConfig = field(default_factory=OffloadConfig)
@@ -378,7 +427,7 @@ class DataConfig:
     was saved with. It tells what changed, and the word that, here, lets it resume with exactly this change."""
     cache: str = CACHE
     """The folder that remote token stores are copied into, once for each machine; on its fastest disk if possible."""
-    packing: str = "best_fit"
+    packing: Literal["best_fit", "concat"] = "best_fit"
     """How documents fill rows: `best_fit` cuts only documents longer than a row; `concat` joins and cuts.
     Both leave the last row of every block unfilled."""
     block: Annotated[int, Between(1, MOST_IN_BLOCK)] = BLOCK

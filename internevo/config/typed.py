@@ -10,9 +10,10 @@ import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from internevo.config.bounds import Between
+from internevo.config.choices import Instead, OrYours, is_yours
 from internevo.config.read import number
 from internevo.config.schema import MISSING
 
@@ -67,6 +68,27 @@ def build(schema: type[T], values: dict[str, Any], default: T | None = None) -> 
     return schema(**made) if default is None else replace(typing.cast(Any, default), **made)
 
 
+def lacking(schema: type, values: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The paths of the keys that must be given and are not, in it and in the dataclasses inside it."""
+    for one in fields(typing.cast(Any, schema)):
+        hint = _hints(schema)[one.name]
+        if is_dataclass(hint):
+            yield from lacking(typing.cast(type, hint), values.get(one.name) or {}, f"{path}{one.name}.")
+        elif one.default == MISSING and one.name not in values:
+            yield f"{path}{one.name}"
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    """Every value of a tree by its path, `data.sources.web.weight`; an item of a list by its name, else its number."""
+    if isinstance(tree, dict) and tree:
+        items = [(f"{path}.{key}" if path else str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        items = [(f"{path}.{item.get('name') or i}", item) for i, item in enumerate(tree)]
+    else:
+        return {path: tree}
+    return {key: value for inner, item in items for key, value in flatten(item, inner).items()}
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` or the list of what is known."""
     known = list(known)
@@ -86,7 +108,7 @@ def _paths(schema: type, path: str) -> Iterator[str]:
     """The paths of all keys. An item of a list is reached by its name; stages have the keys of the run itself."""
     for key, hint in _hints(schema).items():
         yield f"{path}{key}"
-        hint, name = _without_none(_without_range(hint)[0]), ""
+        hint, name = _without_none(_without_notes(hint)[0]), ""
         if typing.get_origin(hint) is list and key != "stages":
             (hint,), name = typing.get_args(hint), "NAME."
         if is_dataclass(hint) and (not name or "name" in _hints(typing.cast(type, hint))):
@@ -95,14 +117,14 @@ def _paths(schema: type, path: str) -> Iterator[str]:
 
 @cache
 def _hints(schema: type) -> dict[str, Any]:
-    """The types of its fields, with their ranges, by name."""
+    """The types of its fields, with what is noted beside them, by name."""
     hints = typing.get_type_hints(schema, include_extras=True)
     return {one.name: hints[one.name] for one in fields(typing.cast(Any, schema))}
 
 
-def _without_range(hint: Any) -> tuple[Any, Between | None]:
+def _without_notes(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """`int` and the range for `Annotated[int, Between(1, 8)]`; any other as it is."""
-    return (hint.__origin__, hint.__metadata__[0]) if typing.get_origin(hint) is Annotated else (hint, None)
+    return (hint.__origin__, hint.__metadata__) if typing.get_origin(hint) is Annotated else (hint, ())
 
 
 def _without_none(hint: Any) -> Any:
@@ -116,7 +138,7 @@ def _without_none(hint: Any) -> Any:
 def _built(hint: Any, value: Any, default: Any = None) -> Any:
     if value is None:
         return None
-    hint = _without_none(_without_range(hint)[0])
+    hint = _without_none(_without_notes(hint)[0])
     if is_dataclass(hint):
         return build(typing.cast(type, hint), value, default)
     if isinstance(value, list):  # new lists and mappings: no two stages share one
@@ -129,9 +151,12 @@ def _built(hint: Any, value: Any, default: Any = None) -> Any:
 
 
 def _value(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[type, str]) -> Any:
-    hint, bounds = _without_range(hint)
+    hint, notes = _without_notes(hint)
+    if typing.get_origin(hint) is Literal:
+        return _choice(typing.get_args(hint), notes, value, path, problems)
     before = len(problems)
     converted = _unbounded(hint, value, path, problems, whole)
+    bounds = next((note for note in notes if isinstance(note, Between)), None)
     if bounds is not None and len(problems) == before:
         numbers = {path: converted}
         if isinstance(converted, list):
@@ -140,6 +165,21 @@ def _value(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[t
             if one is not None and (problem := bounds.problem(one)):
                 problems.append(f"{place}: {problem}")
     return converted
+
+
+def _choice(known: tuple[str, ...], notes: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
+    if value in known:
+        return value
+    yours = any(isinstance(note, OrYours) for note in notes)
+    if yours and isinstance(value, str) and is_yours(value):
+        return value
+    reasons = next((note.reasons for note in notes if isinstance(note, Instead)), {})
+    if why := reasons.get(str(value)):
+        problems.append(f"{path}: {value} {why}")
+    else:
+        more = ", or PACKAGE.MODULE:NAME of your own" if yours else ""
+        problems.append(f"{path}: unknown value {_show(value)}{did_you_mean(str(value), known)}{more}")
+    return None
 
 
 def _unbounded(hint: Any, value: Any, path: str, problems: list[str], whole: tuple[type, str]) -> Any:

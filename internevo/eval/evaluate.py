@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from internevo.config.load import load_config
+from internevo.config.schema import Precision
 from internevo.data.mixing import source_name
 from internevo.eval.choices import answer_choices, read_questions
 from internevo.eval.contamination import contamination
@@ -50,7 +51,7 @@ class Asked:
     include: Path | None = None
     limit: int | None = None
     fewshot: int | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from internevo.config.schema import Precision
 from internevo.eval.scorer import Scorer
 from internevo.files.errors import UserError
 from internevo.model.generate import generate
@@ -38,21 +39,21 @@ _GENERATED = 256
 class InternevoLM(TemplateLM):
     """A run, an import or a Hugging Face folder, as the harness wants a model. `path`: which."""
 
-    def __init__(self, path: str, precision: str = "fp32", device: str = "auto", **unused: Any):
+    def __init__(self, path: str, precision: Precision = "fp32", device: str = "auto", **unused: Any):
         super().__init__()
         stored = open_model(Path(path))
         world = World(0, 1, choose_device(device), None, None, None)
         self._set_up(stored, world, precision)
 
     @classmethod
-    def of(cls, stored: StoredModel, world: World, precision: str) -> InternevoLM:
+    def of(cls, stored: StoredModel, world: World, precision: Precision) -> InternevoLM:
         """The same for a model that is open already."""
         model = cls.__new__(cls)
         TemplateLM.__init__(model)
         model._set_up(stored, world, precision)
         return model
 
-    def _set_up(self, stored: StoredModel, world: World, precision: str) -> None:
+    def _set_up(self, stored: StoredModel, world: World, precision: Precision) -> None:
         self.max_length, self.text = stored.seq_len, stored.needs_tokenizer()
         self.never = self.text.unused(stored.config.vocab)
         self.scorer = Scorer(stored, world, stored.seq_len + 1, precision)
@@ -136,7 +137,7 @@ def run_tasks(
     world: World,
     tasks: Sequence[str],
     *,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     include: Path | None = None,
     limit: int | None = None,
     fewshot: int | None = None,

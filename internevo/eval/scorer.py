@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from internevo.config.schema import ContextConfig, ParallelConfig, StageConfig, TrainConfig, ZeroConfig
+from internevo.config.schema import ContextConfig, ParallelConfig, Precision, StageConfig, TrainConfig, ZeroConfig
 from internevo.data.batch import IGNORE
 from internevo.files.errors import UserError
 from internevo.hf.weights import load_model
@@ -66,7 +66,7 @@ class Scorer:
     `max_len` is the longest sequence that will come. Raises UserError when the world's ranks cannot share such rows.
     """
 
-    def __init__(self, stored: StoredModel, world: World, max_len: int, precision: str = "fp32"):
+    def __init__(self, stored: StoredModel, world: World, max_len: int, precision: Precision = "fp32"):
         self.world, self.vocab = world, stored.config.vocab
         # a ring's ranks each have two pieces of every row
         self.multiple = 2 * world.size

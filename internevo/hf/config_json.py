@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from internevo.config.schema import ModelConfig
+from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelConfig, RopeConfig
 from internevo.files.errors import UserError
 from internevo.hf.families import FAMILIES, Family
 from internevo.hf.rope_json import read_rope, write_scaling
@@ -18,7 +18,7 @@ SIZES = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
-    "ffn": "intermediate_size",
+    "width": "intermediate_size",
     "vocab": "vocab_size",
 }
 """Our name and theirs of what every `config.json` must say."""
@@ -72,22 +72,28 @@ def read_facts(folder: Path) -> ModelFacts:
     kv_heads = found.get("num_key_value_heads")
     head_dim = found.get("head_dim")
     base, scaling, left_out = read_rope(file, found, family.scalings)
+    heads = sizes["heads"]
     model = ModelConfig(
-        **sizes,
-        kv_heads=sizes["heads"] if kv_heads is None else whole(file, "num_key_value_heads", kv_heads),
-        head_dim=sizes["hidden"] // sizes["heads"] if head_dim is None else whole(file, "head_dim", head_dim),
+        hidden=sizes["hidden"],
+        layers=sizes["layers"],
+        vocab=sizes["vocab"],
+        attention=AttentionConfig(
+            heads=heads,
+            kv_heads=heads if kv_heads is None else whole(file, "num_key_value_heads", kv_heads),
+            head_dim=sizes["hidden"] // heads if head_dim is None else whole(file, "head_dim", head_dim),
+            bias=family.qkv_bias,
+            qk_norm=family.qk_norm,
+        ),
+        feed_forward=FeedForwardConfig(width=sizes["width"]),
+        rope=RopeConfig(base, scaling),
         norm_eps=number(file, "rms_norm_eps", found.get("rms_norm_eps", 1e-6), least=0),
-        rope_base=base,
-        rope_scaling=scaling,
         tied=truth(file, "tie_word_embeddings", found.get("tie_word_embeddings", False)),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
         init_std=number(file, "initializer_range", found.get("initializer_range", 0.02), least=0),
     )
-    if model.heads % model.kv_heads:
-        raise UserError(f"{file}: {model.kv_heads} num_key_value_heads cannot serve {model.heads} heads evenly")
-    if model.head_dim % 2:
-        raise UserError(f"{file}: head_dim is {model.head_dim}; rotary positions need an even one")
+    if heads % model.attention.kv_heads:
+        raise UserError(f"{file}: {model.attention.kv_heads} num_key_value_heads cannot serve {heads} heads evenly")
+    if model.attention.head_dim % 2:
+        raise UserError(f"{file}: head_dim is {model.attention.head_dim}; rotary positions need an even one")
     notes = [left_out] if left_out else []
     window = _window(file, found, family, model.layers)
     if window is not None and window < seq_len:
@@ -167,15 +173,19 @@ def write_facts(
         "architectures": [FAMILIES[family].architecture],
         "model_type": family,
         **FAMILIES[family].settings,
-        **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.attention.heads,
+        "intermediate_size": config.feed_forward.width,
+        "vocab_size": config.vocab,
+        "num_key_value_heads": config.attention.kv_heads,
+        "head_dim": config.attention.head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": seq_len,
         "initializer_range": config.init_std,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_base,
-        "rope_scaling": write_scaling(config.rope_scaling, FAMILIES[family].scaling_keys),
+        "rope_theta": config.rope.base,
+        "rope_scaling": write_scaling(config.rope.scaling, FAMILIES[family].scaling_keys),
         "tie_word_embeddings": config.tied,
         "use_cache": True,
         "bos_token_id": bos_id,

@@ -47,18 +47,24 @@ class Family:
 
     def why_not(self, config: ModelConfig) -> str | None:
         """Why the family cannot hold a model of this shape; None when it can."""
-        for key, what in (("qkv_bias", "q, k and v biases"), ("qk_norm", "norms on queries and keys")):
-            if getattr(config, key) and not getattr(self, key):
+        attention = config.attention
+        for wanted, found, what in (
+            (self.qkv_bias, attention.bias, "q, k and v biases"),
+            (self.qk_norm, attention.qk_norm, "norms on queries and keys"),
+        ):
+            if found and not wanted:
                 return f"it has no {what}, and this model has"
-            if getattr(self, key) and not getattr(config, key):
+            if wanted and not found:
                 return f"it has {what}, and this model has not"
-        if config.rope_scaling.kind not in self.scalings:
-            return f"it does not know rope_scaling {config.rope_scaling.kind}"
-        if not self.wide_heads and config.head_dim * config.heads != config.hidden:
+        if config.rope.scaling.kind not in self.scalings:
+            return f"it does not know rotary scaling of the kind {config.rope.scaling.kind}"
+        if not self.wide_heads and attention.head_dim * attention.heads != config.hidden:
             return (
-                f"its head_dim is hidden / heads, {config.hidden:,} / {config.heads}, and this model's is "
-                f"{config.head_dim}"
+                f"its head_dim is hidden / heads, {config.hidden:,} / {attention.heads}, and this model's is "
+                f"{attention.head_dim}"
             )
+        if config.feed_forward.kind != "dense" or attention.kind != "gqa":
+            return f"it has no attention {attention.kind} with a feed-forward {config.feed_forward.kind}"
         return None
 
     def tensors(self, config: ModelConfig) -> Iterator[tuple[Row, tuple[str, ...], str]]:

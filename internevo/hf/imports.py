@@ -21,7 +21,8 @@ from torch import Tensor
 from internevo.checkpoint.commit import PARTIAL, STATE, commit, step_name, write_json
 from internevo.checkpoint.finite import not_finite_on_disk
 from internevo.checkpoint.tensors import copy_tensors
-from internevo.config.schema import ModelConfig, RopeScalingConfig
+from internevo.config.schema import ModelConfig
+from internevo.config.typed import build
 from internevo.files.errors import UserError
 from internevo.files.processes import ctrl_c_held
 from internevo.hf.compare import Comparison, compare
@@ -112,8 +113,7 @@ def _import_internevo(folder: Path, output: Path, workers: int, progress: Callab
 
 def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
     """The shape and the row length out of an imported checkpoint's state."""
-    model = dict(record["model"])
-    return ModelConfig(**{**model, "rope_scaling": RopeScalingConfig(**model["rope_scaling"])}), record["seq_len"]
+    return build(ModelConfig, record["model"]), record["seq_len"]
 
 
 def _record(weights: FolderWeights, tokenizer: bool) -> dict[str, Any]:

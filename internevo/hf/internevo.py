@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from internevo.config.schema import ModelConfig
+from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelConfig, RopeConfig
 from internevo.files.errors import UserError
 from internevo.hf.config_json import write_facts
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
@@ -170,27 +170,28 @@ def _model(folder: Path, settings: dict[str, Any], tensors: dict[str, list[Tenso
     return ModelConfig(
         hidden=hidden,
         layers=settings["num_layers"],
-        heads=heads,
-        kv_heads=settings.get("num_kv_attention_heads") or heads,
-        head_dim=hidden // heads,
-        ffn=sum(len(part) for part in first),
         vocab=settings["vocab_size"],
+        attention=AttentionConfig(
+            heads=heads, kv_heads=settings.get("num_kv_attention_heads") or heads, head_dim=hidden // heads
+        ),
+        feed_forward=FeedForwardConfig(width=sum(len(part) for part in first)),
+        rope=RopeConfig(base=float(settings.get("rope_base", 10000))),
         norm_eps=settings.get("layer_norm_epsilon", 1e-5),
-        rope_base=float(settings.get("rope_base", 10000)),
     )
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """What an InternLM2 model has, by InternEvo's names."""
-    hidden, queries = config.hidden, config.heads * config.head_dim
+    hidden, width, shape = config.hidden, config.feed_forward.width, config.attention
+    queries = shape.heads * shape.head_dim
     block = {
         "attention_norm.weight": (hidden,),
-        "attention.wqkv.weight": (queries + 2 * config.kv_heads * config.head_dim, hidden),
+        "attention.wqkv.weight": (queries + 2 * shape.kv_heads * shape.head_dim, hidden),
         "attention.wo.weight": (hidden, queries),
         "ffn_norm.weight": (hidden,),
-        "feed_forward.w1.weight": (config.ffn, hidden),
-        "feed_forward.w3.weight": (config.ffn, hidden),
-        "feed_forward.w2.weight": (hidden, config.ffn),
+        "feed_forward.w1.weight": (width, hidden),
+        "feed_forward.w3.weight": (width, hidden),
+        "feed_forward.w2.weight": (hidden, width),
     }
     return {
         "tok_embeddings.weight": (config.vocab, hidden),
@@ -226,7 +227,7 @@ def _join(name: str, parts: list[Tensor], cut: int | None, config: ModelConfig, 
         whole = F.normalize(whole.float(), dim=-1).to(whole.dtype)
     if name.endswith("wqkv.weight") and (not settings.get("adapt_hf", True) or settings.get("qk_interleaved")):
         # pairs of channels that are turned together stand beside each other; in the release, half a head apart
-        heads = whole.unflatten(0, (config.kv_heads, -1, config.head_dim))
+        heads = whole.unflatten(0, (config.attention.kv_heads, -1, config.attention.head_dim))
         turned = torch.cat([heads[:, :-1, ::2], heads[:, :-1, 1::2]], dim=2)
         whole = torch.cat([turned, heads[:, -1:]], dim=1).flatten(0, 2)
     return whole

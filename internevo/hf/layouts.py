@@ -30,12 +30,12 @@ class GroupedQKV(Layout):
     """
 
     def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
-        heads = [tensor.unflatten(0, (config.kv_heads, -1, config.head_dim)) for tensor in ours]
+        heads = [tensor.unflatten(0, (config.attention.kv_heads, -1, config.attention.head_dim)) for tensor in ours]
         return torch.cat(heads, dim=1).flatten(0, 2)
 
     def unpack(self, theirs: Tensor, config: ModelConfig) -> Sequence[Tensor]:
-        group = config.heads // config.kv_heads
-        heads = theirs.unflatten(0, (config.kv_heads, group + 2, config.head_dim))
+        group = config.attention.heads // config.attention.kv_heads
+        heads = theirs.unflatten(0, (config.attention.kv_heads, group + 2, config.attention.head_dim))
         return [part.flatten(0, 2) for part in heads.split([group, 1, 1], dim=1)]
 
 

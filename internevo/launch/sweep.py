@@ -11,7 +11,7 @@ A sweep is a YAML file:
       model.hidden: [64, 128]
       optimizer.lr: [1e-3, 3e-3, 1e-2]
     where: ["optimizer.lr * model.hidden < 1"]
-    derive: {model.ffn: "2.5 * model.hidden"}
+    derive: {model.feed_forward.width: "2.5 * model.hidden"}
     rank_by: heldout                     # or `train`, or `heldout/SOURCE`
 
 Instead of `grid`: `list`, the runs one by one, or `random`, so many drawn from ranges.

@@ -13,7 +13,7 @@ class LayerCache:
     """Keys and values of one layer, `[batch, max_length, kv_heads, head_dim]`, filled from the left."""
 
     def __init__(self, batch: int, max_length: int, config: ModelConfig, like: Tensor):
-        shape = (batch, max_length, config.kv_heads, config.head_dim)
+        shape = (batch, max_length, config.attention.kv_heads, config.attention.head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.length = 0
 

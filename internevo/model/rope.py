@@ -2,7 +2,7 @@
 
 Channel `i` of the first half turns together with channel `i` of the second half, by the angle
 `position * base ** (-2i / head_dim)`. A model that was trained on short rows can have its angles stretched over longer
-ones (`model.rope_scaling`).
+ones (`model.rope.scaling`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def rotary_tables(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
     positions: integers `[batch, seq]`. Returns two fp32 tensors `[batch, seq, 1, head_dim / 2]`. They are fp32
     whatever the model's dtype: bf16 cannot tell neighbouring positions apart past a few hundred.
     """
-    scaling = config.rope_scaling
+    scaling = config.rope.scaling
     frequencies = rotary_frequencies(config, positions.device)
     angles = positions.float()[..., None, None] * frequencies
     if scaling.kind != "yarn":
@@ -32,9 +32,11 @@ def rotary_tables(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
 
 def rotary_frequencies(config: ModelConfig, device: torch.device | str = "cpu") -> Tensor:
     """Radians that each pair of channels turns by from one position to the next: fp32 `[head_dim / 2]`."""
-    exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
-    frequencies = config.rope_base**-exponents
-    scaling = config.rope_scaling
+    exponents = (
+        torch.arange(0, config.attention.head_dim, 2, device=device, dtype=torch.float32) / config.attention.head_dim
+    )
+    frequencies = config.rope.base**-exponents
+    scaling = config.rope.scaling
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     if scaling.kind == "llama3":
@@ -59,11 +61,11 @@ def _llama3(frequencies: Tensor, scaling: RopeScalingConfig) -> Tensor:
 
 def _yarn(frequencies: Tensor, config: ModelConfig) -> Tensor:
     """YaRN's "NTK by parts": a linear ramp over the channels, from those that stay to those that are stretched."""
-    scaling, dim = config.rope_scaling, config.head_dim
+    scaling, dim = config.rope.scaling, config.attention.head_dim
 
     def channel(turns: float) -> float:
         """The channel that turns so often over the original row."""
-        return dim * math.log(scaling.original_seq_len / (turns * 2 * math.pi)) / (2 * math.log(config.rope_base))
+        return dim * math.log(scaling.original_seq_len / (turns * 2 * math.pi)) / (2 * math.log(config.rope.base))
 
     first = max(math.floor(channel(scaling.beta_fast)), 0)
     last = min(math.ceil(channel(scaling.beta_slow)), dim - 1)

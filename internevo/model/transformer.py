@@ -55,18 +55,19 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.head_dim = config.head_dim
+        shape = config.attention
+        self.head_dim = shape.head_dim
         self.kernel = "sdpa"
         self.attend: Attend = attention
-        q_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        bias = {"bias": Role(Kind.bias, cut=0)} if config.qkv_bias else {}
+        q_dim, kv_dim = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        bias = {"bias": Role(Kind.bias, cut=0)} if shape.bias else {}
         # with grouped heads, keys and values are too narrow to gain from FP8
         self.wq = declare(nn.Linear(config.hidden, q_dim, bias=bool(bias)), weight=BY_ROWS, **bias)
         self.wk = declare(nn.Linear(config.hidden, kv_dim, bias=bool(bias)), weight=NARROW, **bias)
         self.wv = declare(nn.Linear(config.hidden, kv_dim, bias=bool(bias)), weight=NARROW, **bias)
         self.wo = declare(nn.Linear(q_dim, config.hidden, bias=False), weight=BY_COLUMNS)
-        self.q_norm = _head_norm(config) if config.qk_norm else None
-        self.k_norm = _head_norm(config) if config.qk_norm else None
+        self.q_norm = _head_norm(config) if shape.qk_norm else None
+        self.k_norm = _head_norm(config) if shape.qk_norm else None
 
     def forward(self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None) -> Tensor:
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.wq, self.wk, self.wv))
@@ -83,24 +84,25 @@ class Attention(nn.Module):
     @staticmethod
     def cost(config: ModelConfig) -> Cost:
         """Queries, keys, values and the output's projection; two products for a query and a key that meet."""
-        q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        shape = config.attention
+        q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         matrices = config.hidden * (2 * q + 2 * kv)
-        biases = q + 2 * kv if config.qkv_bias else 0
-        head_norms = 2 * config.head_dim if config.qk_norm else 0
+        biases = q + 2 * kv if shape.bias else 0
+        head_norms = 2 * shape.head_dim if shape.qk_norm else 0
         return Cost(
             parameters=matrices + biases + head_norms,
             products=matrices,
             pairs=2 * q,
             # queries, keys, values and what attention gave; before the heads' norms too
-            kept=2 * q + 2 * kv + (q + kv if config.qk_norm else 0),
+            kept=2 * q + 2 * kv + (q + kv if shape.qk_norm else 0),
             kept_selective=2 * q + 2 * kv + config.hidden,
-            kept_fp32=config.heads,  # the logarithm of each softmax's sum
+            kept_fp32=shape.heads,  # the logarithm of each softmax's sum
         )
 
 
 def _head_norm(config: ModelConfig) -> RMSNorm:
     """A norm of each head: all heads share its weight."""
-    return declare(RMSNorm(config.head_dim, config.norm_eps), weight=Role(Kind.scale, partial=True))
+    return declare(RMSNorm(config.attention.head_dim, config.norm_eps), weight=Role(Kind.scale, partial=True))
 
 
 class FeedForward(nn.Module):
@@ -108,9 +110,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = declare(nn.Linear(config.hidden, config.ffn, bias=False), weight=BY_ROWS)
-        self.up = declare(nn.Linear(config.hidden, config.ffn, bias=False), weight=BY_ROWS)
-        self.down = declare(nn.Linear(config.ffn, config.hidden, bias=False), weight=BY_COLUMNS)
+        hidden, width = config.hidden, config.feed_forward.width
+        self.gate = declare(nn.Linear(hidden, width, bias=False), weight=BY_ROWS)
+        self.up = declare(nn.Linear(hidden, width, bias=False), weight=BY_ROWS)
+        self.down = declare(nn.Linear(width, hidden, bias=False), weight=BY_COLUMNS)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -118,8 +121,9 @@ class FeedForward(nn.Module):
     @staticmethod
     def cost(config: ModelConfig) -> Cost:
         """Three matrices."""
-        matrices = 3 * config.hidden * config.ffn
-        return Cost(matrices, matrices, kept=4 * config.ffn, kept_selective=2 * config.ffn + config.hidden)
+        hidden, width = config.hidden, config.feed_forward.width
+        matrices = 3 * hidden * width
+        return Cost(matrices, matrices, kept=4 * width, kept_selective=2 * width + hidden)
 
 
 class Block(nn.Module):

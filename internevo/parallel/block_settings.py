@@ -21,7 +21,7 @@ def compute_dtype(stage: StageConfig) -> torch.dtype:
 
 def stage_kernel(stage: StageConfig, device: torch.device) -> str:
     """The attention kernel of the stage on this device. Raises UserError when the one asked for cannot run there."""
-    return choose_kernel(stage.train.attention, device, compute_dtype(stage), stage.model.head_dim)
+    return choose_kernel(stage.train.attention, device, compute_dtype(stage), stage.model.attention.head_dim)
 
 
 def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, tokens: int | None = None) -> None:

@@ -60,7 +60,7 @@ def make_layout(stage: StageConfig, world: int) -> Layout:
     data = world // used
     ulysses = parallel.context.ulysses
     if ulysses == "auto":
-        ulysses = gcd(context, model.heads // tensor)
+        ulysses = gcd(context, model.attention.heads // tensor)
     shard = parallel.zero.shard
     shard = data * context if shard == -1 else shard
     if parallel.zero.stage == 0:

@@ -15,7 +15,7 @@ from internevo.monitor.environment import code_version
 
 # What a run cannot change once it has begun: the weights, the tokens or their order would no longer fit.
 FIXED = ("model.", "train.seed", "optimizer.name", "data.block")
-FREE = ("model.rope_base", "model.rope_scaling")
+FREE = ("model.rope",)
 
 
 class RunFolder:

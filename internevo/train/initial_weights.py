@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from internevo.config.schema import ModelConfig, StageConfig
+from internevo.config.typed import flatten
 from internevo.files.errors import UserError
 from internevo.parallel.world import World
 from internevo.train.engine import Engine
 from internevo.train.stored_model import StoredModel, open_model
 
-_FREE = ("preset", "init_std", "rope_base", "rope_scaling")
+_FREE = ("preset", "init_std", "rope.")
 """What may differ: the rotary embedding may be stretched for longer rows."""
 _PREFIX = "model/"
 
@@ -37,21 +39,19 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
                     tensor.zero_()
 
     engine.load(read)
-    changes = [
-        f"{key} is {getattr(stage.model, key)} here, {getattr(source.config, key)} there"
-        for key in ("rope_base", "rope_scaling")
-        if getattr(stage.model, key) != getattr(source.config, key)
-    ]
+    ours, theirs = flatten(asdict(stage.model.rope)), flatten(asdict(source.config.rope))
+    changes = [f"rope.{key} is {ours[key]} here, {theirs[key]} there" for key in ours if ours[key] != theirs[key]]
     return [f"weights from {source.name}", *changes, *source.notes]
 
 
 def _open(path: str, ours: ModelConfig) -> StoredModel:
     """The model to begin with, every byte of a checkpoint checked. Raises UserError unless it can begin `ours`."""
     source = open_model(Path(path))
+    theirs = flatten(asdict(source.config))
     different = [
         f"model.{key}: {value} here, {there} there"
-        for key, value in vars(ours).items()
-        if key not in _FREE and value != (there := getattr(source.config, key))
+        for key, value in flatten(asdict(ours)).items()
+        if not key.startswith(_FREE) and value != (there := theirs.get(key))
     ]
     if different:
         raise UserError(f"train.init_from: {path} is of another shape:\n  " + "\n  ".join(different))

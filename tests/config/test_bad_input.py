@@ -123,14 +123,23 @@ OVERRIDES = {
     "a negative interval": ("checkpoint.every=-1", "checkpoint.every: must be at least 0, found -1"),
     "a fourth stage of ZeRO": ("parallel.zero.stage=4", "parallel.zero.stage: must be at most 3, found 4"),
     # sizes that do not fit together
-    "heads that do not divide": ("model.kv_heads=3", "model.kv_heads: 4 heads cannot be shared evenly by 3 kv heads"),
-    "a width that heads do not divide": ("model.heads=6", "model.heads: hidden 64 is not divisible by 6 heads"),
-    "no heads": ("model.heads=0", "model.heads: must be at least 1, found 0"),
-    "odd heads": ("model.head_dim=15", "model.head_dim: must be even for the rotary embedding, found 15"),
+    "heads that do not divide": (
+        "model.attention.kv_heads=3",
+        "model.attention.kv_heads: 4 heads cannot be shared evenly by 3 kv heads",
+    ),
+    "a width that heads do not divide": (
+        "model.attention.heads=6",
+        "model.attention.heads: hidden 64 is not divisible by 6 heads",
+    ),
+    "no heads": ("model.attention.heads=0", "model.attention.heads: must be at least 1, found 0"),
+    "odd heads": (
+        "model.attention.head_dim=15",
+        "model.attention.head_dim: must be even for the rotary embedding, found 15",
+    ),
     "a batch below a row": ("train.batch_tokens=63", "train.batch_tokens: 63 is less than one row of seq_len 64"),
     "rows that do not divide": ("train.micro_batch=3", "micro-batches of 3 cannot divide; near are 384 and 576"),
     "warmup without end": ("schedule.warmup=10", "schedule.warmup: 10 steps leave nothing of the stage's 10"),
-    "kv heads that ranks cannot share": ("parallel.tensor=4", "4 ranks cannot share model.kv_heads 2 evenly"),
+    "kv heads that ranks cannot share": ("parallel.tensor=4", "4 ranks cannot share model.attention.kv_heads 2 evenly"),
     "a context that rows cannot be shared by": ("parallel.context.size=3", "3 ranks cannot share rows of 64 tokens"),
     "a Ulysses that is no part": (
         "parallel.context={size: 2, ulysses: 4}",
@@ -243,7 +252,10 @@ FILES = {
     "tabs": ("name: run\n\tmodel: {}", "run.yaml:2:1: not valid YAML"),
     "a key twice": ("name: run\nname: walk", "not valid YAML"),
     "no name": (GOOD.replace("name: run", ""), "name: every run needs a name"),
-    "no shape": (GOOD.replace("{preset: tiny}", "{hidden: 64, layers: 2}"), "model.heads, model.kv_heads, model.ffn"),
+    "no shape": (
+        GOOD.replace("{preset: tiny}", "{hidden: 64, layers: 2}"),
+        "model.vocab, model.attention.heads, model.attention.kv_heads, model.feed_forward.width",
+    ),
     "no length": (GOOD.replace(", steps: 10", ""), "give the stage's length as one of them; neither is set"),
     "two lengths": (GOOD.replace("steps: 10", "steps: 10, tokens: 1M"), "one of them; both are set"),
     "a base that is missing": ("_base_: no.yaml\n" + GOOD, "its _base_"),
@@ -257,7 +269,10 @@ FILES = {
     "a stage without a length": (STAGED.replace("{steps: 10}", "{}"), "stages.base.train.tokens, train.steps: give"),
     "a typo in a stage": (STAGED.replace("128}", "128, lr: 1}"), "stages.long.train.lr: unknown key"),
     "runs in a stage": (STAGED.replace("128}", "128}, runs: x"), "stages.long.runs: unknown key"),
-    "a stage of another shape": (STAGED.replace("128}", "128}, model: {ffn: 9}"), "stages.long.model.ffn: a stage may"),
+    "a stage of another shape": (
+        STAGED.replace("128}", "128}, model: {feed_forward: {width: 9}}"),
+        "stages.long.model.feed_forward.width: a stage may",
+    ),
     "a stage of another seed": (STAGED.replace("128}", "128, seed: 7}"), "stages.long.train.seed: a stage cannot"),
     "a stage of other blocks": (STAGED.replace("128}", "128}, data: {block: 8}"), "stages.long.data.block: a stage"),
     "a stage of other rows": (STAGED.replace("128}", "1024}"), "stages.long.train.batch_tokens: 512 is less than"),

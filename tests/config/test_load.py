@@ -80,14 +80,14 @@ def test_stages_change_their_own_keys_only(tmp_path: Path) -> None:
 stages:
   - {name: base}
   - name: long
-    model: {rope_base: 1M}
+    model: {rope: {base: 1M}}
     train: {seq_len: 256}
     schedule: {name: linear, final: 0}
     data: {sources: [{path: tokens/long, weight: 3}, {path: tokens/web}]}
 """
     base, long = load(tmp_path, MINIMAL + stages).stages
     assert (base.train.seq_len, long.train.seq_len, long.train.steps) == (64, 256, 10)
-    assert (base.model.rope_base, long.model.rope_base) == (10_000.0, 1e6)
+    assert (base.model.rope.base, long.model.rope.base) == (10_000.0, 1e6)
     assert (base.schedule.name, long.schedule.name) == ("cosine", "linear")
     assert [source.path for source in base.data.sources] == ["tokens/web"]
     assert [source.weight for source in long.data.sources] == [3.0, 1.0]
@@ -123,8 +123,13 @@ def test_internlm2_shapes() -> None:
     shapes = [("1.8b", 24, 2048, 16, 8192), ("7b", 32, 4096, 32, 14336), ("20b", 48, 6144, 48, 16384)]
     for size, layers, hidden, heads, ffn in shapes:
         model = model_preset(f"internlm2-{size}")
-        assert (model.layers, model.hidden, model.heads, model.ffn) == (layers, hidden, heads, ffn)
-        assert (model.kv_heads, model.head_dim, model.vocab, model.tied) == (8, 128, 92544, False)
+        assert (model.layers, model.hidden, model.attention.heads, model.feed_forward.width) == (
+            layers,
+            hidden,
+            heads,
+            ffn,
+        )
+        assert (model.attention.kv_heads, model.attention.head_dim, model.vocab, model.tied) == (8, 128, 92544, False)
 
 
 def test_a_step_is_whole_rows() -> None:

@@ -23,7 +23,7 @@ def overlay() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {},
         optional={
-            "model": st.fixed_dictionaries({"rope_base": st.floats(1, 1e7)}),
+            "model": st.fixed_dictionaries({"rope": st.fixed_dictionaries({"base": st.floats(1, 1e7)})}),
             "optimizer": st.fixed_dictionaries({"lr": floats}, optional={"clip": floats, "weight_decay": floats}),
             "schedule": st.fixed_dictionaries({"name": st.sampled_from(["constant", "linear", "cosine", "wsd"])}),
             "train": st.fixed_dictionaries({"seq_len": st.sampled_from([32, 64, 128]), "steps": st.integers(1, 99)}),

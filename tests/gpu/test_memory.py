@@ -61,7 +61,13 @@ def test_activations_are_as_the_formula_says(policy: Policy, gpu: torch.device) 
 @pytest.mark.parametrize(("state", "bytes_each"), [("fp32", 18), ("split", 14), ("bf16", 10)])
 def test_bytes_a_parameter(state: str, bytes_each: int, gpu: torch.device) -> None:
     """After a step of one micro-batch: weights and state, and what the gradients took at the peak."""
-    sizes = {"hidden": 1024, "layers": 8, "heads": 8, "kv_heads": 4, "ffn": 4096, "vocab": 512}
+    sizes = {
+        "hidden": 1024,
+        "layers": 8,
+        "vocab": 512,
+        "attention": {"heads": 8, "kv_heads": 4},
+        "feed_forward": {"width": 4096},
+    }
     train = TrainConfig(precision="bf16", seq_len=32, batch_tokens=128, micro_batch=4, steps=100, compile=True)
     stage = StageConfig(model=model_preset("tiny", **sizes), train=train, optimizer=OptimizerConfig(state=state))
     before = torch.cuda.memory_allocated()

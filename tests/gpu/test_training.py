@@ -23,7 +23,7 @@ from tests.gpu.numbers import NOOP, numbers
 from tests.train.test_compile import batches
 from tests.train.test_step import CPU, random_batch
 
-WIDE = {"hidden": 256, "heads": 4, "kv_heads": 2, "ffn": 512}
+WIDE = {"hidden": 256, "attention": {"heads": 4, "kv_heads": 2}, "feed_forward": {"width": 512}}
 
 
 def build(device: torch.device, precision: str = "bf16", state: str = "fp32", name: str = "adamw", **changes) -> Engine:

@@ -128,7 +128,7 @@ def test_random_rotary_settings_are_read_alike_or_refused(tmp_path: Path) -> Non
         theirs = their_angles(folder, family)  # what transformers refuses, we must
         assert torch.allclose(cos, theirs[0], atol=2e-4), (number, family, said)
         assert torch.allclose(sin, theirs[1], atol=2e-4), (number, family, said)
-        seen[facts.model.rope_scaling.kind] += 1
+        seen[facts.model.rope.scaling.kind] += 1
     assert all(seen[kind] > 20 for kind in ("none", "linear", "llama3", "yarn", "refused")), seen
     assert seen.total() - seen["refused"] > 200, seen
 
@@ -254,7 +254,7 @@ def test_what_a_silent_config_json_means(family: str, tmp_path: Path) -> None:
     facts = read_facts(write(tmp_path / "model", family, head_dim=..., **sizes))
     config = AutoConfig.from_pretrained(tmp_path / "model")
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    ours = (facts.model.kv_heads, facts.model.head_dim, facts.model.norm_eps, facts.model.tied)
+    ours = (facts.model.attention.kv_heads, facts.model.attention.head_dim, facts.model.norm_eps, facts.model.tied)
     assert ours == (config.num_key_value_heads, dim, config.rms_norm_eps, config.tie_word_embeddings)
 
 

@@ -23,12 +23,12 @@ from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.hf.models import TOKENS, ModelWeights, our_logits, our_model
 
 SHAPES = {
-    "grouped": {"kv_heads": 2},
-    "multi-head": {"kv_heads": 4},
-    "one kv head": {"kv_heads": 1},
+    "grouped": {"attention": {"kv_heads": 2}},
+    "multi-head": {"attention": {"kv_heads": 4}},
+    "one kv head": {"attention": {"kv_heads": 1}},
     "tied": {"tied": True},
-    "wide heads": {"head_dim": 32},
-    "rotary base": {"rope_base": 1e6},
+    "wide heads": {"attention": {"head_dim": 32}},
+    "rotary base": {"rope": {"base": 1e6}},
 }
 
 
@@ -50,7 +50,7 @@ def test_llama_loads_in_transformers_with_our_logits(tmp_path: Path, changes: di
 
 
 def test_biases_go_out_as_qwen2(tmp_path: Path) -> None:
-    model = our_model(qkv_bias=True)
+    model = our_model(attention={"bias": True})
     assert write(model, tmp_path / "out", "auto").family == "qwen2"
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(loaded).__name__ == "Qwen2ForCausalLM"
@@ -64,10 +64,10 @@ def test_biases_go_out_as_qwen2(tmp_path: Path) -> None:
 def test_a_family_that_lacks_or_wants_more_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="qwen3 cannot hold this model: it has norms on queries and keys, and this"):
         write(our_model(), tmp_path / "out", "qwen3")
-    both = our_model(qk_norm=True, qkv_bias=True)
+    both = our_model(attention={"qk_norm": True, "bias": True})
     with pytest.raises(UserError, match="No family here can"):
         write(both, tmp_path / "out", "auto")
-    assert write(our_model(qk_norm=True), tmp_path / "out", "auto").family == "qwen3"
+    assert write(our_model(attention={"qk_norm": True}), tmp_path / "out", "auto").family == "qwen3"
 
 
 def llama_from_internlm2(folder: Path) -> LlamaForCausalLM:

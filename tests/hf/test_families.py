@@ -207,7 +207,7 @@ def test_old_and_new_configurations_are_read_alike(tmp_path: Path) -> None:
     scaling = {key: value for key, value in LLAMA3_ROPE.items() if key != "rope_theta"}
     change(tmp_path / "saved", rope_parameters=None, rope_theta=500000.0, rope_scaling=scaling)
     assert FolderWeights(tmp_path / "saved").config == new
-    assert (new.rope_base, new.rope_scaling.kind, new.rope_scaling.original_seq_len) == (5e5, "llama3", 64)
+    assert (new.rope.base, new.rope.scaling.kind, new.rope.scaling.original_seq_len) == (5e5, "llama3", 64)
 
 
 @pytest.mark.parametrize("layer", [0, 2])

@@ -24,7 +24,14 @@ ROPE_BASE = 50_000.0
 
 def model(**changes: Any) -> Transformer:
     """Two layers, 4 heads in 2 groups of 16 channels, a vocabulary of 512."""
-    return our_model(heads=4, kv_heads=2, head_dim=16, hidden=64, ffn=96, vocab=512, rope_base=ROPE_BASE, **changes)
+    return our_model(
+        hidden=64,
+        vocab=512,
+        attention={"heads": 4, "kv_heads": 2, "head_dim": 16},
+        feed_forward={"width": 96},
+        rope={"base": ROPE_BASE},
+        **changes,
+    )
 
 
 def settings(of: Transformer, **changes: Any) -> dict[str, Any]:
@@ -33,15 +40,15 @@ def settings(of: Transformer, **changes: Any) -> dict[str, Any]:
     said = {
         "num_layers": config.layers,
         "hidden_size": config.hidden,
-        "num_attention_heads": config.heads,
-        "num_kv_attention_heads": config.kv_heads,
+        "num_attention_heads": config.attention.heads,
+        "num_kv_attention_heads": config.attention.kv_heads,
         "vocab_size": config.vocab,
         "mlp_ratio": 1.5,
         "layer_norm_epsilon": config.norm_eps,
         "norm_type": "rmsnorm",
         "no_bias": True,
         "embed_split_hidden": True,
-        "rope_base": config.rope_base,
+        "rope_base": config.rope.base,
         "num_chunks": 1,
         "dtype": torch.bfloat16,
     }
@@ -51,7 +58,7 @@ def settings(of: Transformer, **changes: Any) -> dict[str, Any]:
 def parts_of(of: Transformer, tensor: int, pipeline: int, embed_rows: bool = False) -> Iterator[tuple[int, int, dict]]:
     """(tensor rank, pipeline rank, state): heads of a kv group go to one rank, one head after the other."""
     state, config = of.state_dict(), of.config
-    wide, group = config.head_dim, config.heads // config.kv_heads
+    wide, group = config.attention.head_dim, config.attention.heads // config.attention.kv_heads
     layers = config.layers // pipeline
     for p in range(pipeline):
         for t in range(tensor):
@@ -70,7 +77,7 @@ def parts_of(of: Transformer, tensor: int, pipeline: int, embed_rows: bool = Fal
                 ours, theirs = f"blocks.{p * layers + n}", f"model.layers.{n}"
                 q, k, v = (state[f"{ours}.attention.w{x}.weight"] for x in "qkv")
                 stacked = []
-                for kv in range(config.kv_heads):
+                for kv in range(config.attention.kv_heads):
                     stacked += [q[(kv * group + g) * wide : (kv * group + g + 1) * wide] for g in range(group)]
                     stacked += [k[kv * wide : (kv + 1) * wide], v[kv * wide : (kv + 1) * wide]]
                 part[f"{theirs}.attention.wqkv.weight"] = rows(torch.cat(stacked))
@@ -99,7 +106,7 @@ def save(folder: Path, of: Transformer, tensor: int = 1, pipeline: int = 1, **ch
 def check(folder: Path, output: Path, of: Transformer) -> None:
     import_model(folder, output)
     stored = open_model(output)
-    assert stored.config.rope_base == ROPE_BASE
+    assert stored.config.rope.base == ROPE_BASE
     assert (our_logits(stored.load(), TOKENS) - our_logits(of, TOKENS)).abs().max() < 1e-5
     assert [one.name for one in output.parent.iterdir() if one.name.startswith(f"{output.name}.")] == []
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from internevo.config.schema import RopeScalingConfig
 from internevo.files.errors import UserError
 from internevo.hf.export import export
 from tests.hf.models import ModelWeights, our_model
@@ -59,8 +58,11 @@ def test_a_linear_scaling_has_the_two_fields_of_the_release(exports: dict[str, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head_dim": 32}, "its head_dim is hidden / heads, 64 / 4, and this model's is 32"),
-        ({"rope_scaling": RopeScalingConfig("yarn", 4.0, 64)}, "it does not know rope_scaling yarn"),
+        ({"attention": {"head_dim": 32}}, "its head_dim is hidden / heads, 64 / 4, and this model's is 32"),
+        (
+            {"rope": {"scaling": {"kind": "yarn", "factor": 4.0, "original_seq_len": 64}}},
+            "it does not know rotary scaling of the kind yarn",
+        ),
     ],
 )
 def test_what_readers_of_the_format_would_get_wrong_is_refused(tmp_path: Path, changes: dict, message: str) -> None:

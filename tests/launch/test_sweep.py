@@ -69,7 +69,7 @@ def test_a_grid(tmp_path: Path) -> None:
             tmp_path,
             grid={"model.hidden": [32, 64, 128], "optimizer.lr": [1e-3, 1e-2]},
             where=["optimizer.lr * model.hidden < 1"],
-            derive={"model.ffn": "2.5 * model.hidden", "model.heads": "model.hidden // 16"},
+            derive={"model.feed_forward.width": "2.5 * model.hidden", "model.attention.heads": "model.hidden // 16"},
             set={"train.seed": 7},
         )
     )
@@ -82,7 +82,12 @@ def test_a_grid(tmp_path: Path) -> None:
     ]
     assert sweep.left_out == 1
     config = sweep.load(sweep.runs[4])
-    assert (config.model.hidden, config.model.ffn, config.model.heads, config.model.head_dim) == (128, 320, 8, 16)
+    assert (
+        config.model.hidden,
+        config.model.feed_forward.width,
+        config.model.attention.heads,
+        config.model.attention.head_dim,
+    ) == (128, 320, 8, 16)
     assert (config.optimizer.lr, config.train.seed, config.name) == (1e-3, 7, "hidden-128_lr-0.001")
     assert config.stages[0].optimizer.lr == 1e-3
 

@@ -31,7 +31,15 @@ def test_released_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"kv_heads": 1}, {"tied": True}, {"qkv_bias": True}, {"qk_norm": True}, {"layers": 3}]
+    "changes",
+    [
+        {},
+        {"attention": {"kv_heads": 1}},
+        {"tied": True},
+        {"attention": {"bias": True}},
+        {"attention": {"qk_norm": True}},
+        {"layers": 3},
+    ],
 )
 @pytest.mark.parametrize("lengths", [[32], [7, 1, 16, 8]])
 def test_flops_equal_the_counter(changes: dict, lengths: list[int]) -> None:

@@ -39,9 +39,14 @@ def test_recompute_changes_nothing(policies: list[str]) -> None:
         assert torch.equal(plain, recomputed)
 
 
-def kept_bytes(policy: Policy, **changes) -> int:
+def one_block(qk_norm: bool = False) -> Transformer:
+    attention = {"heads": 6, "kv_heads": 2, "qk_norm": qk_norm}
+    return build(layers=1, hidden=96, feed_forward={"width": 256}, attention=attention)
+
+
+def kept_bytes(policy: Policy, qk_norm: bool = False) -> int:
     """What one block keeps for its backward pass, measured: memory that is still there when it has run forward."""
-    model = build(layers=1, hidden=96, ffn=256, heads=6, kv_heads=2, **changes)
+    model = one_block(qk_norm)
     model.use_policies([policy])
     x = torch.randn(1, 64, 96, requires_grad=True)
     rotary = rotary_tables(torch.arange(64)[None], model.config)
@@ -82,9 +87,9 @@ def _live_bytes(but: set[int]) -> int:
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("policy", list(Policy))
 def test_activation_bytes(policy: Policy, qk_norm: bool) -> None:
-    config = build(layers=1, hidden=96, ffn=256, heads=6, kv_heads=2, qk_norm=qk_norm).config
+    config = one_block(qk_norm).config
     expected = 64 * activation_bytes(config, policy, 4)
-    measured = kept_bytes(policy, qk_norm=qk_norm)
+    measured = kept_bytes(policy, qk_norm)
     # on a CPU each norm keeps one tensor more, of its input's size, than a GPU's single kernel
     normed = 2 * 96 + (6 + 2) * 16 * qk_norm
     slack = normed * 64 * 4 if policy == Policy.none else 0

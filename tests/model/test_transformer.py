@@ -57,7 +57,7 @@ def test_rms_norm_is_fp32_inside() -> None:
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
     positions = torch.tensor([[0, 3, 10, 13, 5000, 5003]])
-    cos, sin = rotary_tables(positions, model_preset("tiny", head_dim=16, rope_base=10_000.0))
+    cos, sin = rotary_tables(positions, model_preset("tiny", attention={"head_dim": 16}, rope={"base": 10_000.0}))
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64).expand(2, 1, 6, 1, 16)
     q, k = rotate(q, cos.double(), sin.double()), rotate(k, cos.double(), sin.double())
     torch.testing.assert_close(q.norm(dim=-1), q[:, :1].norm(dim=-1).expand(1, 6, 1))
@@ -68,7 +68,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only() -> None:
 
 def test_rotation_by_the_formula() -> None:
     x = torch.tensor([1.0, 0.0, 0.0, 2.0]).view(1, 1, 1, 4)
-    cos, sin = rotary_tables(torch.tensor([[3]]), model_preset("tiny", head_dim=4, rope_base=100.0))
+    cos, sin = rotary_tables(torch.tensor([[3]]), model_preset("tiny", attention={"head_dim": 4}, rope={"base": 100.0}))
     fast, slow = 3.0, 3.0 / 100.0**0.5
     expected = [math.cos(fast), -2 * math.sin(slow), math.sin(fast), 2 * math.cos(slow)]
     torch.testing.assert_close(rotate(x, cos, sin).flatten(), torch.tensor(expected))
@@ -85,7 +85,7 @@ def test_initial_weights_depend_on_seed_and_name_only() -> None:
 
 
 def test_initial_scale() -> None:
-    model = build(hidden=256, ffn=512, layers=8, heads=4)
+    model = build(hidden=256, layers=8, feed_forward={"width": 512}, attention={"heads": 4})
     std = {name: p.std().item() for name, p in model.named_parameters() if p.ndim > 1}
     for name, value in std.items():
         scale = 0.02 / math.sqrt(16) if name.endswith(("wo.weight", "down.weight")) else 0.02

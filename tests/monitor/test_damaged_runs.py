@@ -36,7 +36,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     train_tokenizer([f"number {n} of several words, {n * n} and {n % 7}" for n in range(500)], Path("t.model"), VOCAB)
     write_store(Path("tokens/web"), 60, 0, VOCAB)
-    model = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "ffn": 48, "vocab": VOCAB}
+    model = {
+        "hidden": 32,
+        "layers": 1,
+        "vocab": VOCAB,
+        "attention": {"heads": 2, "kv_heads": 1},
+        "feed_forward": {"width": 48},
+    }
     tree = {
         "name": "none",
         "model": model,

@@ -14,7 +14,7 @@ from internevo.monitor.meaning import meaning
 
 CONFIG = """
 name: run
-model: {preset: tiny, qkv_bias: true}
+model: {preset: tiny, attention: {bias: true}}
 train: {seq_len: 64, batch_tokens: 512}
 data: {sources: [{path: tokens/web}]}
 stages:

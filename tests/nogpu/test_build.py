@@ -13,7 +13,13 @@ from tools.nogpu.simulate import simulate
 
 SHAPES = {
     "20B": {},
-    "70B": {"hidden": 8192, "layers": 80, "heads": 64, "kv_heads": 8, "ffn": 28672, "vocab": 128256},
+    "70B": {
+        "hidden": 8192,
+        "layers": 80,
+        "vocab": 128256,
+        "attention": {"heads": 64, "kv_heads": 8},
+        "feed_forward": {"width": 28672},
+    },
 }
 ONE, THREE = "zero: {stage: 1, shard: -1}", "zero: {stage: 3, shard: -1}"
 CASES = [

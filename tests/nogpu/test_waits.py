@@ -10,7 +10,13 @@ import pytest
 from tests.test_repository import ROOT
 from tools.nogpu.simulate import simulate
 
-MODEL = ("model.layers=8", "model.heads=8", "model.kv_heads=4", "train.precision=bf16", "train.micro_batch=1")
+MODEL = (
+    "model.layers=8",
+    "model.attention.heads=8",
+    "model.attention.kv_heads=4",
+    "train.precision=bf16",
+    "train.micro_batch=1",
+)
 INTERLEAVED, ZBV = (f"parallel.pipeline={{size: 2, schedule: {name}}}" for name in ("interleaved", "zbv"))
 PIPELINE = "parallel.pipeline.size=2"
 ZERO3, TENSOR = "parallel.zero.stage=3", "parallel.tensor=4"

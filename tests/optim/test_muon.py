@@ -54,7 +54,7 @@ def test_the_update_is_torchs() -> None:
 
 
 def test_matrices_of_blocks_by_muon_and_the_rest_by_adamw() -> None:
-    model = Transformer(model_preset("tiny", qkv_bias=True))
+    model = Transformer(model_preset("tiny", attention={"bias": True}))
     init_weights(model, 0)
     optimizers = Optimizers(Given(dict(model.named_parameters()), model.roles, OptimizerConfig(name="muon")))
     kinds = {name: set(optimizers.state(name)) for name, _ in model.named_parameters()}

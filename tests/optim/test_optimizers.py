@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 import torch
 from torch import nn
 
-from internevo.config.check import CHOICES
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig
 from internevo.model.roles import Kind, Role
@@ -16,7 +17,7 @@ from internevo.optim.optimizers import OPTIMIZERS, Given, Optimizers
 
 
 def model_with_gradients(value: float) -> Transformer:
-    model = Transformer(model_preset("tiny", qkv_bias=True))
+    model = Transformer(model_preset("tiny", attention={"bias": True}))
     init_weights(model, 0)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -26,7 +27,7 @@ def model_with_gradients(value: float) -> Transformer:
 
 
 def test_the_register_has_what_configurations_can_name() -> None:
-    assert tuple(OPTIMIZERS) == CHOICES["optimizer.name"]
+    assert tuple(OPTIMIZERS) == typing.get_args(typing.get_type_hints(OptimizerConfig)["name"])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

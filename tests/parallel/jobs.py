@@ -78,8 +78,18 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
         zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
     )
-    width = {key: changes[key] for key in ("hidden", "ffn", "qk_norm", "qkv_bias", "tied") if key in changes}
-    model = model_preset("tiny", layers=changes.get("layers", 4), heads=8, kv_heads=changes.get("kv_heads", 4), **width)
+    model = model_preset(
+        "tiny",
+        layers=changes.get("layers", 4),
+        attention={
+            "heads": 8,
+            "kv_heads": changes.get("kv_heads", 4),
+            "bias": changes.get("qkv_bias", False),
+            "qk_norm": changes.get("qk_norm", False),
+        },
+        feed_forward={"width": changes.get("width", 160)},
+        **{key: changes[key] for key in ("hidden", "tied") if key in changes},
+    )
     seq_len = changes.get("seq_len", SEQ_LEN)
     train = TrainConfig(
         seq_len=seq_len,

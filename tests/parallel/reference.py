@@ -145,22 +145,24 @@ def rms_norm(x: Tensor, weight: Tensor, model: Config) -> Tensor:
 def attention(model: Config, block: Mapping[str, Tensor], x: Tensor, turn: Tensor, seen: Tensor) -> Tensor:
     """Each query head `h` with kv head `h // (heads / kv_heads)`, over the tokens that `seen` allows."""
 
+    shape = model["attention"]
+
     def heads(name: str, count: int) -> Tensor:
         """`[rows, heads, seq, head_dim]`"""
         out = x @ block[f"attention.{name}.weight"].T
-        if model["qkv_bias"]:
+        if shape["bias"]:
             out = out + block[f"attention.{name}.bias"]
-        return out.reshape(*x.shape[:2], count, model["head_dim"]).transpose(1, 2)
+        return out.reshape(*x.shape[:2], count, shape["head_dim"]).transpose(1, 2)
 
-    q, k, v = heads("wq", model["heads"]), heads("wk", model["kv_heads"]), heads("wv", model["kv_heads"])
-    if model["qk_norm"]:
+    q, k, v = heads("wq", shape["heads"]), heads("wk", shape["kv_heads"]), heads("wv", shape["kv_heads"])
+    if shape["qk_norm"]:
         q, k = (
             rms_norm(q, block["attention.q_norm.weight"], model),
             rms_norm(k, block["attention.k_norm.weight"], model),
         )
-    group = model["heads"] // model["kv_heads"]
-    served = [head // group for head in range(model["heads"])]
-    scores = rotated(q, turn) @ rotated(k, turn)[:, served].transpose(2, 3) / math.sqrt(model["head_dim"])
+    group = shape["heads"] // shape["kv_heads"]
+    served = [head // group for head in range(shape["heads"])]
+    scores = rotated(q, turn) @ rotated(k, turn)[:, served].transpose(2, 3) / math.sqrt(shape["head_dim"])
     weights = torch.softmax(scores.masked_fill(~seen[:, None], -math.inf), dim=-1)
     return (weights @ v[:, served]).transpose(1, 2).flatten(2) @ block["attention.wo.weight"].T
 
@@ -174,8 +176,8 @@ def rotated(x: Tensor, turn: Tensor) -> Tensor:
 
 def rotations(model: Config, positions: Tensor) -> Tensor:
     """Complex `[rows, seq, head_dim / 2]`: what each position multiplies each pair of channels with."""
-    dim, scaling = model["head_dim"], model["rope_scaling"]
-    speeds = [model["rope_base"] ** (-2 * i / dim) for i in range(dim // 2)]
+    dim, scaling = model["attention"]["head_dim"], model["rope"]["scaling"]
+    speeds = [model["rope"]["base"] ** (-2 * i / dim) for i in range(dim // 2)]
     length, size = scaling["factor"], 1.0
     if scaling["kind"] == "linear":
         speeds = [speed / length for speed in speeds]
@@ -202,10 +204,10 @@ def llama3_speed(speed: float, scaling: Config) -> float:
 
 def yarn_speeds(speeds: Sequence[float], model: Config) -> list[float]:
     """A linear ramp over whole channels, between those that turn `beta_fast` and `beta_slow` times (YaRN)."""
-    dim, scaling = model["head_dim"], model["rope_scaling"]
+    dim, scaling = model["attention"]["head_dim"], model["rope"]["scaling"]
 
     def channel(turns: float) -> float:
-        return dim / 2 * math.log(scaling["original_seq_len"] / (2 * math.pi * turns), model["rope_base"])
+        return dim / 2 * math.log(scaling["original_seq_len"] / (2 * math.pi * turns), model["rope"]["base"])
 
     first = max(0, math.floor(channel(scaling["beta_fast"])))
     last = min(dim - 1, math.ceil(channel(scaling["beta_slow"])))

@@ -157,23 +157,23 @@ def _model(draw: random.Random, parallel: Mapping[str, Any]) -> dict[str, Any]:
         return draw.choice(sizes if _rarely(draw) else [size for size in sizes if size % by == 0] or sizes)
 
     heads = fitting([2, 4, 4, 6, 8, 8], tensor * (1 if ulysses == "auto" else ulysses))
-    model = {
-        "heads": heads,
-        "kv_heads": fitting([n for n in range(1, heads + 1) if heads % n == 0]),
+    model: dict[str, Any] = {
+        "attention": {
+            "heads": heads,
+            "kv_heads": fitting([n for n in range(1, heads + 1) if heads % n == 0]),
+        },
         "hidden": heads * draw.choice([6, 8, 8, 10]),
         "layers": draw.choice([1, 2, 2, 3]),
-        "ffn": fitting([32, 64, 80, 96, 33, 50, 52]),
+        "feed_forward": {"width": fitting([32, 64, 80, 96, 33, 50, 52])},
         "vocab": fitting([256, 264, 288, 257, 258, 260]),
         "norm_eps": draw.choice([1e-5, 1e-6, 1e-3]),
-        "rope_base": draw.choice([100.0, 10_000.0, 1_000_000.0]),
-        "rope_scaling": _scaling(draw),
+        "rope": {"base": draw.choice([100.0, 10_000.0, 1_000_000.0]), "scaling": _scaling(draw)},
         "tied": draw.random() < 0.25 and (pipeline["size"] == 1 or _rarely(draw)),
-        "qkv_bias": draw.random() < 0.4,
-        "qk_norm": draw.random() < 0.35,
         "init_std": draw.choice([0.02, 0.1]),
     }
+    model["attention"] |= {"bias": draw.random() < 0.4, "qk_norm": draw.random() < 0.35}
     if draw.random() < 0.35:
-        model["head_dim"] = draw.choice([4, 8, 12, 16])
+        model["attention"]["head_dim"] = draw.choice([4, 8, 12, 16])
     if draw.random() < 0.2:
         model["width_base"] = draw.choice([16, 64])
         model["tied"] = _rarely(draw)

@@ -41,7 +41,9 @@ def begin(world: World, changes: dict[str, Any], path: str) -> dict[str, torch.T
 def test_any_layout_begins_from_a_hugging_face_folder(name: str, format: str, tmp_path: Path, ranks: Any) -> None:
     world, changes = LAYOUTS[name]
     config = stage_of(changes).model
-    model = our_model(heads=config.heads, kv_heads=config.kv_heads, layers=config.layers)
+    model = our_model(
+        layers=config.layers, attention={"heads": config.attention.heads, "kv_heads": config.attention.kv_heads}
+    )
     export(ModelWeights(model), model.config, tmp_path / "hf", format, seq_len=64, tokenizer=None)
     arguments = (changes, str(tmp_path / "hf"))
     state = begin(ALONE, *arguments) if world == 1 else ranks(world).run(begin, *arguments)[0]

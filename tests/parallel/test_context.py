@@ -57,7 +57,7 @@ def attend(
     """Attention and its gradients over the ranks, put together again on each."""
     seq = sum(rows[0])
     stage = StageConfig(
-        model=model_preset("tiny", heads=heads[0], kv_heads=heads[1]),
+        model=model_preset("tiny", attention={"heads": heads[0], "kv_heads": heads[1]}),
         train=TrainConfig(seq_len=seq, batch_tokens=seq * len(rows), steps=1),
         parallel=ParallelConfig(context=ContextConfig(context, ulysses)),
     )

@@ -31,7 +31,7 @@ def test_ulysses_takes_as_many_ranks_as_heads_can_be_shared_by(
     heads: int, context: int, ulysses: int, ring: int
 ) -> None:
     stage = stage_of({"context": context})
-    stage.model = model_preset("tiny", heads=heads, kv_heads=2, hidden=heads * 16)
+    stage.model = model_preset("tiny", hidden=heads * 16, attention={"heads": heads, "kv_heads": 2})
     layout = make_layout(stage, context)
     assert (layout.ulysses, layout.ring) == (ulysses, ring)
 

@@ -25,7 +25,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2, zero 3, tied head, qkv bias": (2, {"zero": 3, "tied": True, "qkv_bias": True}),
     "dp2 x tp2, zero 3, tied head, qkv bias": (4, {"tensor": 2, "zero": 3, "tied": True, "qkv_bias": True}),
     "dp2, zero 3, micro-batches of 2, recompute": (2, {"zero": 3, "micro_batch": 2, "recompute": "full"}),
-    "dp2, zero 3, rows that do not divide": (2, {"zero": 3, "ffn": 161, "micro_batch": 2}),
+    "dp2, zero 3, rows that do not divide": (2, {"zero": 3, "width": 161, "micro_batch": 2}),
     "dp2, no accumulation": (2, {"micro_batch": 4}),
     "tp2": (2, {"tensor": 2}),
     "tp2, no sequence parallelism": (2, {"tensor": 2, "sequence": False}),
@@ -63,7 +63,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp4": (4, {"tensor": 4, "micro_batch": 2}),
     "dp2 x tp2, zero 1": (4, {"tensor": 2, "micro_batch": 2}),
     "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
-    "dp2 x tp2, zero 3, rows that do not divide": (4, {"tensor": 2, "zero": 3, "ffn": 162, "micro_batch": 2}),
+    "dp2 x tp2, zero 3, rows that do not divide": (4, {"tensor": 2, "zero": 3, "width": 162, "micro_batch": 2}),
     "dp2 x tp2 x pp2": (8, {"tensor": 2, "pipeline": 2, "micro_batch": 2}),
     "ring2 x ulysses2 x pp2, zero 3": (8, {"context": 4, "ulysses": 2, "pipeline": 2, "zero": 3, "micro_batch": 2}),
 }
@@ -90,7 +90,7 @@ def rows(names: Iterable[str]) -> list[Any]:
 
 def shape_of(changes: dict[str, Any]) -> dict[str, Any]:
     """The keys that make another model of it."""
-    usual = {"kv_heads": 4, "layers": 4, "qk_norm": False, "ffn": 160, "tied": False, "qkv_bias": False}
+    usual = {"kv_heads": 4, "layers": 4, "qk_norm": False, "width": 160, "tied": False, "qkv_bias": False}
     return {key: changes.get(key, value) for key, value in usual.items()}
 
 

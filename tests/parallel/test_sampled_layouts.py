@@ -37,30 +37,40 @@ installed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[deepspeed]'"
 )
 PLAIN = {
-    "model": {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 256, "init_std": 0.1},
+    "model": {
+        "hidden": 32,
+        "layers": 2,
+        "vocab": 256,
+        "init_std": 0.1,
+        "attention": {"heads": 4, "kv_heads": 2},
+        "feed_forward": {"width": 64},
+    },
     "optimizer": {"lr": 5e-3, "weight_decay": 1.0},
     "train": {"seq_len": 32, "batch_tokens": 256, "micro_batch": 2, "precision": "fp32", "steps": 8, "device": "cpu"},
     "data": {"sources": [{"path": "web"}, {"path": "masked"}]},
 }
 RAMP = [{"until": 1, "batch_tokens": 128}, {"until": 129, "batch_tokens": 192}]
 INTERLEAVED = {"pipeline": {"size": 2, "schedule": "interleaved"}}
-ODD = {"vocab": 257, "ffn": 33}
+ODD = {"vocab": 257, "feed_forward": {"width": 33}}
 MUP = {"width_base": 8}
-YARN = {"rope_scaling": {"kind": "yarn", "factor": 4.0, "original_seq_len": 16}}
-LLAMA3 = {"rope_scaling": {"kind": "llama3", "factor": 4.0, "original_seq_len": 16}}
+YARN = {"rope": {"scaling": {"kind": "yarn", "factor": 4.0, "original_seq_len": 16}}}
+LLAMA3 = {"rope": {"scaling": {"kind": "llama3", "factor": 4.0, "original_seq_len": 16}}}
 
 # ranks, and what is changed in PLAIN
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
-    "one kv head, ulysses2": (2, {"model": {"kv_heads": 1}, "parallel": {"context": {"size": 2, "ulysses": 2}}}),
-    "one kv head, zero 3": (2, {"model": {"kv_heads": 1}, "parallel": {"zero": {"stage": 3}}}),
+    "one kv head, ulysses2": (
+        2,
+        {"model": {"attention": {"kv_heads": 1}}, "parallel": {"context": {"size": 2, "ulysses": 2}}},
+    ),
+    "one kv head, zero 3": (2, {"model": {"attention": {"kv_heads": 1}}, "parallel": {"zero": {"stage": 3}}}),
     "one kv head, ring2 x ulysses2": (
         4,
-        {"model": {"kv_heads": 1}, "parallel": {"context": {"size": 4, "ulysses": 2}}},
+        {"model": {"attention": {"kv_heads": 1}}, "parallel": {"context": {"size": 4, "ulysses": 2}}},
     ),
-    "head_dim of its own, tp2": (2, {"model": {"head_dim": 12}, "parallel": {"tensor": 2}}),
+    "head_dim of its own, tp2": (2, {"model": {"attention": {"head_dim": 12}}, "parallel": {"tensor": 2}}),
     "head_dim of its own, ring2, yarn": (
         2,
-        {"model": {"head_dim": 12, **YARN}, "parallel": {"context": {"size": 2, "ulysses": 1}}},
+        {"model": {**YARN, "attention": {"head_dim": 12}}, "parallel": {"context": {"size": 2, "ulysses": 1}}},
     ),
     "odd vocabulary and ffn, zero 3": (2, {"model": ODD, "parallel": {"zero": {"stage": 3}}}),
     "odd vocabulary and ffn, pp2, 1f1b": (2, {"model": ODD, "parallel": {"pipeline": {"size": 2}}}),
@@ -91,12 +101,22 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "tied head, qkv bias, norms of heads, tp2": (
         2,
-        {"model": {"tied": True, "qkv_bias": True, "qk_norm": True}, "parallel": {"tensor": 2, "sequence": False}},
+        {
+            "model": {"tied": True, "attention": {"bias": True, "qk_norm": True}},
+            "parallel": {"tensor": 2, "sequence": False},
+        },
     ),
-    "Muon, qkv bias, tp2": (2, {"model": {"qkv_bias": True}, "optimizer": {"name": "muon"}, "parallel": {"tensor": 2}}),
+    "Muon, qkv bias, tp2": (
+        2,
+        {"model": {"attention": {"bias": True}}, "optimizer": {"name": "muon"}, "parallel": {"tensor": 2}},
+    ),
     "Muon, odd ffn, hybrid zero 3": (
         4,
-        {"model": {"ffn": 33}, "optimizer": {"name": "muon"}, "parallel": {"zero": {"stage": 3, "shard": 2}}},
+        {
+            "model": {"feed_forward": {"width": 33}},
+            "optimizer": {"name": "muon"},
+            "parallel": {"zero": {"stage": 3, "shard": 2}},
+        },
     ),
 }
 LIGHT = (
@@ -111,9 +131,15 @@ LIGHT = (
 """Kinds that every test run trains; the others are heavy."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "one kv head": ({"model": {"kv_heads": 1}}, "parallel.tensor: 2 ranks cannot share model.kv_heads 1 evenly"),
+    "one kv head": (
+        {"model": {"attention": {"kv_heads": 1}}},
+        "parallel.tensor: 2 ranks cannot share model.attention.kv_heads 1 evenly",
+    ),
     "vocabulary": ({"model": {"vocab": 257}}, "parallel.tensor: 2 ranks cannot share model.vocab 257 evenly"),
-    "ffn": ({"model": {"ffn": 33}}, "parallel.tensor: 2 ranks cannot share model.ffn 33 evenly"),
+    "feed-forward": (
+        {"model": {"feed_forward": {"width": 33}}},
+        "parallel.tensor: 2 ranks cannot share model.feed_forward.width 33 evenly",
+    ),
 }
 """What two tensor ranks cannot share, and the words."""
 
@@ -160,7 +186,7 @@ def test_what_tensor_ranks_cannot_share_is_refused(name: str, stores: Path, tmp_
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"model": {"rope_base": 9_000.0}}, "gradients"),
+        ({"model": {"rope": {"base": 9_000.0}}}, "gradients"),
         ({"model": {"norm_eps": 1e-3}}, "gradients"),
         ({"model": YARN}, "gradients"),
         ({"optimizer": {"weight_decay": 0.9}}, "weights"),
@@ -193,7 +219,7 @@ def test_biases_under_deepspeed(stage: int, continued: bool, stores: Path, tmp_p
     One that is not continued tells its state before the first update, when DeepSpeed has made no moments yet.
     """
     changes = {
-        "model": {"qkv_bias": True},
+        "model": {"attention": {"bias": True}},
         "train": {"recompute": "selective"},
         "parallel": {"zero": {"stage": stage, "engine": "deepspeed"}},
     }

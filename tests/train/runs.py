@@ -53,7 +53,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
             {
                 "name": "long",
                 "train": {"steps": 5, "seq_len": 256, "micro_batch": 1},
-                "model": {"rope_base": 1e5},
+                "model": {"rope": {"base": 1e5}},
                 "data": {"sources": sources[::-1], "packing": "concat"},
             },
             {

@@ -26,7 +26,14 @@ from tests.train.runs import finish, start, write_config
 def run_from(tmp_path: Path, source: Path, **changes: Any) -> tuple[Path, Path]:
     """A config of one short stage that begins from `source`, and the folder of its run."""
     train = {"seq_len": 64, "batch_tokens": 512, "micro_batch": 4, "precision": "fp32", "device": "cpu"}
-    shape = {"hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "ffn": 160, "vocab": 512, "rope_base": 5e5}
+    shape = {
+        "hidden": 64,
+        "layers": 3,
+        "vocab": 512,
+        "attention": {"heads": 4, "kv_heads": 2},
+        "feed_forward": {"width": 160},
+        "rope": {"base": 5e5},
+    }
     path = write_config(
         tmp_path,
         model={**shape, **changes},
@@ -70,21 +77,21 @@ def test_the_first_evaluation_is_that_of_transformers(tmp_path: Path) -> None:
 def test_a_longer_context(tmp_path: Path) -> None:
     """The rotary base may differ; a person is told. A run resumed does not begin anew."""
     save_theirs("llama 3", tmp_path / "hf")
-    config, run = run_from(tmp_path, tmp_path / "hf", rope_base=5e6)
-    assert "rope_base is 5000000.0 here, 500000.0 there" in finish(start("train", config, "--until", "1"))
+    config, run = run_from(tmp_path, tmp_path / "hf", rope={"base": 5e6})
+    assert "rope.base is 5000000.0 here, 500000.0 there" in finish(start("train", config, "--until", "1"))
     after = open_model(run).load().state_dict()
     assert "weights from" not in finish(start("train", config, "--until", "1"))
     for name, weight in open_model(run).load().state_dict().items():
         assert torch.equal(after[name], weight), name
-    assert open_model(run).config.rope_base == 5e6
+    assert open_model(run).config.rope.base == 5e6
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
     save_theirs("llama 3", tmp_path / "hf")
-    config, _ = run_from(tmp_path, tmp_path / "hf", norm_eps=1e-6, kv_heads=4)
+    config, _ = run_from(tmp_path, tmp_path / "hf", norm_eps=1e-6, attention={"kv_heads": 4})
     out = finish(start("train", config))
     assert "is of another shape" in out
-    assert "model.kv_heads: 4 here, 2 there" in out
+    assert "model.attention.kv_heads: 4 here, 2 there" in out
     assert "model.norm_eps: 1e-06 here, 1e-05 there" in out
     assert "Traceback" not in out
 
@@ -104,7 +111,7 @@ def test_an_import_is_a_base_for_configs(tmp_path: Path) -> None:
         "_base_: imported/model.yaml\nname: more\ntrain: {steps: 1}\ndata: {sources: [{path: x}]}\n"
     )
     config = load_config(tmp_path / "config.yaml", check_data=False)
-    assert config.model.qk_norm
+    assert config.model.attention.qk_norm
     assert config.train.init_from == str(tmp_path / "imported")
     assert json.loads((tmp_path / "imported" / "checkpoints" / "step-000000" / "state.json").read_text())["step"] == 0
     assert isinstance(config.stages[0], StageConfig)

@@ -31,7 +31,7 @@ def build(precision: str, state: str = "fp32", name: str = "adamw", micro_batch:
 
 def bare(precision: str) -> Trainer:
     c = model_preset("tiny")
-    shape = Shape(c.hidden, c.layers, c.heads, c.kv_heads, c.ffn, c.vocab)
+    shape = Shape(c.hidden, c.layers, c.attention.heads, c.attention.kv_heads, c.feed_forward.width, c.vocab)
     return Trainer(shape, CPU, precision == "bf16", compiled=False, recompute=False, chunks=1)
 
 

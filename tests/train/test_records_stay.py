@@ -70,7 +70,7 @@ def test_nor_by_several_processes(complete: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["model.ffn=192", "stages.enhance.train.steps=9"], "cannot change on resume"),
+        (["model.feed_forward.width=192", "stages.enhance.train.steps=9"], "cannot change on resume"),
         (["train.device=cuda", "stages.enhance.train.steps=9"], "sees no GPU"),
         (["stages.base.train.steps=3"], "must stay as they were"),
         (["parallel.tensor=2", "stages.enhance.train.steps=9"], "2 ranks"),
@@ -90,7 +90,7 @@ def test_a_start_refused_for_its_first_weights_leaves_no_record(complete: Path, 
     torch.set_num_threads(1)
     path, first = write_config(tmp_path), complete / "runs" / "run"
     with pytest.raises(UserError, match="is of another shape"):
-        train(load_config(path, [f"train.init_from={first}", "model.ffn=192"]), ["test"])
+        train(load_config(path, [f"train.init_from={first}", "model.feed_forward.width=192"]), ["test"])
     run = tmp_path / "runs" / "run"
     assert {one.name for one in run.iterdir()} <= {"logs", ".lock"}
     train(load_config(path, [f"train.init_from={first}"]), ["test"], until=1)

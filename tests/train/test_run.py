@@ -248,7 +248,7 @@ def test_micro_batch_does_not_change_the_numbers(tmp_path: Path, unbroken: Path)
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.ffn=192", "model.ffn: 160 -> 192"),
+        ("model.feed_forward.width=192", "model.feed_forward.width: 160 -> 192"),
         ("train.seed=5", "train.seed: 1234 -> 5"),
         ("data.block=64", "data.block: 4096 -> 64"),
         ("train.device=cuda", "sees no GPU"),

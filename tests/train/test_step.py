@@ -156,7 +156,7 @@ def test_clipping_scales_to_the_norm() -> None:
 
 @pytest.mark.parametrize(("decay_embeddings", "tied"), [(True, False), (False, False), (False, True)])
 def test_weight_decay_reaches_matrices_only(decay_embeddings: bool, tied: bool) -> None:
-    model = Transformer(model_preset("tiny", tied=tied, qkv_bias=True))
+    model = Transformer(model_preset("tiny", tied=tied, attention={"bias": True}))
     init_weights(model, 0)
     stage = StageConfig()
     stage.optimizer.decay_embeddings = decay_embeddings

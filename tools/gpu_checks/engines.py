@@ -37,7 +37,13 @@ from .parts import Part
 from .record import Records
 from .work import Absent, Checks, first_line, place
 
-SIZES = {"hidden": 512, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 1024, "vocab": 2048}
+SIZES: dict[str, Any] = {
+    "hidden": 512,
+    "layers": 2,
+    "vocab": 2048,
+    "attention": {"heads": 4, "kv_heads": 2},
+    "feed_forward": {"width": 1024},
+}
 """Heads are as wide as real ones."""
 ROWS, SEQ, STEPS = 4, 256, 3
 CPU = torch.device("cpu")
@@ -84,7 +90,7 @@ DISTRIBUTED: dict[str, Settings] = {
 def checks(part: Part, small: bool, records: Records) -> Checks:
     """Those of the part; small on a CPU, the first three, and nothing is compiled."""
     if small:  # and for this process only
-        SIZES.update(hidden=128, ffn=256, vocab=512)
+        SIZES.update(hidden=128, feed_forward={"width": 256}, vocab=512)
     few = small and device().type == "cpu"
     chosen = {"engines": PLAIN, "compiled": COMPILED, "distributed": DISTRIBUTED}[part.name]
     build = build_sharded if part.name == "distributed" else build_alone
@@ -139,7 +145,9 @@ def lacking(settings: Settings) -> None:
     if settings.get("loss") == "torch" and not hasattr(torch.nn.functional, "linear_cross_entropy"):
         raise Absent(f"torch {torch.__version__} has no linear_cross_entropy")
     kernel = settings.get("attention")
-    if kernel and (why := KERNELS[kernel].reason(device(), torch.bfloat16, SIZES["hidden"] // SIZES["heads"])):
+    if kernel and (
+        why := KERNELS[kernel].reason(device(), torch.bfloat16, SIZES["hidden"] // SIZES["attention"]["heads"])
+    ):
         raise Absent(f"{kernel} cannot run here: {why}")
 
 

@@ -85,15 +85,15 @@ def rotations(compiled: bool) -> dict[str, Any]:
     config = model_preset("internlm2-7b")
     generator = torch.Generator().manual_seed(0)
     positions = torch.cat([torch.arange(512), torch.arange(130_560, 131_072)])[None]
-    x = torch.randn(1, 1024, 4, config.head_dim, generator=generator)
+    x = torch.randn(1, 1024, 4, config.attention.head_dim, generator=generator)
 
     def turn(x: Tensor, positions: Tensor) -> Tensor:
         return rotate(x, *rotary_tables(positions, config))
 
     function = torch.compile(turn) if compiled else turn
     got = function(x.to(device()), positions.to(device()))
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    angles = positions.double()[..., None, None] * config.rope_base**-exponents
+    exponents = torch.arange(0, config.attention.head_dim, 2, dtype=torch.float64) / config.attention.head_dim
+    angles = positions.double()[..., None, None] * config.rope.base**-exponents
     wanted = rotate(x.double(), angles.cos(), angles.sin())
     return compare({"near": (got[:, :512], wanted[:, :512]), "far": (got[:, 512:], wanted[:, 512:])}, 2e-2)
 

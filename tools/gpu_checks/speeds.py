@@ -92,8 +92,11 @@ def loss_speed(kind: str, vocab: int, hidden: int, tokens: int) -> dict[str, Any
 
 def update_speed(state: str, small: bool) -> dict[str, Any]:
     """A billion parameters' update: bytes that must be read and written, over the time."""
-    sizes = {"hidden": 256} if small else {"hidden": 4096, "layers": 4, "heads": 32, "kv_heads": 8, "ffn": 14_336}
-    model = model_preset("tiny", **{**sizes, "head_dim": 64 if small else 128})
+    if small:
+        model = model_preset("tiny", hidden=256, attention={"head_dim": 64})
+    else:
+        shape = {"heads": 32, "kv_heads": 8, "head_dim": 128}
+        model = model_preset("tiny", hidden=4096, layers=4, attention=shape, feed_forward={"width": 14_336})
     count = sum(p.numel() for p in empty_model(model, "meta").parameters())
     if state == "fp32":
         whole = empty_model(model, device())
