@@ -97,13 +97,15 @@ def _parallel(stage: StageConfig) -> Iterator[str]:
     tensor, heads = parallel.tensor, model.attention.heads
     cut = {
         "attention.heads": heads,
-        "attention.kv_heads": model.attention.kv_heads,
         "feed_forward.width": model.feed_forward.width,
         "vocab": model.vocab,
     }
     for key, size in cut.items():
         if size % tensor:
             yield f"parallel.tensor: {tensor} ranks cannot share model.{key} {size:,} evenly"
+    if tensor % model.attention.kv_heads and model.attention.kv_heads % tensor:
+        heads_of = f"{model.attention.kv_heads:,} evenly, nor have one each several times"
+        yield f"parallel.tensor: {tensor} ranks cannot share model.attention.kv_heads {heads_of}"
     context, ulysses = parallel.context.size, parallel.context.ulysses
     if ulysses != "auto" and (not isinstance(ulysses, int) or ulysses < 1 or context % ulysses):
         yield f"parallel.context.ulysses: must be auto or a divisor of parallel.context.size {context}, found {ulysses}"
@@ -161,14 +163,10 @@ def _speed(stage: StageConfig) -> Iterator[str]:
     if train.compile_mode != "default" and not train.compile:
         yield f"train.compile_mode: {train.compile_mode} needs train.compile=true"
     shared = {"tensor": parallel.tensor, "context.size": parallel.context.size, "pipeline.size": parallel.pipeline.size}
-    if train.fp8 != "none" and parallel.tensor > 1:
-        yield f"train.fp8: cannot cut matrices over ranks yet; parallel.tensor must be 1, found {parallel.tensor}"
     if train.loss not in ("auto", "chunked") and (parallel.tensor > 1 or parallel.pipeline.size > 1):
         yield f"train.loss: {train.loss} runs without tensor and pipeline parallelism; use chunked"
     if train.attention == "flex" and parallel.context.size > 1:
         yield "train.attention: flex cannot attend over several ranks; use auto"
-    if stage.model.width_base and optimizer.name != "adamw":
-        yield f"model.width_base: its learning rates are for optimizer.name=adamw, found {optimizer.name}"
     if optimizer.state != "fp32":
         if stage.model.width_base:
             yield f"optimizer.state: {optimizer.state} has one learning rate for all; model.width_base needs fp32"

@@ -16,19 +16,25 @@ from torch import nn
 
 from internevo.files.errors import UserError
 from internevo.files.quiet import quiet
+from internevo.model.roles import Role
 from internevo.model.transformer import Transformer
 
 
-def use_fp8(model: Transformer, scaling: str, device: torch.device) -> None:
-    """Convert the blocks' projections; `scaling` is `tensorwise` or `rowwise`. On a CPU the products are emulated:
-    rounded as FP8 would, and slower. Raises UserError as `check_fp8` does."""
+def use_fp8(model: Transformer, scaling: str, device: torch.device, parts: int = 1) -> None:
+    """Convert the blocks' projections, of which this process computes with one of `parts` parts.
+
+    `scaling` is `tensorwise` or `rowwise`, of the part. On a CPU the products are emulated: rounded as FP8 would, and
+    slower. Raises UserError as `check_fp8` does.
+    """
     torchao = check_fp8(device)
     config = torchao.Float8LinearConfig.from_recipe_name(scaling)
     config = replace(config, emulate=device.type != "cuda")
     torchao.convert_to_float8_training(
         model.blocks,
         config=config,
-        module_filter_fn=lambda module, name: _fits(module) and model.roles[f"blocks.{name}.weight"].fp8,
+        module_filter_fn=lambda module, name: (
+            isinstance(module, nn.Linear) and _fits(module, model.roles[f"blocks.{name}.weight"], parts)
+        ),
     )
 
 
@@ -46,5 +52,8 @@ def check_fp8(device: torch.device) -> ModuleType:
     return torchao.float8
 
 
-def _fits(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and not module.in_features % 16 and not module.out_features % 16
+def _fits(module: nn.Linear, role: Role, parts: int) -> bool:
+    sides = [module.out_features, module.in_features]
+    if role.cut is not None:
+        sides[role.cut] //= parts
+    return role.fp8 and not any(side % 16 for side in sides)

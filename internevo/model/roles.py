@@ -41,6 +41,9 @@ class Role:
     kind: Kind
     cut: int | None = None
     """The dimension along which tensor parallelism cuts it; None: every rank has all of it."""
+    pieces: int | None = None
+    """The equal pieces that it can be cut into, such as key and value heads. More ranks than pieces all hold the whole,
+    and each computes with its piece. None: as many as there are ranks."""
     partial: bool = False
     """Whether a rank's gradient is of its own heads alone, though it has all of the parameter."""
     into_residual: bool = False

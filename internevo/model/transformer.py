@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internevo.config.choices import choose
 from internevo.config.schema import ModelConfig
 from internevo.model.attention import Attend, attention, prepare_documents
 from internevo.model.cache import KVCache, LayerCache, attend_cached
@@ -27,7 +28,6 @@ Rotary = tuple[Tensor, Tensor]
 
 BY_ROWS = Role(Kind.matrix, cut=0, fp8=True)
 """Makes what each rank has its part of: heads, or inner features."""
-NARROW = Role(Kind.matrix, cut=0)
 BY_COLUMNS = Role(Kind.matrix, cut=1, into_residual=True, fp8=True)
 """Takes such a part; the ranks' results add up."""
 
@@ -60,11 +60,13 @@ class Attention(nn.Module):
         self.kernel = "sdpa"
         self.attend: Attend = attention
         q_dim, kv_dim = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        bias = {"bias": Role(Kind.bias, cut=0)} if shape.bias else {}
         # with grouped heads, keys and values are too narrow to gain from FP8
-        self.wq = declare(nn.Linear(config.hidden, q_dim, bias=bool(bias)), weight=BY_ROWS, **bias)
-        self.wk = declare(nn.Linear(config.hidden, kv_dim, bias=bool(bias)), weight=NARROW, **bias)
-        self.wv = declare(nn.Linear(config.hidden, kv_dim, bias=bool(bias)), weight=NARROW, **bias)
+        narrow = Role(Kind.matrix, cut=0, pieces=shape.kv_heads)
+        bias = {"bias": Role(Kind.bias, cut=0)} if shape.bias else {}
+        narrow_bias = {"bias": Role(Kind.bias, cut=0, pieces=shape.kv_heads)} if shape.bias else {}
+        self.wq = declare(nn.Linear(config.hidden, q_dim, bias=shape.bias), weight=BY_ROWS, **bias)
+        self.wk = declare(nn.Linear(config.hidden, kv_dim, bias=shape.bias), weight=narrow, **narrow_bias)
+        self.wv = declare(nn.Linear(config.hidden, kv_dim, bias=shape.bias), weight=narrow, **narrow_bias)
         self.wo = declare(nn.Linear(q_dim, config.hidden, bias=False), weight=BY_COLUMNS)
         self.q_norm = _head_norm(config) if shape.qk_norm else None
         self.k_norm = _head_norm(config) if shape.qk_norm else None
@@ -126,15 +128,29 @@ class FeedForward(nn.Module):
         return Cost(matrices, matrices, kept=4 * width, kept_selective=2 * width + hidden)
 
 
+ATTENTIONS: dict[str, type[nn.Module]] = {"gqa": Attention}
+"""By `model.attention.kind`."""
+FEED_FORWARDS: dict[str, type[nn.Module]] = {"dense": FeedForward}
+"""By `model.feed_forward.kind`."""
+
+
+def run_half(part: nn.Module, norm: nn.Module, x: Tensor, *more: Any) -> Tensor:
+    """What one half of a block adds to the residual stream `[batch, seq, hidden]`."""
+    return part(norm(x), *more)
+
+
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each after a norm and added to the residual stream."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden, config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = choose(config.attention.kind, ATTENTIONS)(config)
         self.feed_forward_norm = RMSNorm(config.hidden, config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = choose(config.feed_forward.kind, FEED_FORWARDS)(config)
+        self.run_attention: Callable[..., Tensor] = run_half
+        self.run_feed_forward: Callable[..., Tensor] = run_half
+        """How the halves are run: tensor parallelism puts its messages around them."""
         self.policy = Policy.none
         """What the backward pass recomputes."""
 
@@ -142,15 +158,16 @@ class Block(nn.Module):
         self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None = None
     ) -> Tensor:
         def run(x: Tensor) -> Tensor:
-            x = x + self.attention(self.attention_norm(x), rotary, documents, cache)
-            return x + self.feed_forward(self.feed_forward_norm(x))
+            x = x + self.run_attention(self.attention, self.attention_norm, x, rotary, documents, cache)
+            return x + self.run_feed_forward(self.feed_forward, self.feed_forward_norm, x)
 
         return recompute(run, x, self.policy)
 
     @staticmethod
     def cost(config: ModelConfig) -> Cost:
         """Its parts, its norms, and the input that selective recomputation begins from."""
-        parts = Attention.cost(config) + FeedForward.cost(config) + RMSNorm.cost(config.hidden).times(2)
+        halves = choose(config.attention.kind, ATTENTIONS), choose(config.feed_forward.kind, FEED_FORWARDS)
+        parts = sum((half.cost(config) for half in halves), start=RMSNorm.cost(config.hidden).times(2))
         return parts + Cost(kept_selective=config.hidden)
 
 

@@ -1,7 +1,8 @@
 """Muon: momentum whose update is made orthogonal, for matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
 The update of a matrix is scaled by `0.2 * sqrt(larger side)`, so that its root mean square is that of AdamW's and both
-can have the same learning rate and weight decay (Moonlight, arXiv 2502.16982).
+can have the same learning rate and weight decay (Moonlight, arXiv 2502.16982). A parameter of three dimensions is a
+stack of matrices.
 """
 
 from __future__ import annotations
@@ -47,10 +48,16 @@ class Muon(torch.optim.Optimizer):
     found_inf: Tensor
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, dtype: torch.dtype, on_whole: OnWhole
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        config: OptimizerConfig,
+        rate: float,
+        dtype: torch.dtype,
+        on_whole: OnWhole,
     ):
-        defaults = {"lr": config.lr, "weight_decay": config.weight_decay, "momentum": config.momentum}
-        super().__init__(list(parameters.values()), defaults)
+        defaults = {"lr": config.lr, "momentum": config.momentum, "rate": rate}
+        decay = config.weight_decay / rate  # what decay takes from a weight in a step does not depend on the rate
+        super().__init__(list(parameters.values()), {**defaults, "weight_decay": decay})
         self._names, self._dtype, self._on_whole = list(parameters), dtype, on_whole
         for parameter in parameters.values():
             self.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
@@ -75,6 +82,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def _update(matrix: Tensor) -> Tensor:
+    if matrix.ndim > 2:
+        return torch.stack([_update(one) for one in matrix])
     return orthogonalise(matrix) * (0.2 * sqrt(max(matrix.shape)))
 
 

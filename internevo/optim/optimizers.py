@@ -1,18 +1,21 @@
 """The optimizers that a configuration can name, and how all of them are moved.
 
 An optimizer is a plain `torch.optim.Optimizer` that has its state from the beginning, so that a checkpoint can be
-loaded into it. To add one, write a function from `Given` to optimizers and put it into `OPTIMIZERS`. Clipping and the
-decision to skip a step are made here, before it: none can move a weight by gradients that are not finite.
+loaded into it. To add one, write a function from `Given` to optimizers and put it into `OPTIMIZERS`, or name it in
+`optimizer.name` as PACKAGE.MODULE:NAME. Clipping and the decision to skip a step are made here, before it: none can
+move a weight by gradients that are not finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
+from internevo.config.choices import choose
 from internevo.config.schema import OptimizerConfig
 from internevo.model.roles import Kind, Role
 from internevo.optim.adamw import adamw, begin_state
@@ -46,7 +49,10 @@ def _muon(given: Given) -> list[torch.optim.Optimizer]:
     outer = {name: p for name, p in given.parameters.items() if name not in inner}
     made: list[torch.optim.Optimizer] = []
     if inner:
-        made.append(Muon(inner, given.config, given.dtype, given.on_whole))
+        # an orthogonal matrix of this scale has a norm that grows with the root of the width; to keep what it does to
+        # activations the same, the rate falls with that root, not with the width (arXiv 2310.17813)
+        rate = sqrt(given.rate(Role(Kind.matrix)))
+        made.append(Muon(inner, given.config, rate, given.dtype, given.on_whole))
     return made + (_adamw(replace(given, parameters=outer)) if outer else [])
 
 
@@ -69,7 +75,7 @@ class Optimizers:
 
     def __init__(self, given: Given):
         self.parameters = dict(given.parameters)
-        self.all = OPTIMIZERS[given.config.name](given)
+        self.all: list[torch.optim.Optimizer] = choose(given.config.name, OPTIMIZERS)(given)
 
     def step(self, lr: float, scale: Tensor, finite: Tensor) -> None:
         """Move the parameters by their gradients divided by `scale`; change nothing at all unless `finite`.

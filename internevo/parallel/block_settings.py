@@ -34,7 +34,7 @@ def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, 
     model.use_kernel(stage_kernel(stage, device))
     model.use_policies(block_policies(stage, len(list(model.blocks.children())), tokens))
     if train.fp8 != "none":
-        use_fp8(model, train.fp8, device)
+        use_fp8(model, train.fp8, device, stage.parallel.tensor)
     if train.compile:
         # with selective recomputation it warns of operations in place on every rank; a block has none
         logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.roles import Role
-from internevo.model.transformer import Transformer, initial_values
+from internevo.model.transformer import Block, Transformer, initial_values
 from internevo.parallel.block_settings import compute_dtype, prepare_model
 from internevo.parallel.context import share_attention
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.pipeline import in_flight
 from internevo.parallel.tensor import (
+    HalfOverRanks,
     NormToAll,
     TensorParallel,
     VocabularyEmbedding,
     cut_by_rank,
     cut_parameters,
     local,
-    parallelize_block,
     replace,
 )
 from internevo.parallel.zero import gather_ahead, rows_by_rank, shard_module
@@ -58,7 +58,9 @@ def build_sharded(
             model.head.weight = model.embed.weight
         parallel = TensorParallel(mesh.tensor, stage.parallel.sequence)
         for block in model.blocks.children():
-            parallelize_block(block, parallel)
+            assert isinstance(block, Block)
+            block.run_attention = HalfOverRanks(block.attention, parallel)
+            block.run_feed_forward = HalfOverRanks(block.feed_forward, parallel)
         for name, kind in (("embed", VocabularyEmbedding), ("norm", NormToAll)):
             if name in names:
                 replace(model, name, kind, parallel)

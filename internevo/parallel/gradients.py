@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from internevo.model.roles import Role
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh
-from internevo.parallel.tensor import local
+from internevo.parallel.tensor import is_cut, local
 
 
 @torch.no_grad()
@@ -23,8 +23,7 @@ def gradient_norm(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Ro
     whole: list[Tensor] = []
     for name, parameter in parameters.items():
         if parameter.grad is not None:
-            in_parts = mesh.tensor.size > 1 and roles[name].cut is not None
-            (cut if in_parts else whole).append(local(parameter.grad))
+            (cut if is_cut(roles[name], mesh.tensor.size) else whole).append(local(parameter.grad))
     squares = torch.stack([_square(cut, mesh.device), _square(whole, mesh.device)])
     sum_over(squares, mesh.shard)
     in_parts_square = sum_over(squares[0].clone(), mesh.tensor)

@@ -9,19 +9,24 @@ four collectives a block, put around the model's own modules:
 
     norm → [gather tokens] → wq wk wv → attention → wo → [sum, scatter tokens] → + residual
     norm → [gather tokens] → gate up → down → [sum, scatter tokens] → + residual
+
+A half of a block need not be one of these: what a rank's parts of its parameters give must add up over the ranks to
+what the whole ones give. A router that every rank has whole, and experts that are cut by their inner width, do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
+from torch.func import functional_call
 
-from internevo.model.roles import Role
+from internevo.model.roles import Role, roles_of
 from internevo.model.transformer import RMSNorm, Transformer
 from internevo.parallel.collectives import gather, scatter_sum, sum_gradient, sum_over, sum_parts
 from internevo.parallel.mesh import Mesh, Place
@@ -51,26 +56,17 @@ def local(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-class LocalLinear(nn.Module):
-    """A linear layer that computes with this rank's part of its weight."""
+class HalfOverRanks:
+    """Runs a half of a block whose parameters are cut; takes the place of `model.transformer.run_half`."""
 
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+    def __init__(self, part: nn.Module, parallel: TensorParallel):
+        self.roles, self.parallel = roles_of(part), parallel
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, local(self.weight), None if self.bias is None else local(self.bias))
-
-
-class LinearToResidual(LocalLinear):
-    """A linear layer cut by columns; the ranks' products are summed into the residual stream."""
-
-    def __init__(self, linear: nn.Linear, parallel: TensorParallel):
-        super().__init__(linear)
-        self.parallel = parallel
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.parallel.to_residual(super().forward(x))
+    def __call__(self, part: nn.Module, norm: nn.Module, x: Tensor, *more: Any) -> Tensor:
+        place = self.parallel.place
+        mine = {name: piece_by_rank(self.roles[name], p, place) for name, p in part.named_parameters()}
+        # x: [batch, this rank's seq, hidden] -> [batch, seq, hidden], and back
+        return self.parallel.to_residual(functional_call(part, mine, (self.parallel.to_all(norm(x)), *more)))
 
 
 class NormToAll(nn.Module):
@@ -102,16 +98,31 @@ class VocabularyEmbedding(nn.Module):
         return self.parallel.to_residual(embedded)
 
 
+def is_cut(role: Role, ranks: int) -> bool:
+    """Whether each of so many ranks has a part of its own of a parameter, not all of it."""
+    return ranks > 1 and role.cut is not None and (role.pieces is None or role.pieces % ranks == 0)
+
+
 def cut_by_rank(role: Role, values: Tensor, place: Place) -> Tensor:
-    """This rank's part of the whole values of a parameter of this role: a view."""
-    return values if role.cut is None else values.chunk(place.size, role.cut)[place.rank]
+    """What this rank holds of the whole values of a parameter of this role: a view."""
+    return values.chunk(place.size, role.cut or 0)[place.rank] if is_cut(role, place.size) else values
+
+
+def piece_by_rank(role: Role, parameter: Tensor, place: Place) -> Tensor:
+    """What this rank computes with, out of what it holds.
+
+    4 ranks and a parameter of 2 pieces: ranks 0 and 1 compute with the first piece, ranks 2 and 3 with the second.
+    """
+    if role.cut is None or role.pieces is None or is_cut(role, place.size):
+        return local(parameter)
+    return parameter.chunk(role.pieces, role.cut)[place.rank * role.pieces // place.size]
 
 
 def cut_parameters(model: Transformer, mesh: Mesh) -> None:
     """Put this rank's parts, DTensors that know the whole shape, in the place of a model's parameters that are cut."""
     for name, parameter in list(model.named_parameters()):
         role = model.roles[name]
-        if role.cut is not None:
+        if role.cut is not None and is_cut(role, mesh.tensor.size):
             part = cut_by_rank(role, parameter.detach(), mesh.tensor).contiguous()
             part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(role.cut)], run_check=False)
             owner, _, last = name.rpartition(".")
@@ -133,18 +144,10 @@ def complete_gradients(
 
 
 def _incomplete(role: Role, parallel: TensorParallel) -> bool:
-    """Whether a rank's gradient tells of a part only: of its tokens or, for the norms of heads, of its heads."""
-    return role.cut is None and (parallel.sequence or role.partial)
-
-
-def parallelize_block(block: nn.Module, parallel: TensorParallel) -> None:
-    """Put the collectives around the modules of a block whose weights are cut."""
-    for path in ("attention.wq", "attention.wk", "attention.wv", "feed_forward.gate", "feed_forward.up"):
-        replace(block, path, LocalLinear)
-    for path in ("attention.wo", "feed_forward.down"):
-        replace(block, path, LinearToResidual, parallel)
-    for path in ("attention_norm", "feed_forward_norm"):
-        replace(block, path, NormToAll, parallel)
+    """Whether a rank's gradient tells of a part only: of its tokens, of its heads, or of its piece."""
+    if is_cut(role, parallel.place.size):
+        return False
+    return parallel.sequence or role.partial or role.cut is not None
 
 
 def replace(module: nn.Module, path: str, kind: Callable[..., nn.Module], *arguments: object) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from internevo.model.roles import Role
 from internevo.parallel.collectives import gather_dim
 from internevo.parallel.mesh import Mesh, Place
+from internevo.parallel.tensor import is_cut
 
 
 class WholeMatrices:
@@ -38,19 +39,21 @@ class WholeMatrices:
     def _share(self, function: Callable[[Tensor], Tensor], names: Sequence[str], parts: list[Tensor]) -> list[Tensor]:
         """At most one matrix for each rank."""
         mine = names[self.shard.rank] if self.shard.rank < len(names) else None
-        width = parts[self.shard.rank].shape[1] if mine else 0
+        row = parts[self.shard.rank].shape[1:] if mine else torch.Size()
+        width = row.numel() if mine else 0
         theirs = [rows_of(self.rows[mine], r, self.shard.size) * width if mine else 0 for r in range(self.shard.size)]
         ours = [part.numel() for part in parts] + [0] * (self.shard.size - len(parts))
         line = _exchange(torch.cat([part.flatten() for part in parts]), ours, theirs, self.shard)
         if mine is not None:
-            line = self._on_tensor_parts(function, mine, line.view(-1, width)).flatten()
+            line = self._on_tensor_parts(function, mine, line.view(-1, *row)).flatten()
         back = _exchange(line, theirs, ours, self.shard).split(ours)
         return [piece.view_as(part) for piece, part in zip(back, parts, strict=False)]
 
     def _on_tensor_parts(self, function: Callable[[Tensor], Tensor], name: str, part: Tensor) -> Tensor:
-        dim = self.roles[name].cut
-        if dim is None or self.tensor.size == 1:
+        role = self.roles[name]
+        if role.cut is None or not is_cut(role, self.tensor.size):
             return function(part)
+        dim = role.cut
         return function(gather_dim(part, dim, self.tensor)).chunk(self.tensor.size, dim)[self.tensor.rank]
 
 

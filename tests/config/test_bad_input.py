@@ -69,10 +69,6 @@ OVERRIDES = {
     ),
     "GiB without a budget": ("train.activation_gib=20", "found 20 with train.recompute=none"),
     "a mode of a compiler that is off": ("train.compile_mode=reduce-overhead", "needs train.compile=true"),
-    "fp8 on cut matrices": (
-        "train.fp8=rowwise; parallel.tensor=2",
-        "train.fp8: cannot cut matrices over ranks yet; parallel.tensor must be 1, found 2",
-    ),
     "a loss that cannot share the vocabulary": (
         "train.loss=torch; parallel.tensor=2",
         "train.loss: torch runs without tensor and pipeline parallelism",
@@ -139,7 +135,10 @@ OVERRIDES = {
     "a batch below a row": ("train.batch_tokens=63", "train.batch_tokens: 63 is less than one row of seq_len 64"),
     "rows that do not divide": ("train.micro_batch=3", "micro-batches of 3 cannot divide; near are 384 and 576"),
     "warmup without end": ("schedule.warmup=10", "schedule.warmup: 10 steps leave nothing of the stage's 10"),
-    "kv heads that ranks cannot share": ("parallel.tensor=4", "4 ranks cannot share model.attention.kv_heads 2 evenly"),
+    "kv heads that ranks cannot share": (
+        "model.attention={heads: 12, kv_heads: 3, head_dim: 8}; parallel.tensor=2",
+        "2 ranks cannot share model.attention.kv_heads 3 evenly, nor have one each several times",
+    ),
     "a context that rows cannot be shared by": ("parallel.context.size=3", "3 ranks cannot share rows of 64 tokens"),
     "a Ulysses that is no part": (
         "parallel.context={size: 2, ulysses: 4}",

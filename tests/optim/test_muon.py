@@ -6,10 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
+from internevo.model.roles import Kind, Role
 from internevo.model.transformer import Transformer, init_weights
+from internevo.optim.groups import width_rate
 from internevo.optim.muon import ALONE, Muon, orthogonalise
 from internevo.optim.optimizers import Given, Optimizers
 from internevo.train.build import initial_model
@@ -37,7 +40,7 @@ def test_the_update_is_torchs() -> None:
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours.values()]
     adjusted = {"adjust_lr_fn": "match_rms_adamw"}
     optimizer = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, momentum=0.9, **adjusted)
-    muon = Muon(ours, config, torch.bfloat16, ALONE)
+    muon = Muon(ours, config, 1.0, torch.bfloat16, ALONE)
     for number in range(20):
         finite = number % 5 != 2
         muon.grad_scale, muon.found_inf = torch.tensor(4.0), torch.tensor(0.0 if finite else 1.0)
@@ -51,6 +54,41 @@ def test_the_update_is_torchs() -> None:
     for parameter, other in zip(ours.values(), theirs, strict=True):
         torch.testing.assert_close(parameter, other, atol=2e-3, rtol=0)
         torch.testing.assert_close(muon.state[parameter]["momentum_buffer"], optimizer.state[other]["momentum_buffer"])
+
+
+def test_a_stack_of_matrices_moves_as_its_matrices() -> None:
+    torch.manual_seed(0)
+    config = OptimizerConfig(name="muon", lr=0.01)
+    stack = nn.Parameter(torch.randn(3, 24, 40))
+    apart = [nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    gradients = torch.randn(3, 24, 40)
+    for names in ({"stack": stack}, {str(n): p for n, p in enumerate(apart)}):
+        muon = Muon(names, config, 1.0, torch.float32, ALONE)
+        muon.grad_scale, muon.found_inf = torch.tensor(1.0), torch.tensor(0.0)
+        stack.grad, (apart[0].grad, apart[1].grad, apart[2].grad) = gradients, gradients
+        muon.step()
+    torch.testing.assert_close(stack, torch.stack([p.detach() for p in apart]))
+
+
+def test_a_wider_model_is_moved_as_far_as_a_narrow_one() -> None:
+    """muP: what an update does to activations does not depend on the width; without `width_base` it grows."""
+    moved: dict[int, list[float]] = {0: [], 64: []}
+    for base, found in moved.items():
+        for hidden in (64, 256):
+            shape = model_preset("tiny", hidden=hidden, width_base=base, feed_forward={"width": 2 * hidden})
+            torch.manual_seed(0)
+            weight = nn.Parameter(torch.zeros(hidden, hidden))
+            weight.grad = torch.randn(hidden, hidden)
+            made_of = Given(
+                {"w": weight},
+                {"w": Role(Kind.matrix)},
+                OptimizerConfig(name="muon", weight_decay=0.0),
+                width_rate(shape),
+            )
+            Optimizers(made_of).step(0.01, torch.tensor(1.0), torch.tensor(True))
+            found.append(float(torch.linalg.matrix_norm(weight.detach(), 2)))
+    assert moved[64][1] == pytest.approx(moved[64][0], rel=0.15)
+    assert moved[0][1] == pytest.approx(2 * moved[0][0], rel=0.15)
 
 
 def test_matrices_of_blocks_by_muon_and_the_rest_by_adamw() -> None:

@@ -99,6 +99,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         recompute=changes.get("recompute", "none"),
         activation_gib=changes.get("activation_gib", 0.0),
         compile=changes.get("compile", False),
+        fp8=changes.get("fp8", "none"),
         steps=20,
     )
     optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"))

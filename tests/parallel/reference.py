@@ -77,7 +77,7 @@ def train(
         for name, value in now.items():
             gradient = gradients[name] * share
             if config["optimizer"]["name"] == "muon" and name.startswith("blocks.") and value.ndim == 2:
-                muon(name, value, gradient, kept, config["optimizer"], lr)
+                muon(name, value, gradient, kept, config, lr)
             else:
                 adamw(name, value, gradient, kept, config, lr, updates_before + step + 1)
         result.losses.append(loss.item())
@@ -237,9 +237,10 @@ def adamw(
 
 
 def muon(
-    name: str, value: Tensor, gradient: Tensor, kept: dict[str, dict[str, Tensor]], optimizer: Config, lr: float
+    name: str, value: Tensor, gradient: Tensor, kept: dict[str, dict[str, Tensor]], config: Config, lr: float
 ) -> None:
     """Move a matrix in place: Nesterov momentum, five Newton-Schulz steps (Jordan 2024), scaled as Moonlight has it."""
+    model, optimizer = config["model"], config["optimizer"]
     momentum = optimizer["momentum"]
     buffers = kept.setdefault("momentum_buffer", {})
     buffers[name] = momentum * buffers.get(name, torch.zeros_like(value)) + (1 - momentum) * gradient
@@ -249,4 +250,6 @@ def muon(
         square = x @ x.T
         x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
     value -= lr * optimizer["weight_decay"] * value
-    value -= lr * 0.2 * math.sqrt(max(value.shape)) * x
+    # an orthogonal matrix moves activations by its largest singular value, which the scale makes grow with the root
+    rate = lr * math.sqrt(model["width_base"] / model["hidden"]) if model["width_base"] else lr
+    value -= rate * 0.2 * math.sqrt(max(value.shape)) * x

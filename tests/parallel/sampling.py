@@ -157,10 +157,12 @@ def _model(draw: random.Random, parallel: Mapping[str, Any]) -> dict[str, Any]:
         return draw.choice(sizes if _rarely(draw) else [size for size in sizes if size % by == 0] or sizes)
 
     heads = fitting([2, 4, 4, 6, 8, 8], tensor * (1 if ulysses == "auto" else ulysses))
+    # kv heads that ranks can share, or have one of each several times
+    shared = [n for n in range(1, heads + 1) if heads % n == 0 and (n % tensor == 0 or tensor % n == 0)]
     model: dict[str, Any] = {
         "attention": {
             "heads": heads,
-            "kv_heads": fitting([n for n in range(1, heads + 1) if heads % n == 0]),
+            "kv_heads": draw.choice(shared),
         },
         "hidden": heads * draw.choice([6, 8, 8, 10]),
         "layers": draw.choice([1, 2, 2, 3]),
@@ -195,7 +197,7 @@ def _scaling(draw: random.Random) -> dict[str, Any]:
 
 def _optimizer(draw: random.Random, model: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "name": "muon" if draw.random() < (0.04 if "width_base" in model else 0.2) else "adamw",
+        "name": "muon" if draw.random() < 0.2 else "adamw",
         "lr": draw.choice([1e-3, 5e-3]),
         "betas": draw.choice([[0.9, 0.95], [0.8, 0.99]]),
         "momentum": draw.choice([0.95, 0.8]),

@@ -136,6 +136,20 @@ def test_a_layout_in_bf16(name: str, store: Path, ranks: Any) -> None:
         assert error < 3e-2, (key, float(error))
 
 
+@pytest.mark.parametrize("scaling", ["tensorwise", pytest.param("rowwise", marks=pytest.mark.heavy)])
+def test_fp8_with_tensor_parallelism(scaling: str, store: Path, ranks: Any) -> None:
+    """Each rank scales its own part, so numbers round otherwise than on one rank; not more than FP8 rounds anyway."""
+    pytest.importorskip("torchao", reason="torchao is not installed: pip install 'internevo[fp8]'")
+    plain, alone = (reference(store, precision="bf16", steps=2, fp8=fp8) for fp8 in ("none", scaling))
+    got = ranks(2).run(train, {"tensor": 2, "precision": "bf16", "fp8": scaling}, store, 2)[0]
+    assert got.losses == pytest.approx(alone.losses, rel=5e-3)
+    for key, gradient in plain.gradients.items():
+        ours, theirs = ((one.gradients[key] - gradient).norm() / gradient.norm() for one in (got, alone))
+        assert ours < 1.5 * theirs + 3e-2, (key, float(ours), float(theirs))
+    key = "blocks.0.feed_forward.down.weight"
+    assert (got.gradients[key] - plain.gradients[key]).norm() > 0.01 * plain.gradients[key].norm()
+
+
 UNLABELLED = ["dp2, zero 1", "ring2", "tp2", "pp2, zbv", "dp2 x pp2, zero 3", "ulysses2 x ring2"]
 
 

@@ -67,6 +67,26 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
         4,
         {"model": {"attention": {"kv_heads": 1}}, "parallel": {"context": {"size": 4, "ulysses": 2}}},
     ),
+    "one kv head, tp2": (2, {"model": {"attention": {"kv_heads": 1}}, "parallel": {"tensor": 2}}),
+    "two kv heads, biases, norms of heads, tp4, no sequence parallelism": (
+        4,
+        {
+            "model": {"attention": {"kv_heads": 2, "bias": True, "qk_norm": True}},
+            "parallel": {"tensor": 4, "sequence": False},
+        },
+    ),
+    "one kv head, Muon, dp2 x tp2, zero 3": (
+        4,
+        {
+            "model": {"attention": {"kv_heads": 1, "bias": True}},
+            "optimizer": {"name": "muon"},
+            "parallel": {"tensor": 2, "zero": {"stage": 3}},
+        },
+    ),
+    "width scaling, Muon, dp2 x tp2": (
+        4,
+        {"model": MUP, "optimizer": {"name": "muon"}, "parallel": {"tensor": 2}},
+    ),
     "head_dim of its own, tp2": (2, {"model": {"attention": {"head_dim": 12}}, "parallel": {"tensor": 2}}),
     "head_dim of its own, ring2, yarn": (
         2,
@@ -131,10 +151,6 @@ LIGHT = (
 """Kinds that every test run trains; the others are heavy."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "one kv head": (
-        {"model": {"attention": {"kv_heads": 1}}},
-        "parallel.tensor: 2 ranks cannot share model.attention.kv_heads 1 evenly",
-    ),
     "vocabulary": ({"model": {"vocab": 257}}, "parallel.tensor: 2 ranks cannot share model.vocab 257 evenly"),
     "feed-forward": (
         {"model": {"feed_forward": {"width": 33}}},
