@@ -7,7 +7,7 @@ from dataclasses import asdict
 from glob import escape
 from pathlib import Path
 
-from internevo.config.derive import places_before, stage_steps, step_from
+from internevo.config.derive import FEWEST_PARTS, parts_per_rank, places_before, stage_steps, step_from
 from internevo.config.names import name_problem
 from internevo.config.schema import (
     DataConfig,
@@ -117,9 +117,13 @@ def _parallel(stage: StageConfig) -> Iterator[str]:
         rows = f"rows of {train.seq_len // context:,} tokens"
         yield f"parallel.tensor: {tensor} ranks cannot share {rows} evenly; set parallel.sequence=false"
     pipeline = parallel.pipeline
-    stages = pipeline.size * (1 if pipeline.schedule == "1f1b" else 2)
-    if pipeline.size > 1 and model.layers < stages:
-        yield f"parallel.pipeline.size: {model.layers} layers cannot make {stages} stages ({pipeline.schedule})"
+    parts, fewest = parts_per_rank(pipeline), FEWEST_PARTS[pipeline.schedule]
+    if parts < fewest or (parts > fewest and pipeline.schedule != "interleaved"):
+        wanted = f"{fewest}{' or more' * (pipeline.schedule == 'interleaved')}"
+        yield f"parallel.pipeline.parts: must be {wanted} with the schedule {pipeline.schedule}, found {parts}"
+    elif pipeline.size > 1 and model.layers < pipeline.size * parts:
+        wanted = f"{pipeline.size * parts} parts ({pipeline.schedule})"
+        yield f"parallel.pipeline.size: {model.layers} layers cannot make {wanted}"
     if pipeline.size > 1 and model.tied:
         yield "parallel.pipeline.size: a tied head cannot be on another rank than the embedding; set model.tied=false"
     if parallel.zero.shard == 0:

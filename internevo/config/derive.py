@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from internevo.config.schema import TrainConfig
+from internevo.config.schema import PipelineConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,15 @@ class Leg:
     steps: int
     rows: int
     """Of each step."""
+
+
+FEWEST_PARTS = {"1f1b": 1, "interleaved": 2, "zbv": 2}
+"""Parts of the model that a pipeline's rank has at least, by its schedule."""
+
+
+def parts_per_rank(pipeline: PipelineConfig) -> int:
+    """Parts of the model that each rank of the pipeline has."""
+    return pipeline.parts or FEWEST_PARTS[pipeline.schedule]
 
 
 def rows_per_step(train: TrainConfig) -> int:

@@ -250,10 +250,13 @@ class PipelineConfig:
     size: Size = 1
     """Ranks in one pipeline."""
     schedule: Literal["1f1b", "interleaved", "zbv"] = "1f1b"
-    """The order of micro-batches: `1f1b` (one stage a rank), `interleaved` (two stages a rank, a smaller bubble) or
-    `zbv` (two stages a rank, backward passes split so that hardly any bubble is left; arXiv 2401.10241). With
-    `train.recompute`, `train.compile`, `train.fp8` or ZeRO 3, `zbv` does not split them and has a bubble between those
-    of the other two."""
+    """The order of micro-batches: `1f1b` (one part of the model a rank), `interleaved` (two parts a rank or more, a
+    smaller bubble) or `zbv` (two parts a rank, backward passes split so that hardly any bubble is left; arXiv
+    2401.10241). With `train.recompute`, `train.compile`, `train.fp8` or ZeRO 3, `zbv` does not split them and has a
+    bubble between those of the other two."""
+    parts: Annotated[int | None, Between(1, 2**10)] = None
+    """Parts of the model on each rank: with `interleaved` two or more, of which more make the bubble smaller and send
+    more. As few as the schedule has when absent."""
 
 
 @dataclass

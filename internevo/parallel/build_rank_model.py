@@ -105,4 +105,4 @@ def _kept_tokens(stage: StageConfig, mesh: Mesh) -> int:
     if mesh.pipeline.size == 1:
         return tokens
     count = max(step_sizes(train)) // (mesh.data.size * train.micro_batch)
-    return tokens * in_flight(pipeline.schedule, pipeline.size, count)
+    return tokens * in_flight(pipeline, count)

@@ -71,7 +71,6 @@ def make_layout(stage: StageConfig, world: int) -> Layout:
             f"weights (data {data} x context {context}; {world} processes, {arithmetic})."
         )
     _check_rows(stage, data, f"{world} processes, {arithmetic}")
-    _check_micro_batches(stage, data)
     return Layout(pipeline, data, context // ulysses, ulysses, tensor, shard)
 
 
@@ -87,34 +86,3 @@ def _check_rows(stage: StageConfig, data: int, arithmetic: str) -> None:
                 f"which {data} data ranks with micro-batches of {train.micro_batch} cannot share ({arithmetic}); near "
                 "are batch_tokens " + " and ".join(f"{count * train.seq_len:,}" for count in near)
             )
-
-
-def _check_micro_batches(stage: StageConfig, data: int) -> None:
-    """A pipeline's schedule must be able to run the micro-batches of each step."""
-    train, schedule, size = stage.train, stage.parallel.pipeline.schedule, stage.parallel.pipeline.size
-    together = data * train.micro_batch
-    for rows in step_sizes(train):
-        if _runs(schedule, size, count := rows // together):
-            continue
-        good = [other for other in range(1, count + 2 * size) if _runs(schedule, size, other)]
-        near = [*(other for other in good if other < count)][-1:] + [other for other in good if other > count][:1]
-        raise LayoutError(
-            f"stage {stage.name}: steps of batch_tokens {rows * train.seq_len:,} are {count} micro-batches on each "
-            f"data rank, which parallel.pipeline.schedule {schedule} cannot run on {size} ranks: {_RULES[schedule]}. "
-            "Near are batch_tokens " + " and ".join(f"{other * together * train.seq_len:,}" for other in near)
-        )
-
-
-_RULES = {
-    "1f1b": "it needs at least one micro-batch for each rank",
-    "interleaved": "they must divide into as many equal rounds as they are times the ranks",
-}
-
-
-def _runs(schedule: str, size: int, micro_batches: int) -> bool:
-    """As torch.distributed.pipelining has it."""
-    if size == 1 or schedule == "zbv":
-        return True
-    if schedule == "1f1b":
-        return micro_batches >= size
-    return micro_batches % max(1, micro_batches // size) == 0

@@ -1,16 +1,18 @@
-"""The engine over the stages of a pipeline, each laid out over ranks as in `sharded.py`."""
+"""The engine over the parts of a pipeline, each laid out over ranks as in `sharded.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from internevo.config.derive import parts_per_rank, step_sizes
 from internevo.config.schema import StageConfig
-from internevo.data.batch import Batch
+from internevo.data.batch import IGNORE, Batch
 from internevo.model.recompute import Policy
 from internevo.model.roles import Role
 from internevo.model.rope import rotary_tables
@@ -19,7 +21,7 @@ from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.build_rank_model import build_sharded, give_first_weights
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Mesh, Place
-from internevo.parallel.pipeline import STAGES_PER_RANK, Pipeline, split_layers, stages_of
+from internevo.parallel.pipeline import Pipeline, micro_batches_run, parts_of, split_layers
 from internevo.parallel.tensor import complete_gradients, local
 from internevo.parallel.zero import reshard
 from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
@@ -27,14 +29,14 @@ from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.sharded import ShardedEngine
 
 
-class StageModel(nn.Module):
-    """One stage: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
+class PartModel(nn.Module):
+    """One part: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
 
     def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
         super().__init__()
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
-        """What is still to come, in the order in which every schedule lets a stage run micro-batches forward."""
+        """What is still to come, in the order in which every schedule lets a part run micro-batches forward."""
         self.scale: float | None = 1.0
         """What the summed loss is multiplied by; None for the loss at every position."""
 
@@ -58,12 +60,12 @@ class PipelinedEngine(ShardedEngine):
 
     def __init__(self, stage: StageConfig, mesh: Mesh):
         self._prepare(stage, mesh)
-        schedule = stage.parallel.pipeline.schedule
-        layers = split_layers(stage.model, mesh.pipeline.size * STAGES_PER_RANK[schedule])
-        self.models: dict[int, StageModel] = {}
-        for number in stages_of(mesh.pipeline.rank, mesh.pipeline.size, schedule):
+        config = stage.parallel.pipeline
+        layers = split_layers(stage.model, config.size * parts_per_rank(config))
+        self.models: dict[int, PartModel] = {}
+        for number in parts_of(mesh.pipeline.rank, config):
             run = partial(
-                StageModel, last=number == len(layers) - 1, vocabulary=mesh.tensor, compiled=stage.train.compile
+                PartModel, last=number == len(layers) - 1, vocabulary=mesh.tensor, compiled=stage.train.compile
             )
             self.models[number] = build_sharded(stage, mesh, run, layers[number])
             give_first_weights(self.models[number].part, stage, mesh)
@@ -73,13 +75,14 @@ class PipelinedEngine(ShardedEngine):
         hidden = torch.empty((train.micro_batch, tokens, stage.model.hidden), dtype=compute_dtype(stage), device="meta")
         modules: dict[int, nn.Module] = dict(self.models)
         whole = {number: reasons for number, one in self.models.items() if (reasons := _kept_whole(stage, one.part))}
-        if schedule == "zbv" and whole:
+        self.notes = tuple(_empty_micro_batches(stage, mesh.data.size))
+        if config.schedule == "zbv" and whole:
             settings = ", ".join(dict.fromkeys(chain.from_iterable(whole.values())))
-            self.notes = (
+            self.notes += (
                 f"pipeline: zbv does not split the backward passes of {len(whole)} of this rank's {len(modules)} "
-                f"stages ({settings}); where it splits none, interleaved idles less",
+                f"parts ({settings}); where it splits none, interleaved idles less",
             )
-        self.pipeline = Pipeline(modules, schedule, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
+        self.pipeline = Pipeline(modules, config, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
         self._build_optimizers()
 
     @property
@@ -93,6 +96,8 @@ class PipelinedEngine(ShardedEngine):
         replicas = self.mesh.replicas
         scale = replicas.size / max(1, staged.batch.label_count)  # ZeRO averages over them
         micros = list(staged)
+        empty = replace(micros[0], labels=torch.full_like(micros[0].labels, IGNORE))
+        micros += [empty] * (micro_batches_run(self.stage.parallel.pipeline, len(micros)) - len(micros))
         for model in self.models.values():
             model.micros, model.scale = iter(micros), scale
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
@@ -111,6 +116,17 @@ class PipelinedEngine(ShardedEngine):
 
     def add_up(self, values: Tensor) -> Tensor:
         return sum_over(super().add_up(values), self.mesh.pipeline)
+
+
+def _empty_micro_batches(stage: StageConfig, data: int) -> Iterator[str]:
+    """A sentence where steps of the stage are filled up with micro-batches without labels."""
+    pipeline, together = stage.parallel.pipeline, data * stage.train.micro_batch
+    for count in dict.fromkeys(rows // together for rows in step_sizes(stage.train)):
+        if (more := micro_batches_run(pipeline, count) - count) > 0:
+            yield (
+                f"pipeline: {pipeline.schedule} on {pipeline.size} ranks runs steps of {count} micro-batches a data "
+                f"rank as {count + more}, of which {more} are empty"
+            )
 
 
 def _kept_whole(stage: StageConfig, part: Transformer) -> list[str]:

@@ -145,7 +145,7 @@ OVERRIDES = {
         "auto or a divisor of parallel.context.size 2",
     ),
     "a Ulysses past the heads": ("parallel.context={size: 8, ulysses: 8}", "8 ranks cannot share 4 heads evenly"),
-    "more stages than layers": ("parallel.pipeline.size=3", "parallel.pipeline.size: 2 layers cannot make 3 stages"),
+    "more stages than layers": ("parallel.pipeline.size=3", "parallel.pipeline.size: 2 layers cannot make 3 parts"),
     "a schedule that is not there": ("parallel.pipeline.schedule=gpipe", "unknown value 'gpipe'; known are 1f1b"),
     "a shard of no ranks": ("parallel.zero.shard=0", "parallel.zero.shard: must be at least 1, or -1 for all"),
     "offload without DeepSpeed": (

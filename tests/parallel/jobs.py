@@ -74,7 +74,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
     parallel = ParallelConfig(
         tensor=changes.get("tensor", 1),
         sequence=changes.get("sequence", True),
-        pipeline=PipelineConfig(changes.get("pipeline", 1), changes.get("schedule", "1f1b")),
+        pipeline=PipelineConfig(changes.get("pipeline", 1), changes.get("schedule", "1f1b"), changes.get("parts")),
         context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
         zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
     )

@@ -8,14 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.distributed.pipelining import PipelineStage
 
+from internevo.config.derive import parts_per_rank
 from internevo.config.presets import model_preset
-from internevo.config.schema import BatchLeg
+from internevo.config.schema import PipelineConfig
 from internevo.files.errors import UserError
 from internevo.parallel.layout import LayoutError, make_layout
-from internevo.parallel.pipeline import split_layers, stages_of
+from internevo.parallel.pipeline import _schedule, micro_batches_run, parts_of, split_layers
 from internevo.train.make_engine import check_engine
-from tests.parallel.jobs import SEQ_LEN, stage_of
+from tests.parallel.jobs import stage_of
 
 
 def test_data_takes_what_is_left() -> None:
@@ -54,12 +57,6 @@ def test_ulysses_takes_as_many_ranks_as_heads_can_be_shared_by(
             3,
             r"8 rows, which 3 data ranks with micro-batches of 1 cannot share .* near are batch_tokens 384 and 576",
         ),
-        (
-            {"pipeline": 2},
-            16,
-            r"batch_tokens 512 are 1 micro-batches on each data rank, which .*1f1b cannot run on 2 ranks: it needs at "
-            r"least one .* Near are batch_tokens 1,024$",
-        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_its_arithmetic(changes: dict[str, Any], world: int, message: str) -> None:
@@ -84,25 +81,46 @@ def test_a_dear_head_leaves_the_last_stage_fewer_blocks() -> None:
     assert [len(part) for part in split_layers(model_preset("tiny", layers=8, vocab=2), 4)] == [2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
+@pytest.mark.parametrize(("schedule", "parts"), [("1f1b", None), ("interleaved", None), ("interleaved", 5), ("zbv", 2)])
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_every_stage_is_on_one_rank(schedule: str, size: int) -> None:
-    stages = [stage for rank in range(size) for stage in stages_of(rank, size, schedule)]
-    assert sorted(stages) == list(range(len(stages)))
+def test_every_part_is_on_one_rank(schedule: Any, parts: int | None, size: int) -> None:
+    pipeline = PipelineConfig(size, schedule, parts)
+    numbers = [part for rank in range(size) for part in parts_of(rank, pipeline)]
+    assert sorted(numbers) == list(range(size * parts_per_rank(pipeline)))
     if schedule == "zbv":
-        assert stages_of(0, size, schedule) == [0, 2 * size - 1]
+        assert parts_of(0, pipeline) == [0, 2 * size - 1]
 
 
-@pytest.mark.parametrize(("rows", "near"), [(5, (4, 6)), (7, (6, 8)), (1, ()), (3, ()), (8, ())])
-def test_interleaved_rounds_are_equal(rows: int, near: tuple[int, ...]) -> None:
-    """Of 5 micro-batches on 2 ranks, torch makes 2 rounds, which they cannot share."""
-    stage = stage_of({"pipeline": 2, "schedule": "interleaved"})
-    stage.train.batch_ramp = [BatchLeg(until=10**4, batch_tokens=rows * SEQ_LEN)]
-    if not near:
-        make_layout(stage, 2)
-        return
-    with pytest.raises(LayoutError, match=" and ".join(f"{count * SEQ_LEN:,}" for count in near)):
-        make_layout(stage, 2)
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zbv"])
+def test_steps_are_filled_up_to_what_torch_runs(schedule: Any, size: int) -> None:
+    """torch's own schedules say what they take."""
+    pipeline = PipelineConfig(size, schedule)
+    for count in range(1, 4 * size):
+        run = micro_batches_run(pipeline, count)
+        assert count <= run < count + size
+        takes = [number for number in range(count, run + 1) if torch_takes(pipeline, number)]
+        assert takes == [run]
+
+
+def torch_takes(pipeline: PipelineConfig, count: int) -> bool:
+    parts = [object.__new__(PipelineStage) for _ in range(parts_per_rank(pipeline))]
+    for number, part in zip(parts_of(0, pipeline), parts, strict=True):
+        part.__dict__.update(
+            stage_index=number,
+            num_stages=pipeline.size * len(parts),
+            group_size=pipeline.size,
+            group_rank=0,
+            group=None,
+            device=torch.device("cpu"),
+            has_backward=True,
+            submod=nn.Identity(),
+        )
+    try:
+        _schedule(pipeline, parts, count)
+    except ValueError:
+        return False
+    return True
 
 
 def test_a_schedule_that_this_torch_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

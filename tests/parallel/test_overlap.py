@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from internevo.config.schema import PipelineConfig
 from internevo.parallel.pipeline import in_flight
 from tests.parallel.jobs import most_in_flight, order_of_work
 
@@ -25,7 +26,7 @@ def test_gathers_ahead_and_reduces_behind(store: Path, ranks: Any) -> None:
 def test_micro_batches_in_flight(schedule: str, store: Path, ranks: Any) -> None:
     """What a budget of memory counts on: of eight micro-batches, no rank keeps more, and one keeps as many."""
     seen = ranks(2).run(most_in_flight, {"pipeline": 2, "schedule": schedule}, store)
-    assert max(seen) == in_flight(schedule, 2, 8)
+    assert max(seen) == in_flight(PipelineConfig(2, schedule), 8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changes", [{}, {"recompute": "selective"}, {"recompute": "full"}, {"zero": 3}])

@@ -54,7 +54,7 @@ def changes_of(row: Row) -> dict[str, Any]:
     if recompute == "budget":
         # not quite two blocks: a stage of one recomputes nothing, the others some of theirs
         stage = stage_of(changes)
-        kept = SEQ_LEN * in_flight(schedule, 2, ROWS)
+        kept = SEQ_LEN * in_flight(stage.parallel.pipeline, ROWS)
         size = compute_dtype(stage).itemsize
         changes["activation_gib"] = 1.9 * kept * activation_bytes(stage.model, Policy.none, size) / 2**30
     return changes
@@ -106,9 +106,9 @@ def test_a_shipped_config_in_a_pipeline_is_in_the_table(schedule: str) -> None:
     ("changes", "told"),
     [
         ({}, ""),
-        ({"recompute": "full"}, "2 of this rank's 2 stages (train.recompute=full); where it splits none"),
-        ({"zero": 3, "compile": True}, "2 of this rank's 2 stages (train.compile=true, parallel.zero.stage=3)"),
-        ({**changes_of(("zbv", 1, "budget", False, "fp32"))}, "1 of this rank's 2 stages (train.recompute=budget)"),
+        ({"recompute": "full"}, "2 of this rank's 2 parts (train.recompute=full); where it splits none"),
+        ({"zero": 3, "compile": True}, "2 of this rank's 2 parts (train.compile=true, parallel.zero.stage=3)"),
+        ({**changes_of(("zbv", 1, "budget", False, "fp32"))}, "1 of this rank's 2 parts (train.recompute=budget)"),
     ],
 )
 def test_backward_passes_that_zbv_does_not_split_are_told(changes: dict[str, Any], told: str, ranks: Any) -> None:
