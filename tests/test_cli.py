@@ -229,3 +229,26 @@ def test_a_number_out_of_range_is_refused_by_its_option(option: str, value: str,
     shown = " ".join(done.output.replace("│", " ").split())
     assert option in shown
     assert said in shown
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_nobody_reads_stops_no_work(tmp_path: Path, stream: str) -> None:
+    """A page is written when its table cannot be printed, and a note to nobody is no error."""
+    store, page = tmp_path / "web", tmp_path / "page.html"
+    write_store(store, numbered([3, 4]))
+    command = [
+        sys.executable,
+        "-c",
+        f"""
+from internevo.cli.shared import note
+note(["to nobody"])
+import sys
+sys.argv = ["internevo", "data", "inspect", {str(store)!r}, "--page", {str(page)!r}]
+from internevo.cli import main
+main()
+""",
+    ]
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: full}
+        assert subprocess.run(command, **streams, timeout=120).returncode == 0
+    assert page.is_file()

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from internevo.cli.ctrl_c import CtrlC
 from internevo.cli.encoding import use_utf8
+from internevo.cli.streams import open_streams
 
 __all__ = ["main"]
 
@@ -20,6 +21,7 @@ def main() -> NoReturn:
     code = 0
     try:
         ctrl_c.heed()
+        open_streams()
         use_utf8()
         from internevo.cli.verbs import UserError, app, let_go, tell
 

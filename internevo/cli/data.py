@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
@@ -25,6 +25,7 @@ from internevo.cli.shared import (
     working,
 )
 from internevo.config.bounds import Between
+from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:
     from internevo.tokens.build import Manifest, Progress
@@ -316,7 +317,7 @@ def _show_stores(stores: list[StoreSummary]) -> None:
     for row in total_rows(stores):
         table.add_row(*map(plain, row))
     # as wide as they are: numbers that are cut would be worse than lines that are
-    wide = Console(highlight=False, width=1000)
+    wide = Console(file=cast("TextIO", Terminal()), highlight=False, width=1000)
     wide.print(table)
     for one in stores:
         bars = Table(box=None, pad_edge=False)

@@ -90,7 +90,8 @@ def then(text: str) -> None:
 def note(lines: Sequence[str]) -> None:
     """Tell what a person should know of a model; not among the output, which may be piped."""
     for line in lines:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]note:[/] {plain(line)}")
+        to = cast("TextIO", Terminal("stderr"))
+        Console(file=to, highlight=False, soft_wrap=True).print(f"[yellow]note:[/] {plain(line)}")
 
 
 @contextmanager

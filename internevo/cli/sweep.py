@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
 from internevo.cli.shared import app, out, plain, then
+from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:
     from internevo.launch.sweep import Sweep
@@ -26,7 +27,7 @@ def sweep(
     show: Annotated[
         bool, typer.Option("--show", help="Run nothing: list the runs, rank them, write the page.")
     ] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="As a Slurm array, on this file's `slurm` options.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="As a Slurm array, a run an element.")] = False,
     sbatch: Annotated[
         list[str] | None,
         typer.Option(help="With --slurm: an sbatch option, `partition=gpu`; may be repeated.", metavar="OPTION"),
@@ -124,7 +125,7 @@ def _compare(planned: Sweep) -> None:
     if out.is_terminal:
         out.print(shown)
     else:  # a log has no width
-        Console(width=200, highlight=False).print(shown)
+        Console(file=cast("TextIO", Terminal()), width=200, highlight=False).print(shown)
     for one in found:
         if one.state.status is Status.failed:
             out.print(f"[bold red]{plain(one.state.run.name)} failed:[/] {plain(one.state.cause)}")

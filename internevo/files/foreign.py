@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 _HEAD = 512
+_LLM_C = (
+    (20240326, "a model"),
+    (20240327, "a model's activations"),
+    (20240328, "a tokenizer"),
+    (20240522, "questions"),
+    (20240527, "an optimizer's state"),
+)
+"""Numbers that files of llm.c begin with which are not of token ids (llm.c, train_gpt2.py, dev/data)."""
 _MAGIC = (
     (b"PAR1", "a parquet file"),
     (b"ARROW1", "an Arrow file"),
@@ -16,8 +24,13 @@ _MAGIC = (
     (b"\x80\x02", "a pickle"),
     (b"\x89HDF", "an HDF5 file"),
     (b"MMIDIDX", "the index of a Megatron pair"),
+    (b"GGUF", "a GGUF file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\xff\xff\xff\xff", "an Arrow stream"),
+    *((number.to_bytes(4, "little"), f"llm.c's file of {what}") for number, what in _LLM_C),
 )
 """How files of other kinds begin."""
+_TAR = (257, b"ustar")
 _AS_LINES = (
     'which are not read. Write its documents as lines of {"tokens": [...]} into a file and make a store of that: '
     "`internevo data import FILE --from internevo`"
@@ -31,6 +44,8 @@ def described(file: Path) -> str | None:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
+    if head[_TAR[0] :].startswith(_TAR[1]):
+        return "a .tar archive"
     if head.lstrip()[:1] == b"{" and b'"tokens"' in head:
         return "InternEvo's JSON lines of ids: `internevo data import` makes a store of them"
     if head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):

@@ -130,8 +130,10 @@ def _load(file: Path) -> dict[str, Tensor]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} is damaged, or holds more than tensors: {first}") from None
+        # what torch says tells programmers how to run what is in it
+        raise UserError(
+            f"{file} is damaged, or holds more than tensors ({type(error).__name__}). Fetch it again."
+        ) from None
 
 
 def _place(file: str | None, there: str, nowhere: str) -> str:

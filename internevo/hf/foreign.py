@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from internevo.hf.internevo import is_internevo
+from internevo.hf.internevo import is_internevo, is_part
 
 _CONVERT = "which is not read; convert it to a Hugging Face folder with its maker's tools first"
 _KNOWN = {
@@ -21,6 +21,8 @@ _KNOWN = {
 
 def described(folder: Path) -> str | None:
     """A sentence about a folder without `config.json`, ending without a full stop; None when its files say nothing."""
+    if folder.is_file() and is_part(folder):
+        return f"{folder} is a part of a checkpoint of InternEvo's; name its folder, {folder.parent}"
     if not folder.is_dir() or (folder / "config.json").is_file():
         return None
     if inside := [one for one in sorted(folder.iterdir()) if is_internevo(one)]:

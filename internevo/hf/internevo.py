@@ -25,12 +25,12 @@ from torch import Tensor
 from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelConfig, RopeConfig
 from internevo.files.errors import UserError
 from internevo.hf.config_json import write_facts
-from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
+from internevo.hf.files import NAMES, Entry, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED
 
 SETTINGS = "model_config.pt"
 _PART = re.compile(r"model_(?:tp|wp)(\d+)_pp(\d+)\.pt")
-_FIRST = re.compile(r"model_[tw]p0_pp0.*\.pt")
+_ANY = re.compile(r"model_[tw]p\d+_pp\d+.*\.pt")
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _DICTS = ("internlm.core.context.parallel_context.Config", "internlm.core.context.config.Config")
 """What InternEvo calls its dict of settings; a plain one stands for it."""
@@ -51,7 +51,12 @@ _NOT_HERE = {
 
 def is_internevo(folder: Path) -> bool:
     """Whether the folder is one of InternEvo's checkpoints."""
-    return folder.is_dir() and any(_FIRST.fullmatch(file.name) for file in folder.iterdir())
+    return folder.is_dir() and any(is_part(file) for file in folder.iterdir())
+
+
+def is_part(file: Path) -> bool:
+    """Whether the file is called as a part of one of InternEvo's checkpoints."""
+    return bool(_ANY.fullmatch(file.name))
 
 
 def write_release(folder: Path, output: Path) -> None:
@@ -72,8 +77,11 @@ def write_release(folder: Path, output: Path) -> None:
     entries = []
     for name, shape in shapes.items():
         cut = _cut(folder, name, tensors[name], shape)
+        stored = tensors[name][0].dtype
+        if stored not in NAMES:
+            raise UserError(f"{folder}: {name} is stored as {stored}; known are {', '.join(map(str, NAMES))}")
         make = partial(_join, name, tensors[name], cut, config, settings)
-        entries.append(Entry(_released(name), shape, tensors[name][0].dtype, make))
+        entries.append(Entry(_released(name), shape, stored, make))
     groups = shards(entries, _SHARD_BYTES)
     for number, group in enumerate(groups, 1):
         write_safetensors(output / shard_name(number, len(groups)), group)
@@ -102,9 +110,8 @@ def _parts(folder: Path) -> list[list[Path]]:
     pipeline, tensor = (max(place[i] for place in files) + 1 for i in range(2))
     lost = [(p, t) for p in range(pipeline) for t in range(tensor) if (p, t) not in files]
     if lost:
-        names = [
-            re.sub(r"p0_pp0", f"p{t}_pp{p}", files[0, 0].name) if (0, 0) in files else f"{t}, {p}" for p, t in lost
-        ]
+        there = next(iter(files.values())).name
+        names = [re.sub(r"p\d+_pp\d+", f"p{t}_pp{p}", there) for p, t in lost]
         raise UserError(f"{folder} lacks {_some(names)}, of {tensor} x {pipeline} parts. Fetch them.")
     return [[files[p, t] for t in range(tensor)] for p in range(pipeline)]
 
@@ -123,6 +130,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     needed = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
     if missing := [key for key in needed if key not in settings]:
         raise UserError(f"{folder / SETTINGS} does not say {', '.join(missing)}")
+    for key in (*needed, *(["num_kv_attention_heads"] if settings.get("num_kv_attention_heads") else [])):
+        if not isinstance(settings[key], int) or settings[key] < 1:
+            raise UserError(f"{folder / SETTINGS}: {key} is {settings[key]!r}, not a whole number of 1 or more")
     return settings
 
 
@@ -132,7 +142,9 @@ def _load(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([(dict, name) for name in _DICTS]):
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is damaged, or holds more than tensors: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{file} is damaged, or holds more than tensors ({type(error).__name__}). Fetch it again."
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"{file} holds a {type(found).__name__}, not a dict")
     return found
@@ -218,7 +230,10 @@ def _cut(folder: Path, name: str, parts: list[Tensor], shape: tuple[int, ...]) -
         if alike and sum(size[dim] for size in sizes) == whole:
             return dim
     found = ", ".join(str(list(size)) for size in sizes)
-    raise UserError(f"{folder}: {name} has parts of {found}, which do not make {list(shape)}, as {SETTINGS} has it")
+    raise UserError(
+        f"{folder}: {name} has parts of {found}, which do not make {list(shape)}, as {SETTINGS} has it: "
+        "a part is missing, or one is of another model"
+    )
 
 
 def _join(name: str, parts: list[Tensor], cut: int | None, config: ModelConfig, settings: dict[str, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -227,7 +228,9 @@ class WandbSink:
     @property
     def address(self) -> str:
         """Where the run can be seen; offline, how it gets there."""
-        return self._run.url or f"offline; `wandb sync {Path(self._run.dir).parent}` sends it"
+        if self._run.offline:  # to ask for its url would print a warning
+            return f"offline; `wandb sync {Path(self._run.dir).parent}` sends it"
+        return self._run.url or "no address"
 
     def step(self, metrics: StepMetrics) -> None:
         values: dict[str, Any] = {f"train/{key}": value for key, value in _charted(metrics)}
@@ -250,8 +253,18 @@ class TensorBoardSink:
     name = "TensorBoard"
 
     def __init__(self, run: Path, step: int):
+        from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
         from torch.utils.tensorboard import SummaryWriter
 
+        before = threading.excepthook
+
+        def hook(found: threading.ExceptHookArgs) -> None:
+            """Keep the traceback of TensorBoard's thread to itself: the next call here raises the same error."""
+            if not isinstance(found.thread, _AsyncWriterThread):
+                before(found)
+
+        self._hook = before
+        threading.excepthook = hook
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, metrics: StepMetrics) -> None:
@@ -267,7 +280,10 @@ class TensorBoardSink:
         pass
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()  # waits for the thread
+        finally:
+            threading.excepthook = self._hook
 
 
 def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from internevo.files.foreign import described
+from internevo.files.foreign import described, other_store
 from internevo.tokens.megatron import StoreError, map_index
 
 ENDINGS = (".ds", ".npy")
@@ -40,8 +40,7 @@ class FlatFile:
         self.index = index_of(path)
         """Says where documents lie."""
         if not self.index.is_file():
-            if what := described(path):
-                raise StoreError(f"{path} is no file of token ids, but {what}.")
+            _check_kind(path)
             raise StoreError(f"{path} has no index of its documents. `internevo data index {path} --eos ID` makes one.")
         size = self.index.stat().st_size
         if size % 8:
@@ -97,8 +96,9 @@ def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     """
     if not path.is_file():
         raise StoreError(f"{path} does not exist.")
-    if what := described(path):
-        raise StoreError(f"{path} is no file of token ids, but {what}.")
+    if token_bytes not in _TYPES:
+        raise StoreError(f"tokens of {token_bytes} bytes are not read; a token has {' or '.join(map(str, _TYPES))}.")
+    _check_kind(path)
     index, metadata = index_of(path), path.with_name(path.name + ".metadata")
     for file in (index, metadata):
         if file.exists():
@@ -125,6 +125,14 @@ def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     return documents
 
 
+def _check_kind(path: Path) -> None:
+    """Raise StoreError for a file of another kind, and for one of several that only another loader reads."""
+    if what := other_store(path.parent):
+        raise StoreError(f"{what}.")
+    if what := described(path):
+        raise StoreError(f"{path} is no file of token ids, but {what}.")
+
+
 def _tokens(path: Path, token_bytes: int) -> np.ndarray:
     """The ids of a raw file, or of one that numpy saved, `[tokens]`."""
     with path.open("rb") as file:
@@ -147,11 +155,17 @@ def _tokens(path: Path, token_bytes: int) -> np.ndarray:
 
 
 def _llm_c(path: Path, size: int) -> np.ndarray | None:
-    """The ids of a file of llm.c's, `[tokens]`; None for any other. Raises StoreError for one that is cut off."""
+    """The ids of a file of llm.c's, `[tokens]`; None for any other.
+
+    Raises StoreError for one that is cut off, or of a version that is not known.
+    """
     head = np.fromfile(path, "<i4", 3).tolist()
-    dtype = _LLM_C.get((head[0], head[1])) if len(head) == 3 else None
-    if dtype is None:
+    known = dict(_LLM_C.keys())
+    if len(head) < 3 or head[0] not in known:
         return None
+    if head[1] != known[head[0]]:
+        raise StoreError(f"{path} is a file of llm.c's of version {head[1]}; version {known[head[0]]} is read.")
+    dtype = _LLM_C[head[0], head[1]]
     if size != (whole := _LLM_C_HEAD + head[2] * dtype.itemsize):
         raise StoreError(f"{path} is torn: its head makes it {whole:,} bytes for {head[2]:,} tokens, it has {size:,}.")
     return np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=_LLM_C_HEAD, shape=(head[2],)))

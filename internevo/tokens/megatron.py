@@ -105,6 +105,9 @@ def _instead(missing: Path, data: Path) -> str:
     """What stands there in the place of a pair, and what to do."""
     if what := other_store(missing.parent):
         return f"{what}."
+    given = data.with_suffix("")
+    if given.is_file() and (what := described(given)):
+        return f"{given} is {what}."
     if missing == data or not data.is_file():
         return "`internevo data prepare` writes token stores."
     if what := described(data):

@@ -182,8 +182,35 @@ def change(file: Path, act: Callable[[dict], Any]) -> None:
     torch.save(state, file)
 
 
+NORM = "model.layers.0.ffn_norm.weight"
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a part is missing": (lambda f: (f / "model_tp1_pp1.pt").unlink(), "lacks model_tp1_pp1.pt, of 2 x 2 parts"),
+    "the first part is missing": (
+        lambda f: (f / "model_tp0_pp0.pt").unlink(),
+        "lacks model_tp0_pp0.pt, of 2 x 2 parts",
+    ),
+    "the last parts are missing": (
+        lambda f: [(f / f"model_tp1_pp{p}.pt").unlink() for p in range(2)],
+        "which do not make [512, 64], as model_config.pt has it: a part is missing",
+    ),
+    "a width in quotes": (
+        lambda f: change(f / "model_config.pt", lambda s: s.update(hidden_size="64")),
+        "hidden_size is '64', not a whole number of 1 or more",
+    ),
+    "no heads": (
+        lambda f: change(f / "model_config.pt", lambda s: s.update(num_attention_heads=0)),
+        "num_attention_heads is 0, not a whole number",
+    ),
+    "quantised": (
+        lambda f: [
+            change(f / f"model_tp{t}_pp0.pt", lambda s: s.update({NORM: s[NORM].to(torch.int8)})) for t in range(2)
+        ],
+        "layers.0.ffn_norm.weight is stored as torch.int8; known are torch.float64",
+    ),
+    "an object in a part": (
+        lambda f: torch.save({"path": f}, f / "model_tp0_pp0.pt"),
+        "model_tp0_pp0.pt is damaged, or holds more than tensors (UnpicklingError). Fetch it again.",
+    ),
     "no settings": (lambda f: (f / "model_config.pt").unlink(), "lacks model_config.pt, which says what shape"),
     "biases": (
         lambda f: change(f / "model_config.pt", lambda s: s.update(no_bias=False)),
@@ -237,6 +264,12 @@ def test_other_verbs_say_that_it_is_to_be_imported(tmp_path: Path) -> None:
     folder = save(tmp_path / "1000", model())
     with pytest.raises(UserError, match=r"1000 is a checkpoint of InternEvo's: `internevo import .*1000 OUTPUT`"):
         open_model(folder)
+
+
+def test_a_part_is_told_to_be_one(tmp_path: Path) -> None:
+    folder = save(tmp_path / "1000", model())
+    with pytest.raises(UserError, match=r"model_tp0_pp0\.pt is a part of a checkpoint .* name its folder, .*1000\."):
+        import_model(folder / "model_tp0_pp0.pt", tmp_path / "imported")
 
 
 @pytest.mark.parametrize(

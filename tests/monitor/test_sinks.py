@@ -186,8 +186,9 @@ def test_what_a_run_is_called_at_wandb(
     (said, *_) = wandb_entries(tmp_path, "run")
     assert (said.project, said.entity, said.run_group, list(said.tags), said.display_name) == expected
     folder = next(tmp_path.glob("wandb/offline-run-*"))
-    shown = "".join(capsys.readouterr().out.split())  # a narrow console breaks lines
+    shown = "".join("".join(capsys.readouterr()).split())  # a narrow console breaks lines
     assert f"wandb:offline;`wandbsync{folder}`sendsit" in shown
+    assert "WARNING" not in shown
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
@@ -207,7 +208,7 @@ def test_a_log_on_a_full_disk_is_told_once_and_left_out(tmp_path: Path, capsys: 
     assert len(read_metrics(tmp_path / METRICS)) == 10
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its own thread ends
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # nor a traceback of its thread
 def test_tensorboard_that_breaks_on_the_way_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sinks = open_sinks(config(tmp_path, tensorboard=True), tmp_path, 0)
     play_on, broken = sinks.others[:-1], sinks.others[-1]

@@ -140,6 +140,8 @@ def test_what_cannot_be_indexed(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a.npy"]
     with pytest.raises(StoreError, match="6 bytes are no whole number of 4-byte tokens"):
         index_documents(path, EOS, 4)
+    with pytest.raises(StoreError, match="tokens of 3 bytes are not read; a token has 2 or 4"):
+        index_documents(path, 3, 3)
     index_documents(path, 3, 2)
     with pytest.raises(StoreError, match=r"a\.npy\.index exists already"):
         index_documents(path, 3, 2)

@@ -64,6 +64,16 @@ def test_a_file_of_llm_cs_that_is_cut_off(tmp_path: Path) -> None:
         index_documents(path, EOT, 2)
 
 
+def test_a_file_of_llm_cs_of_another_version(tmp_path: Path) -> None:
+    """Read as plain ids, its head would be 512 tokens of the first document."""
+    path = llm_c_writes(tmp_path / "a.bin", 20240520, np.uint16, EOT)
+    with path.open("r+b") as opened:
+        opened.seek(4)
+        opened.write((2).to_bytes(4, "little"))
+    with pytest.raises(StoreError, match=r"a\.bin is a file of llm\.c's of version 2; version 1 is read"):
+        index_documents(path, EOT, 2)
+
+
 def litdata(folder: Path) -> Path:
     folder.mkdir()
     (folder / "index.json").write_text(json.dumps({"chunks": [{"filename": "chunk-0-0.bin"}], "config": {}}))
@@ -121,6 +131,8 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a .ds of parquet": (lambda f: file(f / "a.ds", b"PAR1" + bytes(9)), "no file of token ids, but a parquet file"),
     "a packed .ds": (lambda f: file(f / "a.ds", gzip.compress(bytes(99))), "no file of token ids, but a .gz archive"),
+    "a parquet file, as if a pair": (lambda f: file(f / "a.parquet", b"PAR1" + bytes(9)), "is a parquet file"),
+    "a chunk of litdata's": (lambda f: litdata(f / "web") / "chunk-0-0.bin", "holds litdata's chunks"),
     "a .ds of torch": (lambda f: file(f / "a.ds", b"PK\x03\x04"), "but a .zip archive or a file of torch.save"),
 }
 
@@ -131,6 +143,25 @@ def test_what_is_not_read_is_told_by_its_name(case: str, tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         TokenStore.open_source(make(tmp_path))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ((20240326).to_bytes(4, "little"), "llm.c's file of a model"),
+        (b"GGUF", "a GGUF file"),
+        (b"SQLite format 3\x00", "an SQLite database"),
+        (b"\xff\xff\xff\xff\x10\x00\x00\x00", "an Arrow stream"),
+        (b"a.txt".ljust(257, b"\x00") + b"ustar", "a .tar archive"),
+    ],
+)
+def test_other_files_get_no_index(content: bytes, kind: str, tmp_path: Path) -> None:
+    """Each could be read as a line of ids with many documents."""
+    path = file(tmp_path / "a.bin", content + bytes(1000))
+    with pytest.raises(StoreError, match=f"no file of token ids, but {kind}"):
+        index_documents(path, 0, 2)
+    with pytest.raises(StoreError, match="holds litdata's chunks"):
+        index_documents(litdata(tmp_path / "web") / "chunk-0-0.bin", 0, 2)
 
 
 def test_files_of_ids_are_no_text(tmp_path: Path) -> None:

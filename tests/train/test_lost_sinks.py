@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,17 @@ def config_of(folder: Path, **changes: Any) -> Path:
     return write_config(folder, **{"stages": [{"name": "only", "train": {"steps": LAST}}], **changes})
 
 
-def start(*arguments: str | Path, limit: int | None = None, **streams: Any) -> subprocess.Popen[str]:
-    """The command, with the standard streams that are given; `limit` is the largest file that it can write."""
+def start(
+    *arguments: str | Path, limit: int | None = None, closed: bool = False, **streams: Any
+) -> subprocess.Popen[str]:
+    """The command, with the standard streams that are given; `limit` is the largest file that it can write.
+
+    With `closed`, it has no standard streams.
+    """
 
     def prepare() -> None:
+        if closed:
+            os.closerange(0, 3)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
@@ -71,6 +79,22 @@ def test_head_reads_four_lines(tmp_path: Path, verb: str, both: bool) -> None:
         assert errors.read_text().count("the console is lost") == 1
         assert "Traceback" not in errors.read_text()
         assert "Exception ignored" not in errors.read_text()
+
+
+def test_closed_streams_are_not_the_record(tmp_path: Path) -> None:
+    """`internevo train CONFIG <&- >&- 2>&-`: what is said of a signal is no line of evals.jsonl."""
+    config = config_of(tmp_path, stages=[{"name": "only", "train": {"steps": 3000}}], checkpoint={"every": 0})
+    process = start("train", config, closed=True)
+    run = tmp_path / "runs" / "run"
+    for _ in range(600):
+        if process.poll() is not None or ((run / "metrics.jsonl").exists() and len(steps(run)) > 2):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 128 + signal.SIGTERM
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        for line in (run / name).read_text().splitlines():
+            assert line.startswith("{"), (name, line)
 
 
 @pytest.mark.slow
