@@ -1,7 +1,8 @@
 """What each parameter of a model is: said beside the parameter, read by all that treats parameters differently.
 
 Initial values, tensor parallelism, gradient norms, weight decay, Muon, width scaling and FP8 ask a parameter's role,
-never its name. A new part of a model says what its parameters are where it makes them:
+never its name. A new part of a model says what its parameters are where it makes them. One that does not learn has
+`requires_grad` off, as everywhere in torch:
 
     self.router = declare(nn.Linear(hidden, experts, bias=False), weight=Role(Kind.matrix))
     self.experts = nn.Parameter(torch.empty(experts, ffn, hidden))

@@ -191,9 +191,9 @@ class Transformer(nn.Module):
         """What each parameter is, by its name; also after modules are wrapped, or a rank has given some up."""
 
     @property
-    def attentions(self) -> list[Attention]:
-        """Every block's attention."""
-        return [module for module in self.modules() if isinstance(module, Attention)]
+    def attentions(self) -> list[Any]:
+        """The attention of every block that is here, of whatever kind: it has a `kernel`, and calls `attend`."""
+        return [block.attention for block in self.blocks.children()]
 
     def use_kernel(self, kernel: str) -> None:
         """Let every block attend with this kernel of `attention.KERNELS`."""

@@ -1,9 +1,10 @@
 """The optimizers that a configuration can name, and how all of them are moved.
 
 An optimizer is a plain `torch.optim.Optimizer` that has its state from the beginning, so that a checkpoint can be
-loaded into it. To add one, write a function from `Given` to optimizers and put it into `OPTIMIZERS`, or name it in
-`optimizer.name` as PACKAGE.MODULE:NAME. Clipping and the decision to skip a step are made here, before it: none can
-move a weight by gradients that are not finite.
+loaded into it. State of its parameter's shape is cut over ranks as the parameter is; any other must be the same on all.
+To add one, write a function from `Given` to optimizers and put it into `OPTIMIZERS`, or name it in `optimizer.name` as
+PACKAGE.MODULE:NAME. Clipping and the decision to skip a step are made here, before it: none can move a weight by
+gradients that are not finite.
 """
 
 from __future__ import annotations

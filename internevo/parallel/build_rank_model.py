@@ -65,7 +65,7 @@ def build_sharded(
             if name in names:
                 replace(model, name, kind, parallel)
     if mesh.layout.context > 1:
-        share_attention(model.blocks, mesh)
+        share_attention(model, mesh)
     if stage.parallel.asynchronous:
         from internevo.parallel.asynchronous import enable_async_tensor_parallel  # loads torch's compiler
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from internevo.model.attention import attention
 from internevo.model.documents import Documents
-from internevo.model.transformer import Block
+from internevo.model.transformer import Transformer
 from internevo.parallel.collectives import exchange
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.ring import ring_attention
@@ -115,8 +115,7 @@ class ContextAttention:
         return ring_attention(q_line, k_line, v_line, documents.chunks, self.ring).view_as(q)
 
 
-def share_attention(blocks: torch.nn.Module, mesh: Mesh) -> None:
+def share_attention(model: Transformer, mesh: Mesh) -> None:
     """Let every block attend over the ranks of its context group."""
-    for block in blocks.children():
-        assert isinstance(block, Block)
-        block.attention.attend = ContextAttention(mesh)
+    for one in model.attentions:
+        one.attend = ContextAttention(mesh)

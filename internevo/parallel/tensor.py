@@ -126,7 +126,7 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
             part = cut_by_rank(role, parameter.detach(), mesh.tensor).contiguous()
             part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(role.cut)], run_check=False)
             owner, _, last = name.rpartition(".")
-            setattr(model.get_submodule(owner), last, nn.Parameter(part))
+            setattr(model.get_submodule(owner), last, nn.Parameter(part, parameter.requires_grad))
 
 
 @torch.no_grad()

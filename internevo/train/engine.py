@@ -100,6 +100,10 @@ class TorchEngine(Engine):
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The fp32 parameters that this process holds, or holds a part of, by name."""
 
+    def learning(self) -> dict[str, nn.Parameter]:
+        """Those of them that learn; the others are frozen, and have neither gradient nor optimizer state."""
+        return {name: p for name, p in self.named_parameters().items() if p.requires_grad}
+
     @abstractmethod
     def gradient_norm(self) -> Tensor:
         """The global norm of all gradients, the same on all ranks."""
@@ -124,7 +128,8 @@ class TorchEngine(Engine):
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.named_parameters().items():
             tensors[f"model/{name}"] = parameter.detach()
-            for kind, value in self.optimizers.state(name).items():
+            kept = self.optimizers.state(name) if parameter.requires_grad else {}
+            for kind, value in kept.items():
                 tensors[f"optimizer/{name}/{kind}"] = self.as_parameter(value, parameter)
         return tensors
 
@@ -169,7 +174,7 @@ class LocalEngine(OneProcess, TorchEngine):
         prepare_model(model, stage, device)
         self.model = loss_model(model, stage, device)
         rate, dtype = width_rate(stage.model), compute_dtype(stage)
-        self.optimizers = Optimizers(Given(self.named_parameters(), master.roles, stage.optimizer, rate, dtype))
+        self.optimizers = Optimizers(Given(self.learning(), master.roles, stage.optimizer, rate, dtype))
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.master.named_parameters())

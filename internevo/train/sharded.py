@@ -38,7 +38,7 @@ class ShardedEngine(TorchEngine):
 
     def _build_optimizers(self) -> None:
         """Optimizers move each rank's parts, as plain tensors that share the parameters' memory."""
-        parameters = self.named_parameters()
+        parameters = self.learning()
         self.local = {name: nn.Parameter(local(p.detach())) for name, p in parameters.items()}
         rows = {name: rows_to_shard(p) for name, p in parameters.items()}
         stage, roles = self.stage, self.roles
@@ -75,7 +75,7 @@ class ShardedEngine(TorchEngine):
         return gradient_norm(self.named_parameters(), self.roles, self.mesh)
 
     def before_update(self) -> None:
-        for name, parameter in self.named_parameters().items():
+        for name, parameter in self.learning().items():
             assert parameter.grad is not None
             self.local[name].grad = local(parameter.grad)
 
@@ -84,7 +84,8 @@ class ShardedEngine(TorchEngine):
             parameter.grad = None
 
     def as_parameter(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
-        return cut_alike(value, parameter) if value.ndim else value
+        # of another shape: about the whole parameter, and the same on all ranks
+        return cut_alike(value, parameter) if value.shape == local(parameter).shape else value
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -86,8 +86,9 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
             "kv_heads": changes.get("kv_heads", 4),
             "bias": changes.get("qkv_bias", False),
             "qk_norm": changes.get("qk_norm", False),
+            **changes.get("attention", {}),
         },
-        feed_forward={"width": changes.get("width", 160)},
+        feed_forward={"width": changes.get("width", 160), **changes.get("feed_forward", {})},
         **{key: changes[key] for key in ("hidden", "tied") if key in changes},
     )
     seq_len = changes.get("seq_len", SEQ_LEN)

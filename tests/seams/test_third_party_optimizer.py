@@ -1,0 +1,72 @@
+"""An optimizer that knows nothing of this package: it moves the same on any ranks, and nothing on a bad step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from internevo.optim.groups import parameter_groups
+from internevo.optim.optimizers import Given
+from internevo.parallel.world import World
+from tests.parallel.jobs import ALONE, engine_of, stage_of, whole
+from tests.seams.compare import LAYOUT, same_as_one_rank
+
+
+class Signs(torch.optim.Optimizer):
+    """The sign of averaged gradients."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float):
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter] = {"average": torch.zeros_like(parameter), "rows": torch.zeros(3)}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["average"].lerp_(parameter.grad, 0.1)
+                state["rows"] += 1  # state may have any shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(torch.tanh(state["average"] * 100), alpha=group["lr"])
+
+
+def signs(given: Given) -> list[torch.optim.Optimizer]:
+    return [Signs(parameter_groups(given.parameters, given.roles, given.config, given.rate), given.config.lr)]
+
+
+MINE = {"optimizer": "tests.seams.test_third_party_optimizer:signs"}
+
+
+def test_it_trains_as_on_one_rank(store: Path, ranks: Any) -> None:
+    same_as_one_rank(MINE, store, ranks)
+
+
+def moved_by_an_infinite_gradient(world: World, changes: dict[str, Any]) -> list[str]:
+    """What a step changes whose gradient is infinite in one number, on the last rank alone."""
+    engine = engine_of(stage_of(changes), world)
+    before = {name: value.clone() for name, value in whole(engine.state()).items()}
+    for parameter in engine.named_parameters().values():
+        parameter.grad = torch.ones_like(parameter)
+    if world.rank == world.size - 1:
+        last: nn.Parameter = list(engine.named_parameters().values())[-1]
+        gradient = last.grad
+        assert gradient is not None
+        part = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+        part.view(-1)[0] = torch.inf
+    norm, updated = engine.update(torch.tensor(1.0), 0.1)
+    assert not updated
+    assert torch.isinf(norm)
+    after = whole(engine.state())
+    return [name for name, value in before.items() if not torch.equal(value, after[name])]
+
+
+def test_an_infinite_gradient_moves_nothing(ranks: Any) -> None:
+    assert moved_by_an_infinite_gradient(ALONE, MINE) == []
+    for changes in (LAYOUT, {"zero": 2}, {"tensor": 4, "sequence": False}):
+        for found in ranks(4).run(moved_by_an_infinite_gradient, {**changes, **MINE}):
+            assert found == []
