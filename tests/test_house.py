@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 PACKAGE = Path(__file__).parents[1] / "internevo"
 MODULES = {
@@ -13,6 +14,8 @@ MODULES = {
 }
 LARGEST_ROOM = 0.2
 """Share of the package's lines."""
+LONGEST_FUNCTION, MEDIAN_FUNCTION = 60, 8
+"""Lines."""
 
 
 def imports(path: Path) -> set[str]:
@@ -42,3 +45,15 @@ def test_no_room_holds_too_much() -> None:
         lines[path.relative_to(PACKAGE).parts[0]] += len(path.read_text(encoding="utf-8").splitlines())
     room, most = lines.most_common(1)[0]
     assert most <= LARGEST_ROOM * lines.total(), f"{room} has {most} of {lines.total()} lines"
+
+
+def test_functions_are_short() -> None:
+    lengths = {
+        f"{module}.{node.name}": node.end_lineno - node.lineno + 1
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno
+    }
+    assert len(lengths) > 1000  # the walk finds them
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+    assert median(lengths.values()) <= MEDIAN_FUNCTION

@@ -19,65 +19,79 @@ if TYPE_CHECKING:
     from internevo.eval.page import Findings
 
 
+AgainstOption = Annotated[Path | None, typer.Option(help="A second model, shown beside the first.", metavar="MODEL")]
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STORE",
+        help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated.",
+    ),
+]
+SeqLenOption = Annotated[
+    int | None,
+    typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS", min=2, max=10**15),
+]
+TokensOption = Annotated[int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS", min=1, max=10**15)]
+NeedleOption = Annotated[
+    str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
+]
+SentenceOption = Annotated[
+    str, typer.Option(help="The needle: {key}, and after it {value} (digits) or {word}.", metavar="TEXT")
+]
+HaystackOption = Annotated[
+    str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
+]
+DepthsOption = Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1, max=10_000)]
+TrialsOption = Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1, max=10_000)]
+ContaminationOption = Annotated[
+    str | None,
+    typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
+]
+ChoicesOption = Annotated[Path | None, typer.Option(help="Multiple-choice questions as JSON lines.", metavar="FILE")]
+TasksOption = Annotated[
+    str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
+]
+IncludeOption = Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")]
+LimitOption = Annotated[int | None, typer.Option(help="Maximum questions per task.", metavar="N", min=1, max=10**9)]
+FewshotOption = Annotated[
+    int | None,
+    typer.Option(help="Examples before each question; the task's when absent.", metavar="N", min=0, max=10**9),
+]
+PrecisionOption = Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.", metavar="PRECISION")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="DEVICE")]
+ProcessesOption = Annotated[
+    int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1, max=1024)
+]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.", metavar="FOLDER")
+]
+
+
 @app.command("eval")
 def evaluate_model(
     model: ModelArgument,
     step: StepOption = None,
-    against: Annotated[
-        Path | None, typer.Option(help="A second model, shown beside the first.", metavar="MODEL")
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STORE",
-            help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated.",
-        ),
-    ] = None,
-    seq_len: Annotated[
-        int | None,
-        typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS", min=2, max=10**15),
-    ] = None,
-    tokens: Annotated[
-        int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS", min=1, max=10**15)
-    ] = 1_000_000,
-    needle: Annotated[
-        str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
-    ] = None,
-    sentence: Annotated[
-        str, typer.Option(help="The needle: {key}, and after it {value} (digits) or {word}.", metavar="TEXT")
-    ] = " The code of {key} is {value}.",
-    haystack: Annotated[
-        str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
-    ] = None,
-    depths: Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1, max=10_000)] = 11,
-    trials: Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1, max=10_000)] = 5,
-    contamination: Annotated[
-        str | None,
-        typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
-    ] = None,
-    choices: Annotated[
-        Path | None, typer.Option(help="Multiple-choice questions as JSON lines.", metavar="FILE")
-    ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
-    ] = None,
-    include: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Maximum questions per task.", metavar="N", min=1, max=10**9)
-    ] = None,
-    fewshot: Annotated[
-        int | None,
-        typer.Option(help="Examples before each question; the task's when absent.", metavar="N", min=0, max=10**9),
-    ] = None,
-    precision: Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.", metavar="PRECISION")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="DEVICE")] = "auto",
-    processes: Annotated[
-        int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1, max=1024)
-    ] = 1,
-    watch: Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.", metavar="FOLDER")
-    ] = None,
+    against: AgainstOption = None,
+    source: SourceOption = None,
+    seq_len: SeqLenOption = None,
+    tokens: TokensOption = 1_000_000,
+    needle: NeedleOption = None,
+    sentence: SentenceOption = " The code of {key} is {value}.",
+    haystack: HaystackOption = None,
+    depths: DepthsOption = 11,
+    trials: TrialsOption = 5,
+    contamination: ContaminationOption = None,
+    choices: ChoicesOption = None,
+    tasks: TasksOption = None,
+    include: IncludeOption = None,
+    limit: LimitOption = None,
+    fewshot: FewshotOption = None,
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "auto",
+    processes: ProcessesOption = 1,
+    watch: WatchOption = False,
+    output: OutputOption = None,
 ) -> None:
     """Evaluate a run, an import or a Hugging Face folder: one page, and the same numbers as JSON.
 
@@ -90,20 +104,12 @@ def evaluate_model(
     """
     from internevo.eval.evaluate import Asked, sources_of
 
-    if processes > 1 and "RANK" not in os.environ:
-        from internevo.launch.local import launch as start
-
-        raise SystemExit(start(sys.argv[1:], processes))
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
-    if watch:
-        from internevo.eval.watch import wait_for_run
-
-        wait_for_run(model)  # its sources are in its config
-    named = dict(_named(one) for one in source or ())
+    _begin(model, processes, watch)
     wants_sources = not (contamination or choices or tasks) or needle is not None
     asked = Asked(
-        sources=named or (sources_of(model) if wants_sources else {}),
+        sources=dict(map(_named, source or ())) or (sources_of(model) if wants_sources else {}),
         seq_len=seq_len,
         tokens=tokens,
         needle=tuple(_lengths(needle)),
@@ -123,6 +129,18 @@ def evaluate_model(
         _watch(model, asked, device)
     else:
         _evaluate(model, step, against, asked, device, output or model / "eval")
+
+
+def _begin(model: Path, processes: int, watch: bool) -> None:
+    """Start the same command once for each rank, unless this is one; to watch a run, wait until it is there."""
+    if processes > 1 and "RANK" not in os.environ:
+        from internevo.launch.local import launch as start
+
+        raise SystemExit(start(sys.argv[1:], processes))
+    if watch:
+        from internevo.eval.watch import wait_for_run
+
+        wait_for_run(model)  # its sources are in its config
 
 
 def _evaluate(model: Path, step: int | None, against: Path | None, asked: Asked, device: str, output: Path) -> None:

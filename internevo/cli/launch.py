@@ -14,6 +14,7 @@ from internevo.files.errors import UserError
 from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:
+    from internevo.config.schema import RunConfig
     from internevo.launch.slurm import Job
 
 
@@ -24,50 +25,69 @@ def slurm_option(
     return typer.Option(help=help, metavar=metavar, min=min, max=max, rich_help_panel="With --slurm")
 
 
+ProcessesOption = Annotated[
+    int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1, max=1024)
+]
+NodesOption = Annotated[
+    str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
+]
+SshOption = Annotated[str, typer.Option(help="The command that reaches a machine.", metavar="COMMAND")]
+SlurmOption = Annotated[bool, typer.Option("--slurm", help="Write an sbatch file, submit it, follow its log.")]
+DryRunOption = Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")]
+DetachOption = Annotated[bool, slurm_option("Submit, and do not follow the log.")]
+PartitionOption = Annotated[str | None, slurm_option("Slurm's partition.", metavar="NAME")]
+AccountOption = Annotated[str | None, slurm_option("Whom the time is charged to.", metavar="NAME")]
+QosOption = Annotated[str | None, slurm_option("Slurm's quality of service.", metavar="NAME")]
+TimeOption = Annotated[str | None, slurm_option("The time limit, `24:00:00`.", metavar="TIME")]
+GraceOption = Annotated[
+    int,
+    slurm_option("Seconds before the limit at which the run saves and leaves.", metavar="SECONDS", min=0, max=10**7),
+]
+RequeueOption = Annotated[bool, slurm_option("Whether it then goes back into the queue.")]
+CpusOption = Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1, max=1024)]
+GpusOption = Annotated[bool, slurm_option("Whether each process has a GPU.")]
+ImageOption = Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")]
+MountsOption = Annotated[
+    str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", metavar="MOUNTS")
+]
+PythonOption = Annotated[
+    str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", metavar="PYTHON")
+]
+BesideOption = Annotated[
+    bool,
+    typer.Option(
+        "--evaluate-beside", help="Evaluate every checkpoint in a job of its own.", rich_help_panel="With --slurm"
+    ),
+]
+SbatchOption = Annotated[
+    list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", metavar="OPTION")
+]
+
+
 @app.command()
 def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    processes: Annotated[
-        int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1, max=1024)
-    ] = 1,
-    nodes: Annotated[
-        str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
-    ] = None,
+    processes: ProcessesOption = 1,
+    nodes: NodesOption = None,
     until: UntilOption = None,
-    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.", metavar="COMMAND")] = "ssh",
-    slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch file, submit it, follow its log.")] = False,
-    dry_run: Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")] = False,
-    detach: Annotated[bool, slurm_option("Submit, and do not follow the log.")] = False,
-    partition: Annotated[str | None, slurm_option("Slurm's partition.", metavar="NAME")] = None,
-    account: Annotated[str | None, slurm_option("Whom the time is charged to.", metavar="NAME")] = None,
-    qos: Annotated[str | None, slurm_option("Slurm's quality of service.", metavar="NAME")] = None,
-    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.", metavar="TIME")] = None,
-    grace: Annotated[
-        int,
-        slurm_option(
-            "Seconds before the limit at which the run saves and leaves.", metavar="SECONDS", min=0, max=10**7
-        ),
-    ] = 300,
-    requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
-    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1, max=1024)] = None,
-    gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
-    image: Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")] = None,
-    mounts: Annotated[
-        str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", metavar="MOUNTS")
-    ] = None,
-    python: Annotated[
-        str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", metavar="PYTHON")
-    ] = None,
-    beside: Annotated[
-        bool,
-        typer.Option(
-            "--evaluate-beside", help="Evaluate every checkpoint in a job of its own.", rich_help_panel="With --slurm"
-        ),
-    ] = False,
-    sbatch: Annotated[
-        list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", metavar="OPTION")
-    ] = None,
+    ssh: SshOption = "ssh",
+    slurm: SlurmOption = False,
+    dry_run: DryRunOption = False,
+    detach: DetachOption = False,
+    partition: PartitionOption = None,
+    account: AccountOption = None,
+    qos: QosOption = None,
+    time: TimeOption = None,
+    grace: GraceOption = 300,
+    requeue: RequeueOption = True,
+    cpus: CpusOption = None,
+    gpus: GpusOption = True,
+    image: ImageOption = None,
+    mounts: MountsOption = None,
+    python: PythonOption = None,
+    beside: BesideOption = False,
+    sbatch: SbatchOption = None,
 ) -> None:
     """Train on several processes: of this machine, of several machines over ssh, or through Slurm.
 
@@ -80,18 +100,10 @@ def launch(
     """
     from internevo.config.load import load_config
     from internevo.launch.slurm import Job
-    from internevo.parallel.layout import make_layout
 
-    resolved = load_config(config, overrides or ())
-    names = (nodes or "").split(",") if not slurm else []
-    try:
-        count = int(nodes or 1) if slurm else len(names)
-    except ValueError:
-        raise UserError(f"--nodes: with --slurm it is the number of machines, found {nodes!r}") from None
-    for stage in resolved.stages:
-        out.print(f"stage {plain(stage.name)}: {make_layout(stage, count * processes)}")
-    stop = [] if until is None else ["--until", str(until)]
-    arguments = ["train", str(config), *stop, *(overrides or ())]
+    resolved, count = load_config(config, overrides or ()), _machines(nodes, slurm)
+    _show_layouts(resolved, count * processes)
+    arguments = ["train", str(config), *([] if until is None else ["--until", str(until)]), *(overrides or ())]
     if slurm:
         job = Job(
             name=resolved.name,
@@ -111,13 +123,33 @@ def launch(
             more=tuple(sbatch or ()),
         )
         raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach, beside))
+    raise SystemExit(_start(arguments, nodes, processes, ssh))
+
+
+def _machines(nodes: str | None, slurm: bool) -> int:
+    """How many machines `--nodes` means."""
+    try:
+        return int(nodes or 1) if slurm else len((nodes or "").split(","))
+    except ValueError:
+        raise UserError(f"--nodes: with --slurm it is the number of machines, found {nodes!r}") from None
+
+
+def _show_layouts(config: RunConfig, world: int) -> None:
+    from internevo.parallel.layout import make_layout
+
+    for stage in config.stages:
+        out.print(f"stage {plain(stage.name)}: {make_layout(stage, world)}")
+
+
+def _start(arguments: list[str], nodes: str | None, processes: int, ssh: str) -> int:
+    """Here, or on the named machines; the exit code."""
     if nodes is None:
         from internevo.launch.local import launch as start
 
-        raise SystemExit(start(arguments, processes))
+        return start(arguments, processes)
     from internevo.launch.ssh import launch_over_ssh
 
-    raise SystemExit(launch_over_ssh(arguments, names, processes, _show, ssh=shlex.split(ssh)))
+    return launch_over_ssh(arguments, nodes.split(","), processes, _show, ssh=shlex.split(ssh))
 
 
 def _show(text: str) -> None:

@@ -91,17 +91,8 @@ def export(
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists or the format cannot hold the
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    try:
-        family = choose_family(format, config)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
-    aside = output.with_name(output.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
-    aside.mkdir(parents=True)
+    family = _family(format, config)
+    aside = _folder_aside(output)
     start = time.perf_counter()
     job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
     try:
@@ -110,33 +101,10 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     seconds = time.perf_counter() - start
-    ids = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     stored = _name(dtype or weights.dtype("embed.weight"))
-    _write_json(
-        aside / "config.json",
-        write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=ids[0], eos_id=ids[1]),
-    )
-    generation: dict[str, Any] = {
-        "bos_token_id": ids[0],
-        "eos_token_id": ids[1],
-        "pad_token_id": ids[1],
-        "max_length": seq_len,
-    }
-    if tokenizer and (unused := tokenizer.unused(config.vocab)):
-        generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
-    _write_json(aside / "generation_config.json", generation)
-    if family == "internlm2":
-        for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
-            (aside / name).write_text(
-                files("internevo.hf.internlm2").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
-            )
+    _write_settings(job, aside, seq_len, stored, tokenizer)
     try:
-        tokens = check_tokens(seq_len, config.vocab)
-        if tokenizer is not None:
-            text = files("internevo.hf").joinpath("sample.txt").read_text(encoding="utf-8")
-            write_tokenizer(tokenizer, aside, seq_len)
-            check_tokenizer(tokenizer, aside, [text, *text.splitlines(keepends=True), ""])
-            tokens = check_tokens(seq_len, config.vocab, [tokenizer.bos_id, *tokenizer.encode(text)])
+        tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
         compared = compare(weights, config, aside, tokens, dtype)
     except UserError as error:
         failed = output.with_name(output.name + ".failed")
@@ -149,6 +117,52 @@ def export(
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
     return ExportReport(family, len(groups), total, stored, compared, overflowed, seconds)
+
+
+def _family(format: str, config: ModelConfig) -> str:
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    try:
+        return choose_family(format, config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _folder_aside(output: Path) -> Path:
+    """An empty folder that becomes `output` when it is whole."""
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
+    aside = output.with_name(output.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    aside.mkdir(parents=True)
+    return aside
+
+
+def _write_settings(job: _Job, folder: Path, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
+    """What a folder has beside weights and tokenizer."""
+    config, family = job.config, job.family
+    bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
+    facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
+    _write_json(folder / "config.json", facts)
+    generation: dict[str, Any] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
+    generation["max_length"] = seq_len
+    if tokenizer and (unused := tokenizer.unused(config.vocab)):
+        generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
+    _write_json(folder / "generation_config.json", generation)
+    if family == "internlm2":
+        for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
+            code = files("internevo.hf.internlm2").joinpath(name).read_text(encoding="utf-8")
+            (folder / name).write_text(code, encoding="utf-8")
+
+
+def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path, seq_len: int, vocab: int) -> Tensor:
+    """Write and check it; the tokens to compare logits on: of a text, where there is one to make them."""
+    if tokenizer is None:
+        return check_tokens(seq_len, vocab)
+    text = files("internevo.hf").joinpath("sample.txt").read_text(encoding="utf-8")
+    write_tokenizer(tokenizer, folder, seq_len)
+    check_tokenizer(tokenizer, folder, [text, *text.splitlines(keepends=True), ""])
+    return check_tokens(seq_len, vocab, [tokenizer.bos_id, *tokenizer.encode(text)])
 
 
 def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tensor:

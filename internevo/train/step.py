@@ -31,8 +31,8 @@ def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
     and over ranks. A step whose loss or gradient is not finite changes neither weights nor optimizer state. The host
     waits for the device once, at the end.
     """
-    loss = engine.forward_backward(staged)
+    mean_loss = engine.forward_backward(staged)
     with record_function(UPDATE):
-        norm, moved = engine.update(loss, lr)
-    mean, length, went = torch.stack([loss, norm.to(loss), moved.to(loss)]).tolist()
-    return StepResult(mean, length, skipped=not went)
+        norm, moved = engine.update(mean_loss, lr)
+    loss, grad_norm, updated = torch.stack([mean_loss, norm.to(mean_loss), moved.to(mean_loss)]).tolist()
+    return StepResult(loss, grad_norm, skipped=not updated)
