@@ -7,12 +7,12 @@ from typing import Annotated, TextIO, cast
 import typer
 from rich.console import Console
 
-from internevo import __version__
 from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, out, plain
 from internevo.files.errors import UserError
 from internevo.files.refusals import refusal
 from internevo.monitor.terminal import Terminal, let_go
+from internevo.version import VERSION
 
 __all__ = ["app", "data", "evaluate", "launch", "let_go", "models", "refine", "runs", "sweep", "tell"]
 
@@ -29,7 +29,7 @@ def tell(error: UserError | OSError) -> bool:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        out.print(f"internevo {__version__}")
+        out.print(f"internevo {VERSION}")
         raise typer.Exit
 
 

@@ -96,6 +96,11 @@ class Loader:
         self._coming = self._thread.submit(self._make)
         return batch
 
+    def __iter__(self) -> Iterator[Any]:
+        """What `next` returns, without end."""
+        while True:
+            yield self.next()
+
     def __enter__(self) -> Loader:
         return self
 

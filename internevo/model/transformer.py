@@ -238,14 +238,24 @@ class Transformer(nn.Module):
         return x
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        documents: Documents | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Logits `[batch, seq, vocab]` in the weights' dtype.
 
         tokens, positions: integers `[batch, seq]`; positions restart at each document. `documents` says where
-        documents end. With a `cache`, documents are not needed: each row of the batch is one sequence, and the
+        documents end; without them, each row is one. With a `cache`, each row of the batch is one sequence, and the
         call extends it by `seq` tokens (any number at first, then one at a time).
         """
+        batch, seq = tokens.shape
+        if positions is None:
+            first = cache.length if cache else 0
+            positions = torch.arange(first, first + seq, device=tokens.device).expand(batch, seq)
+        if documents is None and cache is None:
+            documents = Documents.of([seq] * batch, tokens.device)
         return self.head(self.features(tokens, positions, documents, cache))
 
     @staticmethod

@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import internevo
 from internevo.files.durable import write_durable
 from internevo.files.json_files import read_mapping
+from internevo.version import VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def capture(device: torch.device, command: Sequence[str], processes: int = 1) ->
 
     cuda = device.type == "cuda"
     return {
-        "internevo": internevo.__version__,
+        "internevo": VERSION,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_modified": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
@@ -66,7 +66,7 @@ def capture(device: torch.device, command: Sequence[str], processes: int = 1) ->
 def code_version() -> str:
     """The version of this code in words, with its commit where it is a checkout."""
     commit, modified = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain")
-    words = [f"internevo {internevo.__version__}", f"commit {commit}" if commit else "", "modified" if modified else ""]
+    words = [f"internevo {VERSION}", f"commit {commit}" if commit else "", "modified" if modified else ""]
     return ", ".join(filter(None, words))
 
 
@@ -90,7 +90,7 @@ def _version(name: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """About the checkout that the package runs from; None when it is not one."""
-    root = Path(internevo.__file__).parent.parent
+    root = Path(__file__).parents[2]
     return _output("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
 
 

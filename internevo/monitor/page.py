@@ -11,8 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import internevo
 from internevo.files.durable import write_durable
+from internevo.version import VERSION
 
 
 def write_page(
@@ -39,7 +39,7 @@ def write_page(
         lede=lede,
         body=body,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        version=internevo.__version__,
+        version=VERSION,
         # inside a script element only "</" could end it early
         data=json.dumps({"stages": list(stages), "charts": dict(charts or {})}).replace("</", "<\\/"),
         css=asset("report.css"),

@@ -19,13 +19,13 @@ from internevo.tokens.workers import Conversion
 
 
 def prepare(
-    inputs: Sequence[Path],
-    output: Path,
-    tokenizer_path: Path,
+    inputs: Sequence[Path | str],
+    output: Path | str,
+    tokenizer_path: Path | str,
     *,
     text_key: str = "text",
     held_out: float = 0.0,
-    held_out_inputs: Sequence[Path] = (),
+    held_out_inputs: Sequence[Path | str] = (),
     workers: int = 1,
     max_rejects: float = 0.01,
     shard_tokens: int = 2**30,
@@ -44,9 +44,11 @@ def prepare(
     tokenizer = load_tokenizer(tokenizer_path)
     dtype = np.dtype(token_dtype(tokenizer.vocab_size)).name
     options = Options(text_key, held_out, dtype)
-    found, found_held = ([input_files(path) for path in paths] for paths in (inputs, held_out_inputs))
+    output = Path(output)
+    given, given_held = ([Path(path) for path in paths] for paths in (inputs, held_out_inputs))
+    found, found_held = ([input_files(path) for path in paths] for paths in (given, given_held))
     job = Job(
-        inputs=[*inputs, *held_out_inputs],
+        inputs=[*given, *given_held],
         files=[file for one in found for file in one.files],
         held_files=[file for one in found_held for file in one.files],
         left_out=dict(sum((one.left_out for one in (*found, *found_held)), Counter())),

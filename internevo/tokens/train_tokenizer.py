@@ -14,7 +14,7 @@ LONGEST = 4096
 """Characters of a training sentence; longer documents are given in stretches, since SentencePiece drops them."""
 
 
-def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characters: int = 200_000_000) -> Path:
+def train_tokenizer(texts: Iterable[str], output: Path | str, vocab: int, max_characters: int = 200_000_000) -> Path:
     """Train a BPE model of `vocab` pieces and write it to `output`, a `.model` file.
 
     What it learns from is the first `max_characters` of `texts`. Digits are split one by one, unknown characters
@@ -25,6 +25,7 @@ def train_tokenizer(texts: Iterable[str], output: Path, vocab: int, max_characte
     """
     from sentencepiece import SentencePieceTrainer
 
+    output = Path(output)
     if output.exists():
         raise UserError(f"{output} exists already; it is not overwritten. Choose another name or remove it.")
     model = io.BytesIO()

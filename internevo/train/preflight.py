@@ -18,7 +18,6 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-import internevo
 from internevo.config.schema import RunConfig
 from internevo.data.check_stores import check_stores, store_problems
 from internevo.files.errors import UserError
@@ -90,7 +89,7 @@ def _versions(cuda: bool) -> dict[str, str]:
         "internevo": code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "package": str(Path(internevo.__file__).parent),
+        "package": str(Path(__file__).parents[1]),
     }
     if cuda:
         versions["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))

@@ -47,7 +47,9 @@ from internevo.train.trainer import Peak, StageTrainer
 T = TypeVar("T")
 
 
-def train(config: RunConfig, command: Sequence[str], until: float = math.inf) -> signal.Signals | None:
+def train(
+    config: RunConfig, command: Sequence[str] = ("internevo.train_run",), until: float = math.inf
+) -> signal.Signals | None:
     """Begin the run that `config` describes, or resume it; under torchrun, as one rank of it.
 
     `command` is the command line, kept for the record. With `until`, the run is saved and left after that step.

@@ -57,12 +57,13 @@ class StoredModel:
         return load_model(self.weights, self.config, device).eval()
 
 
-def open_model(path: Path, step: int | None = None) -> StoredModel:
+def open_model(path: Path | str, step: int | None = None) -> StoredModel:
     """The model of a run or import (of its newest whole checkpoint, or that of `step`), or of a Hugging Face folder.
 
     Reads only, so it is safe beside a run in progress. Raises UserError when `path` is none of these, or has no such
     checkpoint.
     """
+    path = Path(path)
     if RunFolder(path).config_file.is_file():
         return _of_run(path, step)
     if (path / MODEL_FILE).is_file():
