@@ -8,20 +8,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from internevo.checkpoint.commit import CORRUPT, Found, find_latest, read_state, step_name
-from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
-from internevo.config.derive import places_before, stage_steps
+from internevo.config.derive import stage_steps
 from internevo.config.schema import RunConfig, StageConfig
-from internevo.data.fingerprint import Facts, check_same, data_facts
-from internevo.data.loader import Cursor, evaluation_batches
+from internevo.data.loader import evaluation_batches
 from internevo.data.mixing import Plan, source_name
-from internevo.files.errors import UserError
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
 from internevo.monitor.console import ConsoleSink
@@ -41,7 +36,7 @@ from internevo.train.initial_weights import begin_from
 from internevo.train.interrupt import Interrupt
 from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.preflight import preflight
-from internevo.train.progress import Progress
+from internevo.train.resume import find_standing, stand
 from internevo.train.trainer import Peak, StageTrainer
 
 T = TypeVar("T")
@@ -86,27 +81,21 @@ class Run:
 
     def __init__(self, config: RunConfig, folder: RunFolder, world: World):
         self.config, self.folder, self.world = config, folder, world
-        found = world.on_main(lambda: _newest(folder.checkpoints))
-        self.progress = Progress(Cursor())
+        at = find_standing(config, folder, world)
+        self.progress = at.progress
         self.sources = {source_name(one): one.path for each in config.stages for one in each.data.sources}
         self.counted: dict[str, np.ndarray] = {}
-        data_changes: list[str] = []
-        if found.path is not None:
-            state = read_state(found.path)
-            self.progress = Progress.from_json(state["progress"])
-            self._check_stage(state["stage"], state["places"])
-            data_changes = self._check_data(state["data"])
         self.changes = world.on_main(lambda: folder.changes(config))
         dtypes = {stage.train.precision: compute_dtype(stage) for stage in config.stages}
         self.peaks = {precision: Peak(*(peak_flops(world.device, dtype) or ())) for precision, dtype in dtypes.items()}
         stage = config.stages[self.progress.stage]
         self.kernel = describe_kernel(stage_kernel(stage, world.device), world.device)
-        self.refused = found.refused
+        self.refused = at.refused
         told = (f"configuration changed: {change}" for change in self.changes)
-        self.told = [*self.refused, *told, *(f"data changed: {change}" for change in data_changes)]
+        self.told = [*self.refused, *told, *(f"data changed: {change}" for change in at.data_changes)]
         """What a person should read when the run begins."""
-        if found.path is not None:
-            self.told.append(f"resuming after step {self.progress.step:,} ({found.path.name})")
+        if at.checkpoint is not None:
+            self.told.append(f"resuming after step {self.progress.step:,} ({at.checkpoint.name})")
         self.told.append(f"attention: {self.kernel}")
         self.profiler = StepProfiler(config.monitor.profile, folder.path, world.rank, world.device)
         self._opened = ExitStack()
@@ -196,49 +185,16 @@ class Run:
 
     def _trainer(self, stage: StageConfig) -> StageTrainer:
         """The stage's model and optimizer under its own layout, as the newest checkpoint has them."""
-        world, step = self.world, self.progress.step
+        world = self.world
         engine = make_engine(stage, world)
         for line in engine.notes:
             self._tell(line)
-        if step > 0:
-            newest = self.folder.checkpoints / step_name(step)
-            engine.load(lambda tensors: read_tensors(newest, tensors, world.control))
+        if self.progress.step > 0:
+            stand(engine, self.folder, self.progress.step, world)
         elif stage.train.init_from is not None:
             self.told += begin_from(engine, stage, world)
         peak = self.peaks[stage.train.precision]
         return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler)
-
-    def _check_stage(self, name: str, places: int) -> None:
-        stages, progress = self.config.stages, self.progress
-        before = sum(stage_steps(stage.train) for stage in stages[: progress.stage])
-        same = progress.stage < len(stages) and stages[progress.stage].name == name
-        if not same or before != progress.step - progress.stage_step:
-            raise UserError(
-                f"{self.folder.path} has done {progress.step:,} steps and stands in stage {progress.stage + 1}, "
-                f"{name!r}, step {progress.stage_step:,}; in this configuration the {progress.stage} stages before "
-                f"have {before:,} steps. Stages that a run has been through must stay as they were; new ones can be "
-                "added at the end."
-            )
-        if progress.stage_step > stage_steps(stages[progress.stage].train):
-            raise UserError(
-                f"{self.folder.path} has done {progress.stage_step:,} steps of stage {name!r}, more than this "
-                "configuration gives it."
-            )
-        current = stages[progress.stage].train
-        if places_before(current, progress.stage_step) != places:
-            raise UserError(
-                f"{self.folder.path} had places for {places:,} tokens in {progress.stage_step:,} steps of {name!r}; "
-                "by this train.seq_len, batch_tokens and batch_ramp there would have been "
-                f"{places_before(current, progress.stage_step):,}. To resume with another batch, keep the old one for "
-                f"what is over: train.batch_ramp=[{{until: {places}, batch_tokens: THE OLD ONE}}] beside the new "
-                "train.batch_tokens."
-            )
-
-    def _check_data(self, saved: Facts) -> list[str]:
-        """What changed of the data, all of it accepted. The mixture of a stage that is over does not matter."""
-        stages = self.config.stages[: self.progress.stage + 1]
-        going_on = self.progress.stage_step < stage_steps(stages[-1].train)
-        return check_same(saved, data_facts(stages), mixture=going_on, accept=stages[-1].data.accept)
 
     def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
         """Held-out loss of every source of the run, as the current stage sees it; each only once.
@@ -315,18 +271,6 @@ class Run:
         facts |= {"attention_kernel": self.kernel}
         facts |= {"parameters": total, "non_embedding_parameters": total - embeddings}
         write_environment(self.folder.environment, facts)
-
-
-def _newest(folder: Path) -> Found:
-    """The newest whole checkpoint, if any. Raises UserError when there were some, and none of them is whole."""
-    found = find_latest(folder)
-    if found.path is None and (lost := sorted(folder.glob(f"*{CORRUPT}*"))):
-        raise UserError(
-            "\n".join([*found.refused, f"{folder} has no whole checkpoint left, and {lost[-1].name}."])
-            + " Bring a good one back, or give this run another name; to begin this one again at its first step, "
-            f"remove {folder}/*{CORRUPT}."
-        )
-    return found
 
 
 def recorded(report: Callable[[T], None], interrupt: Interrupt) -> Callable[[T], None]:
