@@ -24,22 +24,28 @@ from internevo.parallel.tensor import complete_gradients, local
 from internevo.parallel.zero import reshard
 from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
 from internevo.train.micro_batch import MicroBatch, Staged
+from internevo.train.recorder import Recorder
 from internevo.train.sharded import ShardedEngine
 
 
 class StageModel(nn.Module):
     """One stage: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
 
-    def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
+    def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool, recorder: Recorder):
         super().__init__()
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
         """What is still to come, in the order in which every schedule lets a stage run micro-batches forward."""
         self.scale: float | None = 1.0
         """What the summed loss is multiplied by; None for the loss at every position."""
+        self.labels, self.recorder = 1, recorder
 
     def forward(self, x: Tensor | None = None) -> Tensor:
-        micro, part = next(self.micros), self.part
+        micro = next(self.micros)
+        return self.recorder.forward(self.part, partial(self._run, x, micro), micro.tokens.numel(), self.labels)
+
+    def _run(self, x: Tensor | None, micro: MicroBatch) -> Tensor:
+        part = self.part
         if x is None:
             x = part.embed(micro.tokens)
         rotary = rotary_tables(micro.positions, part.config)
@@ -63,7 +69,11 @@ class PipelinedEngine(ShardedEngine):
         self.models: dict[int, StageModel] = {}
         for number in stages_of(mesh.pipeline.rank, mesh.pipeline.size, schedule):
             run = partial(
-                StageModel, last=number == len(layers) - 1, vocabulary=mesh.tensor, compiled=stage.train.compile
+                StageModel,
+                last=number == len(layers) - 1,
+                vocabulary=mesh.tensor,
+                compiled=stage.train.compile,
+                recorder=self.recorder,
             )
             self.models[number] = build_sharded(stage, mesh, run, layers[number])
             give_first_weights(self.models[number].part, stage, mesh)
@@ -91,10 +101,11 @@ class PipelinedEngine(ShardedEngine):
 
     def forward_backward(self, staged: Staged) -> Tensor:
         replicas = self.mesh.replicas
-        scale = replicas.size / max(1, staged.batch.label_count)  # ZeRO averages over them
+        labels = max(1, staged.batch.label_count)
+        scale = replicas.size / labels  # ZeRO averages over them
         micros = list(staged)
         for model in self.models.values():
-            model.micros, model.scale = iter(micros), scale
+            model.micros, model.scale, model.labels = iter(micros), scale, labels
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
         complete_gradients(self.named_parameters(), self.roles, self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)

@@ -22,6 +22,8 @@ class StepResult:
     """Global gradient norm before clipping."""
     skipped: bool
     """Whether the update was left out because loss or gradient was not finite."""
+    recorded: dict[str, float]
+    """What the model's parts and the engine recorded, by name."""
 
 
 def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
@@ -34,5 +36,7 @@ def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
     loss = engine.forward_backward(staged)
     with record_function(UPDATE):
         norm, moved = engine.update(loss, lr)
-    mean, length, went = torch.stack([loss, norm.to(loss), moved.to(loss)]).tolist()
-    return StepResult(mean, length, skipped=not went)
+    recorded = engine.recorder.gather(engine, loss.device)
+    numbers = torch.cat([torch.stack([loss, norm.to(loss), moved.to(loss)]), recorded.to(loss)])
+    mean, length, went, *others = numbers.tolist()
+    return StepResult(mean, length, skipped=not went, recorded=engine.recorder.read(others))

@@ -1,0 +1,65 @@
+"""What parts of a model record, and their losses, are the same under every layout: values and gradients."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parallel.jobs import ALONE
+from tests.parallel.recording import train_measured
+from tests.parallel.test_layouts import LAYOUTS, shape_of
+
+MORE: dict[str, tuple[int, dict[str, Any]]] = {
+    "one rank, micro-batches of 3, recompute": (1, {"micro_batch": 3, "recompute": "full"}),
+    "one rank, recompute selective": (1, {"recompute": "selective", "micro_batch": 2}),
+    "one rank, compiled, recompute": (1, {"compile": True, "recompute": "selective", "micro_batch": 4}),
+    "one rank, compiled, recompute all": (1, {"compile": True, "recompute": "full", "micro_batch": 4}),
+    "tp2, compiled": (2, {"tensor": 2, "compile": True, "micro_batch": 4}),
+    "pp2, zbv, recompute": (2, {"pipeline": 2, "schedule": "zbv", "recompute": "full"}),
+    "dp2 x pp2, 1f1b, compiled": (4, {"pipeline": 2, "compile": True, "zero": 2}),
+    "dp2 x tp2 x pp2, no sequence parallelism": (8, {"tensor": 2, "pipeline": 2, "sequence": False, "micro_batch": 2}),
+}
+LIGHT = [
+    "one rank, micro-batches of 3, recompute",
+    "dp2, zero 3, micro-batches of 2, recompute",
+    "tp2",
+    "tp2, no sequence parallelism",
+    "pp2, zbv",
+]
+ROWS = [pytest.param(name, marks=[pytest.mark.heavy] * (name not in LIGHT)) for name in {**MORE, **LAYOUTS}]
+STEPS = 3
+
+
+@cache
+def reference(store: Path, **shape: Any) -> Any:
+    """One rank, one micro-batch."""
+    torch.set_num_threads(1)
+    return train_measured(ALONE, {"micro_batch": 8, **shape}, store, STEPS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_layout_records_the_same(name: str, store: Path, ranks: Any) -> None:
+    world, changes = {**MORE, **LAYOUTS}[name]
+    expected, values, _ = reference(store, **shape_of(changes))
+    if world == 1:
+        results = [train_measured(ALONE, changes, store, STEPS)]
+    else:
+        results = ranks(world).run(train_measured, changes, store, STEPS)
+    for result in results:
+        assert result[0].losses == results[0][0].losses
+        assert result[1] == results[0][1]  # every rank says the same
+    got, recorded, _ = results[0]
+    assert got.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert got.norms[0] == pytest.approx(expected.norms[0], rel=1e-4)
+    for step, (ours, theirs) in enumerate(zip(recorded, values, strict=True)):
+        assert ours.pop("rank") == world - 1
+        expected_values = {key: value for key, value in theirs.items() if key != "rank"}
+        assert ours == pytest.approx(expected_values, rel=1e-3 if step else 1e-4, abs=1e-6)
+    assert set(got.gradients) == set(expected.gradients)
+    for key, gradient in expected.gradients.items():
+        error = (got.gradients[key] - gradient).norm() / gradient.norm()
+        assert error < 1e-4, (key, float(error))
