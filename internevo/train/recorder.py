@@ -32,7 +32,14 @@ class Recorder:
     In the first step, ranks tell each other the names; after that, a step takes one message, or none without names.
     """
 
-    def __init__(self, everyone: Place = ALONE, tensor: Place = ALONE, replicas: int = 1, sequence: bool = False, control: dist.ProcessGroup | None = None):
+    def __init__(
+        self,
+        everyone: Place = ALONE,
+        tensor: Place = ALONE,
+        replicas: int = 1,
+        sequence: bool = False,
+        control: dist.ProcessGroup | None = None,
+    ):
         self.everyone, self.tensor, self.replicas, self.sequence = everyone, tensor, replicas, sequence
         self.control = control
         self.agreed: list[str] | None = None
@@ -148,7 +155,7 @@ class _WithLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, loss: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
-        return tensor.view_as(tensor)
+        return tensor.clone()  # a pipeline cannot let go of a view
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -26,9 +26,7 @@ class Measured(transformer.FeedForward):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.router = declare(
-            nn.Linear(config.hidden, 4, bias=False), weight=Role(Kind.matrix, partial=True)
-        )
+        self.router = declare(nn.Linear(config.hidden, 4, bias=False), weight=Role(Kind.matrix, partial=True))
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.router(x).float()
