@@ -80,7 +80,8 @@ def train_measured(
         keep_gradients(engine, result)
         for number, batch in enumerate(next_batches(store, engine, steps)):
             staged = engine.stage_batch(batch)
-            record(engine, "rank", float(world.rank), Combine.max, seen=Seen.own)
+            if measure:
+                record(engine, "rank", float(world.rank), Combine.max, seen=Seen.own)
             if number == steps - 1:
                 with messages:
                     done = train_step(engine, staged, LR)

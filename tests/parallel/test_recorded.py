@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import ALONE
+from internevo.files.errors import UserError
+from internevo.model.metrics import Combine, record
+from internevo.parallel.world import World
+from tests.parallel.jobs import ALONE, engine_of, stage_of, train
 from tests.parallel.recording import train_measured
 from tests.parallel.test_layouts import LAYOUTS, shape_of
 
@@ -63,3 +66,41 @@ def test_a_layout_records_the_same(name: str, store: Path, ranks: Any) -> None:
     for key, gradient in expected.gradients.items():
         error = (got.gradients[key] - gradient).norm() / gradient.norm()
         assert error < 1e-4, (key, float(error))
+
+
+@pytest.mark.parametrize(("world", "changes"), [(2, {"zero": 1}), (2, {"pipeline": 2, "schedule": "zbv"})])
+def test_recording_takes_one_message_a_step_and_none_where_nothing_is_recorded(
+    world: int, changes: dict[str, Any], store: Path, ranks: Any
+) -> None:
+    measured = ranks(world).run(train_measured, changes, store, 2)
+    usual = ranks(world).run(train_measured, changes, store, 2, 1.0, False)
+    plain = ranks(world).run(train, changes, store, 2)
+    for (_, recorded, messages), (trained, nothing, without), same in zip(measured, usual, plain, strict=True):
+        assert recorded[1]
+        assert nothing == [{}, {}]
+        assert messages == without + 1
+        assert trained.losses == same.losses
+
+
+@pytest.mark.parametrize("changes", [{"zero": 3}, {"pipeline": 2}])
+def test_the_main_loss_is_reported_without_the_others(changes: dict[str, Any], store: Path, ranks: Any) -> None:
+    with_losses, recorded, _ = ranks(2).run(train_measured, changes, store, 1)[0]
+    without, zeros, _ = ranks(2).run(train_measured, changes, store, 1, 0.0)[0]
+    assert with_losses.losses == without.losses
+    assert with_losses.norms[0] > 1.1 * without.norms[0]
+    for name in ("router z", "inner", "residual"):
+        assert recorded[0][name] > 0 == zeros[0][name]
+
+
+def test_ranks_that_combine_one_name_in_two_ways_say_so(ranks: Any) -> None:
+    for told in ranks(2).run(record_in_two_ways):
+        assert told == "ranks record 'waited' to be combined in two ways: use two names."
+
+
+def record_in_two_ways(world: World) -> str:
+    """What a rank is told."""
+    engine = engine_of(stage_of({}), world)
+    record(engine, "waited", 1.0, Combine.max if world.main else Combine.min)
+    with pytest.raises(UserError) as error:
+        engine.recorder.gather(engine, engine.device)
+    return str(error.value)
