@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from internevo.monitor.metrics import StepMetrics
-from internevo.monitor.shown import Chart, shown
+from internevo.monitor.shown import Shown, shown
 from internevo.monitor.smoothing import widths
 
 Record = dict[str, Any]
@@ -46,20 +46,18 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
     def column(key: str) -> list[Any]:
         return [step[key] for step in steps]
 
-    def curve(chart: Chart, values: Sequence[Any]) -> dict[str, Any]:
-        series = [line(chart.label, chart.colour, values, **({"faint": True} if chart.smooth else {}))]
-        series += [smoothed("smoothed", chart.colour, values)] if chart.smooth else []
-        return _chart(chart.title, chart.unit, x, series, **(chart.options or {}))
+    def curve(how: Shown, values: Sequence[Any]) -> dict[str, Any]:
+        series = [line(how.label, how.colour, values, **({"faint": True} if how.smooth else {}))]
+        series += [smoothed("smoothed", how.colour, values)] if how.smooth else []
+        return _chart(how.title, how.unit, x, series, **(how.options or {}))
 
+    recorded = [step.get("recorded") or {} for step in steps]
     shares = [credible(step["mfu"]) for step in steps]
     waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
-    own = {key: how.chart for key, how in shown(StepMetrics).items() if how.chart is not None}
     return {
-        **{key: curve(chart, column(key)) for key, chart in own.items()},
+        **{key: curve(how, column(key)) for key, how in shown(StepMetrics).items() if how.title},
         **{
-            f"recorded/{name}": curve(
-                Chart(name, smooth=True), [(step.get("recorded") or {}).get(name) for step in steps]
-            )
+            f"recorded/{name}": curve(Shown(name, smooth=True), [one.get(name) for one in recorded])
             for name in recorded_names(steps)
         },
         "mfu": _chart(

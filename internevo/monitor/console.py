@@ -16,7 +16,7 @@ from internevo.monitor.metrics import EvalMetrics, StepMetrics
 from internevo.monitor.shown import shown
 from internevo.monitor.terminal import Terminal
 
-_COLUMNS = {key: how.column for key, how in shown(StepMetrics).items() if how.column is not None}
+_COLUMNS = {key: how for key, how in shown(StepMetrics).items() if how.head}
 _HEADS = "".join(f"{column.head:>{column.width}}" for column in _COLUMNS.values())
 _HEADER = f"{'stage':<10}{'step':>15}{_HEADS}{'data':>7}{'left':>9}"
 _HEADER_EVERY = 40

@@ -15,7 +15,7 @@ import torch
 
 from internevo.files.durable import write_durable
 from internevo.monitor.records import split_records
-from internevo.monitor.shown import Chart, Column, Shown
+from internevo.monitor.shown import Shown
 
 METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 
@@ -31,20 +31,15 @@ class StepMetrics:
     """Real tokens trained on in the run so far; padding does not count."""
     loss: Annotated[
         float,
-        Shown(
-            Column("loss", 9, "{:.4f}"),
-            Chart("Training loss", "nats per token", smooth=True, options={"height": 300}),
-        ),
+        Shown("Training loss", "nats per token", "each step", 0, True, {"height": 300}, "loss", 9, "{:.4f}"),
     ]
     """Nats per real label."""
     grad_norm: Annotated[
         float,
-        Shown(Column("grad", 8, "{:.3f}"), Chart("Gradient norm", "before clipping", "norm", 3, options={"log": True})),
+        Shown("Gradient norm", "before clipping", "norm", 3, False, {"log": True}, "grad", 8, "{:.3f}"),
     ]
     """Before clipping."""
-    lr: Annotated[
-        float, Shown(Column("lr", 10, "{:.2e}"), Chart("Learning rate", "", "learning rate", 4, options={"zero": True}))
-    ]
+    lr: Annotated[float, Shown("Learning rate", "", "learning rate", 4, False, {"zero": True}, "lr", 10, "{:.2e}")]
     seq_len: Annotated[int, Shown()]
     step_s: Annotated[float, Shown()]
     """Seconds from asking for the batch to the updated weights."""
@@ -52,23 +47,17 @@ class StepMetrics:
     """Seconds of these spent waiting for data."""
     tokens_per_s: Annotated[
         float,
-        Shown(
-            Column("tokens/s", 12, "{:,.0f}"),
-            Chart("Speed", "real tokens per second", colour=2, smooth=True, options={"zero": True}),
-        ),
+        Shown("Speed", "real tokens per second", "each step", 2, True, {"zero": True}, "tokens/s", 12, "{:,.0f}"),
     ]
     """Real tokens."""
     tokens_per_s_per_gpu: Annotated[float, Shown()]
-    mfu: Annotated[float | None, Shown(Column("mfu", 8, "{:.1%}"), share=True)]
+    mfu: Annotated[float | None, Shown(head="mfu", width=8, format="{:.1%}", share=True)]
     """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
     CPU, and where the step did more than the peak, which therefore is none."""
     mfu_full: Annotated[float | None, Shown(share=True)]
     """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
     be above 1, as most of a square is then never computed."""
-    memory_gib: Annotated[
-        float,
-        Shown(Column("mem", 9, "{:.2f}G"), Chart("Peak memory", "GiB", "peak", 5, options={"zero": True})),
-    ]
+    memory_gib: Annotated[float, Shown("Peak memory", "GiB", "peak", 5, False, {"zero": True}, "mem", 9, "{:.2f}G")]
     """Peak so far: allocated on a GPU, resident on a CPU."""
     skipped: bool
     """Whether the update was left out because something was not finite."""

@@ -10,39 +10,28 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the console: its head, its width in characters, and a format for `str.format`."""
+class Shown:
+    """wandb and TensorBoard show it as a curve; the console and the report where it says how."""
 
-    head: str
-    width: int
-    format: str
-
-    def cell(self, value: float | None) -> str:
-        """The number, right-aligned; a dash for none."""
-        return f"{'–' if value is None else self.format.format(value):>{self.width}}"
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of the report; colours are numbered. `smooth` adds a smoothed line."""
-
-    title: str
+    title: str = ""
+    """Of its chart in the report; no chart without."""
     unit: str = ""
     label: str = "each step"
     colour: int = 0
     smooth: bool = False
+    """Whether the chart has a smoothed line too."""
     options: Mapping[str, Any] | None = None
-    """What `report.js` knows: zero, log, percent, height."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A number that wandb and TensorBoard show as a curve, and the console and the report if it says how."""
-
-    column: Column | None = None
-    chart: Chart | None = None
+    """Of the chart, as `report.js` knows them: zero, log, percent, height."""
+    head: str = ""
+    """Of its column in the console; no column without."""
+    width: int = 0
+    format: str = "{:.4g}"
     share: bool = False
     """Whether it is a share of a peak: above 1 it is not shown, as the peak was measured too low."""
+
+    def cell(self, value: float | None) -> str:
+        """The number in its column, right-aligned; a dash for none."""
+        return f"{'–' if value is None else self.format.format(value):>{self.width}}"
 
 
 @cache

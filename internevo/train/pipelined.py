@@ -36,13 +36,13 @@ class StageModel(nn.Module):
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
         """What is still to come, in the order in which every schedule lets a stage run micro-batches forward."""
-        self.scale: float | None = 1.0
-        """What the summed loss is multiplied by; None for the loss at every position."""
-        self.labels, self.recorder = 1, recorder
+        self.labels: int | None = 1
+        """The step's real labels, which divide the summed loss; None for the loss at every position."""
+        self.recorder = recorder
 
     def forward(self, x: Tensor | None = None) -> Tensor:
         micro = next(self.micros)
-        return self.recorder.forward(self.part, partial(self._run, x, micro), micro.tokens.numel(), self.labels)
+        return self.recorder.forward(self.part, partial(self._run, x, micro), micro.tokens.numel(), self.labels or 1)
 
     def _run(self, x: Tensor | None, micro: MicroBatch) -> Tensor:
         part = self.part
@@ -53,10 +53,11 @@ class StageModel(nn.Module):
         if not self.last:
             return x
         weight = local(part.head.weight)
-        if self.scale is None:
+        if self.labels is None:
             return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
         features, labels = part.norm(x).flatten(0, -2), micro.labels.flatten()
-        return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * self.scale
+        scale = self.recorder.replicas / self.labels  # ZeRO averages over them
+        return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * scale
 
 
 class PipelinedEngine(ShardedEngine):
@@ -102,10 +103,9 @@ class PipelinedEngine(ShardedEngine):
     def forward_backward(self, staged: Staged) -> Tensor:
         replicas = self.mesh.replicas
         labels = max(1, staged.batch.label_count)
-        scale = replicas.size / labels  # ZeRO averages over them
         micros = list(staged)
         for model in self.models.values():
-            model.micros, model.scale, model.labels = iter(micros), scale, labels
+            model.micros, model.labels = iter(micros), labels
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
         complete_gradients(self.named_parameters(), self.roles, self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)
@@ -114,7 +114,7 @@ class PipelinedEngine(ShardedEngine):
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         micros = list(self.stage_batch(batch))
         for model in self.models.values():
-            model.micros, model.scale = iter(micros), None
+            model.micros, model.labels = iter(micros), None
         given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)

@@ -62,6 +62,7 @@ def test_console_and_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_what_parts_of_the_model_record_reaches_every_sink(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -70,6 +71,7 @@ def test_what_parts_of_the_model_record_reaches_every_sink(
         sinks.step(step(number, recorded={"router/load": 0.25, "[b]worst": worst}))
     assert len(sinks.others) == 4  # none is lost
     sinks.close()
+    wandb.teardown()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("base")]
     ends = [line.partition("router")[2] for line in lines]
     assert ends == ["/load 0.25  [b]worst 1", "/load 0.25  [b]worst nan", "/load 0.25  [b]worst inf"]

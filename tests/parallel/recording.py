@@ -72,7 +72,7 @@ def train_measured(
 ) -> tuple[Trained, list[dict[str, float]], int]:
     """Train it, or without `measure` the usual model; what was recorded, and the messages of the last step."""
     Measured.share = share
-    parts = {"FeedForward": Measured, "Block": MeasuredBlock} if measure else {}
+    parts = {"FeedForward": Measured, "Block": MeasuredBlock} if measure else {"Block": transformer.Block}
     result, recorded = Trained(), []
     messages = Messages()
     with patch.multiple(transformer, **parts), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
