@@ -10,15 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from internevo.config.load import load_config
 from internevo.data.batch import Batch
 from internevo.files.errors import UserError
 from internevo.model import transformer
 from internevo.model.metrics import Combine, record, take
+from internevo.model.recompute import Policy
+from internevo.monitor.metrics import METRICS, read_metrics
 from internevo.train.engine import LocalEngine
 from internevo.train.loss_model import LossModel
+from internevo.train.run import train
 from internevo.train.step import train_step
 from tests.parallel.jobs import ALONE, engine_of, next_batches, stage_of
 from tests.parallel.recording import Measured, MeasuredBlock
+from tests.train.runs import write_config
 
 
 class Plain(transformer.FeedForward):
@@ -58,6 +63,17 @@ def test_the_gradient_is_that_of_the_sum_over_the_labels_and_the_loss_is_reporte
     assert engine.forward_backward(staged) == pytest.approx(float(loss.detach()), rel=1e-6)
     for name, parameter in engine.named_parameters().items():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_run_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(transformer, "FeedForward", Measured)
+    config = write_config(tmp_path, stages=[{"name": "only", "train": {"steps": 3}}])
+    train(load_config(config), ["test"])
+    folder = tmp_path / "runs" / "run"
+    lines = read_metrics(folder / METRICS)
+    assert [line["recorded"]["router z"] > 0 for line in lines] == [True] * 3
+    assert 'data-chart="recorded/router z"' in (folder / "report.html").read_text()
+    assert f"router z {lines[-1]['recorded']['router z']:.4g}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -114,3 +130,20 @@ def test_passes_without_a_gradient_and_recomputed_ones_leave_nothing(
     engine.forward_backward(engine.stage_batch(batch))
     engine.losses(batch)
     assert not take(engine.model.modules())
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_compiled_block_records_in_one_graph(policy: Policy, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "FeedForward", Measured)
+    monkeypatch.setattr(transformer, "Block", MeasuredBlock)
+    usual, batches = build(monkeypatch, store)
+    engine, _ = build(monkeypatch, store, recompute=policy.value, compile=True)
+    torch._dynamo.reset()
+    for block in engine.model.transformer.blocks:
+        block.compile(backend="aot_eager", fullgraph=True)  # in place of the slower one
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for batch in batches:
+            expected = train_step(usual, usual.stage_batch(batch), 1e-3)
+            got = train_step(engine, engine.stage_batch(batch), 1e-3)
+            assert got.recorded == pytest.approx(expected.recorded, rel=1e-3)
+            assert got.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3)
