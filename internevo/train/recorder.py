@@ -74,10 +74,10 @@ class Recorder:
                 continue
             value = _scalar(one.value, device)
             value = value / labels if one.is_loss else value
-            weight = (tokens if one.weight is None else one.weight) if one.combine is Combine.mean else 1
+            weight = (tokens if one.weight is None else one.weight) if one.combine == Combine.mean else 1
             weight = _scalar(weight, device)
             by_name.setdefault(one.name, []).append(
-                torch.stack([value * weight if one.combine is Combine.mean else value, weight])
+                torch.stack([value * weight if one.combine == Combine.mean else value, weight])
             )
         for name, pairs in by_name.items():
             before = [self.kept[name]] if name in self.kept else []
@@ -90,6 +90,10 @@ class Recorder:
         wrong = f"a part of the model records {one.name!r}"
         if one.name in self.known:
             raise UserError(f"{wrong} to be combined by {one.combine} and by {self.known[one.name]}: use two names.")
+        if not callable(one.combine) and one.combine not in _FUNCTIONS:
+            raise UserError(f"{wrong} to be combined by {one.combine!r}: use {', '.join(Combine)} or a function.")
+        if isinstance(one.value, Tensor) and one.value.ndim > 0:
+            raise UserError(f"{wrong} with the shape {tuple(one.value.shape)}: record one number.")
         if self.agreed is not None:
             raise UserError(f"{wrong} for the first time after the first step: record it in every step.")
         if not _NAME.fullmatch(one.name):
@@ -119,7 +123,7 @@ class Recorder:
             there = column[column[:, 1] > 0]
             if len(there):
                 value, weight = _fold(self.known[name], there).tolist()
-                values[name] = value / weight if self.known[name] is Combine.mean else value
+                values[name] = value / weight if self.known[name] == Combine.mean else value
         return values
 
     def _agree(self) -> None:

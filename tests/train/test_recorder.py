@@ -82,6 +82,8 @@ def test_a_run_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         ([("loss", 1.0)], "records 'loss', which every step reports anyway"),
         ([("", 1.0)], "records ''.*a name has 1 to 64 letters"),
         ([("a<b", 1.0)], "records 'a<b'.*a name has 1 to 64 letters"),
+        ([("a", 1.0, "median")], "'a' to be combined by 'median': use mean, sum, max, min or a function"),
+        ([("a", torch.ones(3))], r"'a' with the shape \(3,\): record one number"),
         ([("a", 1.0), ("a", 1.0, Combine.max)], "'a' to be combined by max and by mean: use two names"),
     ],
 )
