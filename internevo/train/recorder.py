@@ -54,14 +54,14 @@ class Recorder:
         """
         take(model.modules())  # of a pass that nobody took from
         out = run()
-        losses: list[Tensor] = []
-        for one in (found := take(model.modules())):
-            if one.is_loss:
-                assert isinstance(one.value, Tensor)
-                # the gradient of what all ranks computed alike is summed over them, further back
-                alike = one.seen is Seen.all
-                losses.append(one.value.float() / self.tensor.size if alike else one.value.float())
+        found = take(model.modules())
         self._keep(found, out.device, tokens, labels)
+        # gradients of what all ranks computed alike are summed over them, further back
+        losses = [
+            _scalar(one.value, out.device) / (self.tensor.size if one.seen is Seen.all else 1)
+            for one in found
+            if one.is_loss
+        ]
         return _WithLoss.apply(out, torch.stack(losses).sum(), self.replicas / labels) if losses else out
 
     @torch.no_grad()
@@ -72,13 +72,12 @@ class Recorder:
             alike = one.seen is Seen.all or (one.seen is Seen.residual and not self.sequence)
             if alike and self.tensor.rank > 0:
                 continue
-            value = _scalar(one.value, device)
-            value = value / labels if one.is_loss else value
-            weight = (tokens if one.weight is None else one.weight) if one.combine == Combine.mean else 1
-            weight = _scalar(weight, device)
-            by_name.setdefault(one.name, []).append(
-                torch.stack([value * weight if one.combine == Combine.mean else value, weight])
-            )
+            value = _scalar(one.value, device) / (labels if one.is_loss else 1)
+            weight = torch.ones_like(value)
+            if one.combine == Combine.mean:
+                weight = _scalar(tokens if one.weight is None else one.weight, device)
+                value = value * weight
+            by_name.setdefault(one.name, []).append(torch.stack([value, weight]))
         for name, pairs in by_name.items():
             before = [self.kept[name]] if name in self.kept else []
             self.kept[name] = _fold(self.known[name], torch.stack(before + pairs))

@@ -104,3 +104,18 @@ def record_in_two_ways(world: World) -> str:
     with pytest.raises(UserError) as error:
         engine.recorder.gather(engine, engine.device)
     return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tp2", "pp2, zbv"])
+def test_a_layout_records_the_same_in_bf16(name: str, store: Path, ranks: Any) -> None:
+    world, changes = LAYOUTS[name]
+    expected, values, _ = reference(store, precision="bf16")
+    got, recorded, _ = ranks(world).run(train_measured, {**changes, "precision": "bf16"}, store, STEPS)[0]
+    assert got.losses == pytest.approx(expected.losses, rel=5e-3)
+    assert got.norms[0] == pytest.approx(expected.norms[0], rel=1e-2)
+    for ours, theirs in zip(recorded, values, strict=True):
+        for key in ("router z", "inner", "residual", "stream", "inner total", "total"):
+            assert ours[key] == pytest.approx(theirs[key], rel=2e-2), key
+    for key, gradient in expected.gradients.items():
+        error = (got.gradients[key] - gradient).norm() / gradient.norm()
+        assert error < 3e-2, (key, float(error))
