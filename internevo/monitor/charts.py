@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from internevo.monitor.metrics import StepMetrics
+from internevo.monitor.shown import Shown, shown
 from internevo.monitor.smoothing import widths
 
 Record = dict[str, Any]
@@ -44,28 +46,20 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
     def column(key: str) -> list[Any]:
         return [step[key] for step in steps]
 
+    def curve(how: Shown, values: Sequence[Any]) -> dict[str, Any]:
+        series = [line(how.label, how.colour, values, **({"faint": True} if how.smooth else {}))]
+        series += [smoothed("smoothed", how.colour, values)] if how.smooth else []
+        return _chart(how.title, how.unit, x, series, **(how.options or {}))
+
+    recorded = [step.get("recorded") or {} for step in steps]
     shares = [credible(step["mfu"]) for step in steps]
     waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
     return {
-        "loss": _chart(
-            "Training loss",
-            "nats per token",
-            x,
-            [line("each step", 0, column("loss"), faint=True), smoothed("smoothed", 0, column("loss"))],
-            height=300,
-        ),
-        "lr": _chart("Learning rate", "", x, [line("learning rate", 4, column("lr"))], zero=True),
-        "grad_norm": _chart("Gradient norm", "before clipping", x, [line("norm", 3, column("grad_norm"))], log=True),
-        "tokens_per_s": _chart(
-            "Speed",
-            "real tokens per second",
-            x,
-            [
-                line("each step", 2, column("tokens_per_s"), faint=True),
-                smoothed("smoothed", 2, column("tokens_per_s")),
-            ],
-            zero=True,
-        ),
+        **{key: curve(how, column(key)) for key, how in shown(StepMetrics).items() if how.title},
+        **{
+            f"recorded/{name}": curve(Shown(name, smooth=True), [one.get(name) for one in recorded])
+            for name in recorded_names(steps)
+        },
         "mfu": _chart(
             "Model FLOPs utilisation",
             "share of the peak",
@@ -75,10 +69,14 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             percent=True,
         ),
         "time": _chart("Waiting for data", "share of a step", x, [line("wait", 1, waited)], zero=True, percent=True),
-        "memory": _chart("Peak memory", "GiB", x, [line("peak", 5, column("memory_gib"))], zero=True),
         "sources": _chart("Tokens by source", "cumulative", x, _cumulative(steps, line), zero=True, height=260),
         "heldout": _heldout(evals),
     }
+
+
+def recorded_names(steps: Sequence[Record]) -> list[str]:
+    """What parts of the model recorded in any of the steps."""
+    return list(dict.fromkeys(name for step in steps for name in step.get("recorded") or {}))
 
 
 def _chart(title: str, unit: str, x: Sequence[float], series: list[dict[str, Any]], **options: Any) -> dict[str, Any]:

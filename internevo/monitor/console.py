@@ -13,18 +13,14 @@ from rich.markup import escape
 from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig
 from internevo.monitor.metrics import EvalMetrics, StepMetrics
+from internevo.monitor.shown import shown
 from internevo.monitor.terminal import Terminal
 
-_HEADER = (
-    f"{'stage':<10}{'step':>15}{'loss':>9}{'grad':>8}{'lr':>10}"
-    f"{'tokens/s':>12}{'mfu':>8}{'mem':>9}{'data':>7}{'left':>9}"
-)
+_COLUMNS = {key: how for key, how in shown(StepMetrics).items() if how.head}
+_HEADS = "".join(f"{column.head:>{column.width}}" for column in _COLUMNS.values())
+_HEADER = f"{'stage':<10}{'step':>15}{_HEADS}{'data':>7}{'left':>9}"
 _HEADER_EVERY = 40
 _RECENT = 20
-
-
-def _share(of_peak: float | None) -> str:
-    return "–" if of_peak is None else f"{of_peak:.1%}"
 
 
 class ConsoleSink:
@@ -56,12 +52,12 @@ class ConsoleSink:
         wait = metrics.data_s / metrics.step_s if metrics.step_s else 0.0
         train = self._trains[place]
         self._recent.append((metrics.step_s, places_before(train, inside) - places_before(train, inside - 1)))
-        line = (
-            f"{escape(f'{metrics.stage:<10}')}{step:>15}{metrics.loss:>9.4f}{metrics.grad_norm:>8.3f}{metrics.lr:>10.2e}"
-            f"{metrics.tokens_per_s:>12,.0f}{_share(metrics.mfu):>8}{metrics.memory_gib:>8.2f}G{wait:>7.1%}"
-            f"{self._left(metrics.step):>9}"
+        cells = "".join(column.cell(getattr(metrics, key)) for key, column in _COLUMNS.items())
+        recorded = "".join(
+            f"  {key} {value:.4g}" for key, value in (metrics.recorded or {}).items() if value is not None
         )
-        self._print(line + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
+        line = f"{f'{metrics.stage:<10}'}{step:>15}{cells}{wait:>7.1%}{self._left(metrics.step):>9}{recorded}"
+        self._print(escape(line) + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         buckets = "  ".join(f"{first:,}-{end - 1:,}: {loss:.3f}" for first, end, loss, _ in metrics.by_position)

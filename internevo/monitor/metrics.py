@@ -9,12 +9,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from internevo.files.durable import write_durable
 from internevo.monitor.records import split_records
+from internevo.monitor.shown import Shown
 
 METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 
@@ -26,28 +27,37 @@ class StepMetrics:
     step: int
     """Counted from 1 over the whole run."""
     stage: str
-    tokens: int
+    tokens: Annotated[int, Shown()]
     """Real tokens trained on in the run so far; padding does not count."""
-    loss: float
+    loss: Annotated[
+        float,
+        Shown("Training loss", "nats per token", "each step", 0, True, {"height": 300}, "loss", 9, "{:.4f}"),
+    ]
     """Nats per real label."""
-    grad_norm: float
+    grad_norm: Annotated[
+        float,
+        Shown("Gradient norm", "before clipping", "norm", 3, False, {"log": True}, "grad", 8, "{:.3f}"),
+    ]
     """Before clipping."""
-    lr: float
-    seq_len: int
-    step_s: float
+    lr: Annotated[float, Shown("Learning rate", "", "learning rate", 4, False, {"zero": True}, "lr", 10, "{:.2e}")]
+    seq_len: Annotated[int, Shown()]
+    step_s: Annotated[float, Shown()]
     """Seconds from asking for the batch to the updated weights."""
-    data_s: float
+    data_s: Annotated[float, Shown()]
     """Seconds of these spent waiting for data."""
-    tokens_per_s: float
+    tokens_per_s: Annotated[
+        float,
+        Shown("Speed", "real tokens per second", "each step", 2, True, {"zero": True}, "tokens/s", 12, "{:,.0f}"),
+    ]
     """Real tokens."""
-    tokens_per_s_per_gpu: float
-    mfu: float | None
+    tokens_per_s_per_gpu: Annotated[float, Shown()]
+    mfu: Annotated[float | None, Shown(head="mfu", width=8, format="{:.1%}", share=True)]
     """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
     CPU, and where the step did more than the peak, which therefore is none."""
-    mfu_full: float | None
+    mfu_full: Annotated[float | None, Shown(share=True)]
     """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
     be above 1, as most of a square is then never computed."""
-    memory_gib: float
+    memory_gib: Annotated[float, Shown("Peak memory", "GiB", "peak", 5, False, {"zero": True}, "mem", 9, "{:.2f}G")]
     """Peak so far: allocated on a GPU, resident on a CPU."""
     skipped: bool
     """Whether the update was left out because something was not finite."""
@@ -61,6 +71,8 @@ class StepMetrics:
     """Documents that ended in this step ..."""
     cut_documents: int
     """... and of these, the ones that no single row held whole."""
+    recorded: dict[str, float | None] | None = None
+    """What parts of the model, the engine or the trainer recorded, by name; null where that was not finite."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,10 @@ class JsonLines:
 
     def write(self, record: StepMetrics | EvalMetrics) -> None:
         """Append a record; numbers that are not finite become null."""
-        self._file.write(json.dumps(_finite(asdict(record))) + "\n")
+        values = _finite(asdict(record))
+        if not values.get("recorded"):
+            values.pop("recorded", None)
+        self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -55,9 +55,11 @@ def _hints(schema: type | None) -> dict[str, Any]:
 def _is(value: Any, hint: Any) -> bool:
     """Whether a value that JSON gave is of a field's type."""
     if isinstance(hint, types.UnionType):
-        return any(_is(value, one) for one in hint.__args__ if one is not types.NoneType)
+        return any(_is(value, one) for one in hint.__args__)
     inner = typing.get_args(hint)
     match typing.get_origin(hint) or hint:
+        case kind if kind is types.NoneType:
+            return value is None
         case kind if kind is list:
             return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
         case kind if kind is tuple:

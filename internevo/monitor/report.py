@@ -15,7 +15,7 @@ from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
 from internevo.files.errors import UserError
 from internevo.files.json_files import is_number, read_mapping
-from internevo.monitor.charts import Record, build_charts, credible
+from internevo.monitor.charts import Record, build_charts, credible, recorded_names
 from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
 from internevo.monitor.page import asset, table, write_page
@@ -47,6 +47,7 @@ def write_report(run: Path) -> Path:
         cards=_cards(steps, evals, environment),
         learning=_learning(config, evals),
         positions=_positions(evals),
+        recorded=_recorded(steps),
         speed_note=_speed_note(environment),
         smoothing=control(),
         mixture=mixture_table(config, steps),
@@ -213,6 +214,13 @@ def _heat(loss: float | None, low: float, high: float) -> str:
         return "<td></td>"
     share = 8 + 42 * (high - loss) / (high - low) if high > low else 8
     return f'<td style="background:color-mix(in srgb, var(--c2) {share:.0f}%, transparent)">{loss:.3f}</td>'
+
+
+def _recorded(steps: Sequence[Record]) -> str:
+    """The charts of what parts of the model measured; nothing where they did not."""
+    figures = "".join(f'<figure data-chart="recorded/{escape(name)}"></figure>' for name in recorded_names(steps))
+    note = '<p class="note">What parts of the model, the engine or the trainer measured.</p>'
+    return f'<section><h2>Recorded</h2>{note}<div class="charts">{figures}</div></section>\n' if figures else ""
 
 
 def _speed_note(environment: Record) -> str:

@@ -16,23 +16,8 @@ from internevo.config.schema import RunConfig
 from internevo.files.errors import UserError
 from internevo.monitor.console import ConsoleSink
 from internevo.monitor.metrics import EVALS, METRICS, EvalMetrics, JsonLines, StepMetrics
+from internevo.monitor.shown import shown
 from internevo.monitor.terminal import warn
-
-_CHARTED = [
-    "loss",
-    "grad_norm",
-    "lr",
-    "tokens",
-    "seq_len",
-    "step_s",
-    "data_s",
-    "tokens_per_s",
-    "tokens_per_s_per_gpu",
-    "mfu",
-    "mfu_full",
-    "memory_gib",
-]
-"""What charts show of a step."""
 
 
 class Sink(Protocol):
@@ -288,10 +273,11 @@ class TensorBoardSink:
 
 def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
     """Without shares of a peak that is not known, or of more than it, beside which a chart can put no word."""
-    for key in _CHARTED:
+    for key, how in shown(StepMetrics).items():
         value = getattr(metrics, key)
-        if value is not None and not (key.startswith("mfu") and value > 1):
+        if value is not None and not (how.share and value > 1):
             yield key, value
+    yield from ((key, value) for key, value in (metrics.recorded or {}).items() if value is not None)
 
 
 def _eval_values(metrics: EvalMetrics) -> dict[str, float]:

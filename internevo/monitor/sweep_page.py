@@ -12,6 +12,7 @@ from typing import Any
 
 from internevo.launch.run_sweep import RunState, Status, state
 from internevo.launch.sweep import Sweep
+from internevo.monitor.charts import recorded_names
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
 from internevo.monitor.page import table, write_page
 from internevo.monitor.smoothing import control, widths
@@ -33,6 +34,8 @@ class Result:
     heldout: dict[str, float]
     """The last held-out loss of each source."""
     tokens_per_s: float | None
+    recorded: dict[str, float]
+    """Means over the same steps as `train`, by name."""
 
 
 def results(sweep: Sweep) -> list[Result]:
@@ -46,7 +49,8 @@ def _result(sweep: Sweep, now: RunState) -> Result:
     steps, evals = read_metrics(folder / METRICS), read_metrics(folder / EVALS)
     last = steps[-max(1, int(len(steps) * _LAST)) :]
     # another stage's loss is of other rows, or other data
-    losses = [step["loss"] for step in last if step["loss"] is not None and step["stage"] == steps[-1]["stage"]]
+    last = [step for step in last if step["stage"] == steps[-1]["stage"]]
+    losses = [step["loss"] for step in last if step["loss"] is not None]
     train = statistics.fmean(losses) if losses else None
     ends = [one for one in evals if one["when"] == "end" and one["loss"] is not None]
     heldout = {one["source"]: one["loss"] for one in ends}
@@ -59,7 +63,15 @@ def _result(sweep: Sweep, now: RunState) -> Result:
             score = statistics.fmean(heldout.values())
         else:
             score = train
-    return Result(now, score, train, heldout, speed)
+    return Result(now, score, train, heldout, speed, _recorded(last))
+
+
+def _recorded(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    values: dict[str, list[float]] = {name: [] for name in recorded_names(steps)}
+    for step in steps:
+        for name, value in (step["recorded"] or {}).items():
+            values[name] += [] if value is None else [value]
+    return {name: statistics.fmean(found) for name, found in values.items() if found}
 
 
 def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -68,7 +80,9 @@ def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     sources = list(dict.fromkeys(name for one in found for name in one.heldout))
     short = [key.rpartition(".")[2] for key in keys]
     named = keys if len(set(short)) < len(short) else short
-    head = ["", "run", *named, "score", "training", *(f"held out: {name}" for name in sources), "tokens/s", "status"]
+    measured = list(dict.fromkeys(name for one in found for name in one.recorded))
+    heldout = (f"held out: {name}" for name in sources)
+    head = ["", "run", *named, "score", "training", *heldout, *measured, "tokens/s", "status"]
     rows = []
     for place, one in enumerate(found, 1):
         now = one.state
@@ -79,6 +93,7 @@ def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
                 now.run.name,
                 *(_value(now.run.varied.get(key)) for key in keys),
                 *(_loss(value) for value in (one.score, one.train, *(one.heldout.get(name) for name in sources))),
+                *(f"{one.recorded[name]:.4g}" if name in one.recorded else "–" for name in measured),
                 f"{one.tokens_per_s:,.0f}" if one.tokens_per_s else "–",
                 status,
             ]

@@ -38,6 +38,8 @@ def prepare_model(model: Transformer, stage: StageConfig, device: torch.device, 
     if train.compile:
         # with selective recomputation it warns of operations in place on every rank; a block has none
         logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
+        # a block may record what it measures, also where it is recomputed
+        torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
         options = {}
         if stage.parallel.asynchronous:
             from internevo.parallel.asynchronous import compile_options  # loads torch's compiler

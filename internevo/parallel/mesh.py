@@ -32,8 +32,10 @@ class Mesh:
     they hold of the weights, `pipeline`, `replicate`, `shard` and `tensor`: FSDP and DTensors live on it.
     """
 
-    def __init__(self, layout: Layout, device: torch.device):
+    def __init__(self, layout: Layout, device: torch.device, control: dist.ProcessGroup | None = None):
         self.layout, self.device = layout, device
+        self.control = control
+        """A CPU group of all ranks for small messages."""
         names = ("pipeline", "data", "ring", "ulysses", "tensor")
         activations = _mesh(device, {name: getattr(layout, name) for name in names})
         self.pipeline, self.data, self.ring, self.ulysses, self.tensor = (_place(activations, name) for name in names)
@@ -45,6 +47,7 @@ class Mesh:
         self.zero = self.parameters["replicate", "shard"] if replicate > 1 else self.parameters["shard"]
         """Ranks with the same weights and different tokens, by what ZeRO lets each hold."""
         self.shard = _place(self.parameters, "shard")
+        self.everyone = Place(dist.group.WORLD, dist.get_rank(), dist.get_world_size())
         self.replicas = self.shard
         if replicate > 1:
             together = self.zero._flatten("replicas")

@@ -47,7 +47,7 @@ class World:
     def mesh(self, layout: Layout) -> Mesh:
         """The groups of a layout. Equal layouts share them: groups stay until the processes end."""
         if layout not in self._meshes:
-            self._meshes[layout] = Mesh(layout, self.device)
+            self._meshes[layout] = Mesh(layout, self.device, self.control)
         return self._meshes[layout]
 
     def largest(self, number: int) -> int:

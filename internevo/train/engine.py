@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from internevo.parallel.context import ContextCut
 from internevo.train.loss_model import LossModel, loss_model
 from internevo.train.micro_batch import Staged
 from internevo.train.precision import bf16_copy
+from internevo.train.recorder import Recorder
 
 
 class Engine(ABC):
@@ -31,6 +33,8 @@ class Engine(ABC):
     """Which part of a step's rows this process reads."""
     cut: ContextCut | None = None
     """What cuts rows whose tokens lie on several ranks."""
+    recorder: Recorder
+    """What the model records of each step."""
     notes: tuple[str, ...] = ()
     """What a person should know of how the stage runs."""
 
@@ -151,7 +155,8 @@ class OneProcess(Engine):
         labels = max(1, staged.batch.label_count)
         total = torch.zeros((), device=self.device)
         for micro in staged:
-            loss = self.model(micro) / labels
+            run = partial(self.model, micro)
+            loss = self.recorder.forward(self.model, run, micro.tokens.numel(), labels) / labels
             loss.backward()
             total += loss.detach()
         return total
@@ -170,6 +175,7 @@ class LocalEngine(OneProcess, TorchEngine):
     def __init__(self, master: Transformer, stage: StageConfig, device: torch.device):
         master.config = stage.model  # a stage may change the rotary base
         self.stage, self.device, self.master = stage, device, master
+        self.recorder = Recorder()
         model = master if stage.train.precision == "fp32" else bf16_copy(master)
         prepare_model(model, stage, device)
         self.model = loss_model(model, stage, device)

@@ -24,6 +24,7 @@ from internevo.parallel.block_settings import prepare_model
 from internevo.train.build import empty_model
 from internevo.train.engine import OneProcess
 from internevo.train.loss_model import loss_model
+from internevo.train.recorder import Recorder
 
 PIECE = 2**26
 """Elements updated, or joined, at one time: what is between bf16 and fp32 is in memory for these only."""
@@ -34,6 +35,7 @@ class LeanEngine(OneProcess):
 
     def __init__(self, model: Transformer, stage: StageConfig, device: torch.device):
         self.stage, self.device = stage, device
+        self.recorder = Recorder()
         transformer = empty_model(stage.model, device, torch.bfloat16)
         self.parameters, self.roles = dict(transformer.named_parameters()), transformer.roles
         moments = torch.float32 if stage.optimizer.state == "split" else torch.bfloat16

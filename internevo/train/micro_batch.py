@@ -25,6 +25,8 @@ class MicroBatch:
     labels: Tensor
     positions: Tensor
     documents: Documents
+    filler: bool = False
+    """Whether it only fills up a step that a pipeline's schedule wants to be longer: nothing of it counts."""
 
 
 class Staged:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,7 @@ from internevo.train.build import empty_model
 from internevo.train.engine import Engine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
+from internevo.train.recorder import Recorder
 from internevo.train.sharded import joint_digest
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -82,6 +84,7 @@ class OffloadedEngine(Engine):
             os.environ.setdefault("LOCAL_RANK", "0")
             start_groups(world.device, store=dist.HashStore(), rank=0, world_size=1)
         self.ranks = Place(dist.group.WORLD, world.rank, world.size)
+        self.recorder = Recorder(self.ranks, replicas=world.size, control=world.control)
         with torch.device("meta"):
             whole = Transformer(stage.model)
         self.shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
@@ -111,7 +114,8 @@ class OffloadedEngine(Engine):
         labels = max(1, staged.batch.label_count)
         total = torch.zeros((), device=self.device)
         for micro in staged:
-            loss = self.engine(micro) / labels
+            run = partial(self.engine, micro)
+            loss = self.recorder.forward(self.engine.module, run, micro.tokens.numel(), labels) / labels
             self.engine.backward(loss * self.ranks.size)  # DeepSpeed averages over them
             total += loss.detach()
         return sum_over(total, self.ranks)

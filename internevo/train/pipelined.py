@@ -26,22 +26,30 @@ from internevo.parallel.tensor import complete_gradients, local
 from internevo.parallel.zero import reshard
 from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
 from internevo.train.micro_batch import MicroBatch, Staged
+from internevo.train.recorder import Recorder
 from internevo.train.sharded import ShardedEngine
 
 
 class PartModel(nn.Module):
     """One part: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
 
-    def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool):
+    def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool, recorder: Recorder):
         super().__init__()
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
         """What is still to come, in the order in which every schedule lets a part run micro-batches forward."""
-        self.scale: float | None = 1.0
-        """What the summed loss is multiplied by; None for the loss at every position."""
+        self.labels: int | None = 1
+        """The step's real labels, which divide the summed loss; None for the loss at every position."""
+        self.recorder = recorder
 
     def forward(self, x: Tensor | None = None) -> Tensor:
-        micro, part = next(self.micros), self.part
+        micro = next(self.micros)
+        if micro.filler:
+            return self.recorder.pass_over(self.part, partial(self._run, x, micro))
+        return self.recorder.forward(self.part, partial(self._run, x, micro), micro.tokens.numel(), self.labels or 1)
+
+    def _run(self, x: Tensor | None, micro: MicroBatch) -> Tensor:
+        part = self.part
         if x is None:
             x = part.embed(micro.tokens)
         rotary = rotary_tables(micro.positions, part.config)
@@ -49,10 +57,11 @@ class PartModel(nn.Module):
         if not self.last:
             return x
         weight = local(part.head.weight)
-        if self.scale is None:
+        if self.labels is None:
             return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
         features, labels = part.norm(x).flatten(0, -2), micro.labels.flatten()
-        return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * self.scale
+        scale = self.recorder.replicas / self.labels  # ZeRO averages over them
+        return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * scale
 
 
 class PipelinedEngine(ShardedEngine):
@@ -65,7 +74,11 @@ class PipelinedEngine(ShardedEngine):
         self.models: dict[int, PartModel] = {}
         for number in parts_of(mesh.pipeline.rank, config):
             run = partial(
-                PartModel, last=number == len(layers) - 1, vocabulary=mesh.tensor, compiled=stage.train.compile
+                PartModel,
+                last=number == len(layers) - 1,
+                vocabulary=mesh.tensor,
+                compiled=stage.train.compile,
+                recorder=self.recorder,
             )
             self.models[number] = build_sharded(stage, mesh, run, layers[number])
             give_first_weights(self.models[number].part, stage, mesh)
@@ -94,12 +107,12 @@ class PipelinedEngine(ShardedEngine):
 
     def forward_backward(self, staged: Staged) -> Tensor:
         replicas = self.mesh.replicas
-        scale = replicas.size / max(1, staged.batch.label_count)  # ZeRO averages over them
+        labels = max(1, staged.batch.label_count)
         micros = list(staged)
-        empty = replace(micros[0], labels=torch.full_like(micros[0].labels, IGNORE))
-        micros += [empty] * (micro_batches_run(self.stage.parallel.pipeline, len(micros)) - len(micros))
+        filler = replace(micros[0], labels=torch.full_like(micros[0].labels, IGNORE), filler=True)
+        micros += [filler] * (micro_batches_run(self.stage.parallel.pipeline, len(micros)) - len(micros))
         for model in self.models.values():
-            model.micros, model.scale = iter(micros), scale
+            model.micros, model.labels = iter(micros), labels
         total = self.pipeline.forward_backward(len(micros)) / replicas.size
         complete_gradients(self.named_parameters(), self.roles, self.tensor)
         return sum_over(sum_over(total, replicas), self.mesh.pipeline)
@@ -108,7 +121,7 @@ class PipelinedEngine(ShardedEngine):
     def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         micros = list(self.stage_batch(batch))
         for model in self.models.values():
-            model.micros, model.scale = iter(micros), None
+            model.micros, model.labels = iter(micros), None
         given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)

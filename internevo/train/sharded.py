@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from internevo.parallel.zero import cut_alike, prepare_micro_batch, reshard, row
 from internevo.train.engine import TorchEngine
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import Staged
+from internevo.train.recorder import Recorder
 
 
 class ShardedEngine(TorchEngine):
@@ -51,6 +53,7 @@ class ShardedEngine(TorchEngine):
         self.zero_stage = stage.parallel.zero.stage
         self.tensor = TensorParallel(mesh.tensor, stage.parallel.sequence)
         self.cut = ContextCut(mesh) if mesh.layout.context > 1 else None
+        self.recorder = Recorder(mesh.everyone, mesh.tensor, mesh.replicas.size, stage.parallel.sequence, mesh.control)
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -65,7 +68,8 @@ class ShardedEngine(TorchEngine):
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(staged):
             prepare_micro_batch(self.model, self.zero_stage, last=number == len(staged) - 1)
-            loss = self.model(micro) / labels
+            run = partial(self.model, micro)
+            loss = self.recorder.forward(self.model, run, micro.tokens.numel(), labels) / labels
             (loss * self.mesh.replicas.size).backward()  # ZeRO averages over them
             total += loss.detach()
         complete_gradients(self.named_parameters(), self.roles, self.tensor)

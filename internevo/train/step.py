@@ -22,6 +22,8 @@ class StepResult:
     """Global gradient norm before clipping."""
     skipped: bool
     """Whether the update was left out because loss or gradient was not finite."""
+    recorded: dict[str, float]
+    """What the model's parts and the engine recorded, by name."""
 
 
 def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
@@ -34,5 +36,7 @@ def train_step(engine: Engine, staged: Staged, lr: float) -> StepResult:
     mean_loss = engine.forward_backward(staged)
     with record_function(UPDATE):
         norm, moved = engine.update(mean_loss, lr)
-    loss, grad_norm, updated = torch.stack([mean_loss, norm.to(mean_loss), moved.to(mean_loss)]).tolist()
-    return StepResult(loss, grad_norm, skipped=not updated)
+    recorded = engine.recorder.gather(engine, mean_loss.device)
+    numbers = torch.cat([torch.stack([mean_loss, norm.to(mean_loss), moved.to(mean_loss)]), recorded.to(mean_loss)])
+    loss, grad_norm, updated, *others = numbers.tolist()
+    return StepResult(loss, grad_norm, skipped=not updated, recorded=engine.recorder.read(others))

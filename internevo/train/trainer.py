@@ -199,6 +199,7 @@ class StageTrainer:
             padding=len(batch.real_tokens) * seq_len - tokens,
             documents=batch.documents,
             cut_documents=batch.cut_documents,
+            recorded=dict(result.recorded) or None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -19,10 +20,11 @@ from internevo.config.load import load_config
 from internevo.files.errors import UserError
 from internevo.launch.run_sweep import Status, held, state
 from internevo.launch.sweep import read_sweep
-from internevo.monitor.metrics import read_metrics
-from internevo.monitor.sweep_page import results
+from internevo.monitor.metrics import METRICS, JsonLines, read_metrics
+from internevo.monitor.sweep_page import ranked_rows, results
 from tests.launch.cluster import Slurm
 from tests.launch.test_slurm import wait_for
+from tests.monitor.test_records import step
 from tests.monitor.test_sinks import wandb_log
 from tests.train.runs import finish, start, steps, write_config
 
@@ -162,6 +164,19 @@ def test_runs_are_trained_and_ranked(tmp_path: Path) -> None:
     retried = finish(start("sweep", path, "--retry"))
     assert "1 to do" in retried
     assert "lr-1000: failed (exit code 2)" in retried
+
+
+def test_what_parts_of_the_model_recorded_has_a_column(tmp_path: Path) -> None:
+    sweep = read_sweep(write_sweep(tmp_path))
+    for number, run in enumerate(sweep.runs):
+        (sweep.folder / run.name).mkdir(parents=True)
+        records = JsonLines(sweep.folder / run.name / METRICS)
+        records.write(step(1))
+        records.write(step(2, recorded={"router/load": math.nan} if number else {"router/load": 0.25, "worst": 3}))
+        records.close()
+    head, rows = ranked_rows(results(sweep))
+    assert head[-4:] == ["router/load", "worst", "tokens/s", "status"]
+    assert [row[-4:-2] for row in rows] == [["0.25", "3"], ["–", "–"]]
 
 
 @pytest.mark.slow

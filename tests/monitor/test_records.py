@@ -71,9 +71,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3]
     names = (
         "step stage tokens loss grad_norm lr seq_len step_s data_s tokens_per_s tokens_per_s_per_gpu mfu mfu_full "
-        "memory_gib skipped digest sources padding documents cut_documents"
+        "memory_gib skipped digest sources padding documents cut_documents recorded"
     )
     assert list(lines[0]) == names.split()
+
+
+def test_what_parts_recorded_is_read_back_and_no_line_without_it_changes(tmp_path: Path) -> None:
+    records = JsonLines(tmp_path / METRICS)
+    for number, recorded in enumerate([None, {"load": 2.5, "worst": math.inf}, {}], 1):
+        records.write(step(number, recorded=recorded))
+    records.close()
+    lines = (tmp_path / METRICS).read_text().splitlines()
+    assert ["recorded" in line for line in lines] == [False, True, False]
+    read = read_metrics(tmp_path / METRICS)
+    assert [line["recorded"] for line in read] == [None, {"load": 2.5, "worst": None}, None]
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:

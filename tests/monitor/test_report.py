@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -103,6 +104,26 @@ def test_a_long_run_keeps_its_spikes_in_a_small_page() -> None:
     assert max(value for value in charts["grad_norm"]["series"][0]["y"]) == 55.0
     assert None in charts["loss"]["series"][0]["y"]
     assert charts["sources"]["series"][0]["y"][-1] == 50_000 * 70
+
+
+def test_a_chart_for_each_thing_that_was_recorded(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=6)  # lines as they were before there was any
+    assert "Recorded" not in write_report(run).read_text()
+    records = JsonLines(run / METRICS)
+    records.write(step(7, stage="long", recorded={"router/load": 0.25, "worst": math.inf}))
+    records.write(step(8, stage="long", recorded={"router/load": 0.5}))
+    records.close()
+    page = write_report(run).read_text()
+    charts = embedded(page)["charts"]
+    for name, values in (("router/load", [0.25, 0.5]), ("worst", [None, None])):
+        assert f'data-chart="recorded/{name}"' in page
+        assert charts[f"recorded/{name}"]["title"] == name
+        assert charts[f"recorded/{name}"]["series"][0]["y"] == [None] * 6 + values
+
+
+def test_every_chart_has_its_place(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path / "run")).read_text()
+    assert set(re.findall(r'data-chart="(.*?)"', page)) == set(embedded(page)["charts"])
 
 
 def test_the_headline_is_a_number_of_the_table(tmp_path: Path) -> None:

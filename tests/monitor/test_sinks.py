@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,29 @@ def test_console_and_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "\x1b" not in log
     assert len(read_metrics(tmp_path / METRICS)) == 10  # JSON lines are never thinned
     assert len(read_metrics(tmp_path / EVALS)) == 1
+
+
+def test_what_parts_of_the_model_record_reaches_every_sink(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sinks = open_sinks(config(tmp_path, tensorboard=True, wandb=True), tmp_path, 0)
+    for number, worst in enumerate((1.0, math.nan, math.inf), 1):
+        sinks.step(step(number, recorded={"router/load": 0.25, "[b]worst": worst}))
+    assert len(sinks.others) == 4  # none is lost
+    sinks.close()
+    wandb.teardown()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("base")]
+    ends = [line.partition("router")[2] for line in lines]
+    assert ends == ["/load 0.25  [b]worst 1", "/load 0.25  [b]worst nan", "/load 0.25  [b]worst inf"]
+    assert "router/load 0.25" in (tmp_path / "logs" / "rank-0000.log").read_text()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/router/load")] == [0.25] * 3
+    assert [line["train/router/load"] for line in wandb_records(tmp_path)] == [0.25] * 3
 
 
 def test_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,12 +18,15 @@ from internevo.checkpoint.tensors import read_tensors, write_tensors
 from internevo.config.load import load_config
 from internevo.config.schema import OffloadConfig, StageConfig
 from internevo.files.errors import UserError
+from internevo.model import transformer
 from internevo.parallel.world import World
 from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.offloaded import import_deepspeed, warn_of_locks
 from internevo.train.run import train as train_run
+from internevo.train.step import StepResult, train_step
 from tests.parallel.jobs import ALONE, Trained, next_batches, stage_of, whole, write_documents
 from tests.parallel.ranks import RankPool
+from tests.parallel.recording import Measured, MeasuredBlock
 from tests.train.runs import evals, finish, start, steps, write_config
 
 installed = pytest.mark.skipif(
@@ -231,3 +235,27 @@ def test_without_the_package_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(UserError, match=r"pip install 'internevo\[deepspeed\]', or use the engine fsdp"):
         check_engine(stage_with({"zero": 2, "offload": ("none", "none"), "disk": None}), 1, torch.device("cpu"))
+
+
+def measured(world: World, changes: dict[str, Any], store: Path) -> list[StepResult]:
+    """Two steps of a model whose parts record and have losses of their own."""
+    dense = patch.dict(transformer.FEED_FORWARDS, {"dense": Measured})
+    with dense, patch.object(transformer, "Block", MeasuredBlock):
+        engine = make_engine(stage_with(changes), world)
+    done = [train_step(engine, engine.stage_batch(batch), LR) for batch in next_batches(store, engine, 2)]
+    engine.close()
+    return done
+
+
+@installed
+@pytest.mark.parametrize("zero", [2, 3])
+def test_losses_of_parts_are_trained_on_and_reported(zero: int, tmp_path: Path, store: Path, ranks: Any) -> None:
+    torch.set_num_threads(1)
+    expected = measured(ALONE, {"micro_batch": 8}, store)
+    offload = {"offload": ("cpu", "none"), "disk": None, "zero": zero, "micro_batch": 2, "recompute": "full"}
+    got = ranks(2).run(measured, offload, store)
+    assert got[0] == got[1]
+    for ours, theirs in zip(got[0], expected, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
+        assert ours.recorded == pytest.approx(theirs.recorded, rel=1e-3)

@@ -49,6 +49,6 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path: Path) -> None:
     at = find_standing(config, folder, ALONE)
     assert at.progress.step == 2
     assert "step-000004" in at.refused[0]
-    other = load_config(write_config(tmp_path), ["data.eval_tokens=0", "stages.base.train.batch_tokens=512"])
+    other = load_config(write_config(tmp_path), ["data.eval_tokens=0", "stages.base.train.batch_tokens=1024"])
     with pytest.raises(UserError, match="To resume with another batch"):
         find_standing(other, folder, ALONE)
