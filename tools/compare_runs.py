@@ -38,13 +38,11 @@ def run_config(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "name": name,
         "model": {
-            **{
-                "hidden": 64,
-                "layers": 4,
-                "vocab": 2048,
-                "attention": {"heads": 4, "kv_heads": 2},
-                "feed_forward": {"width": 160},
-            },
+            "hidden": 64,
+            "layers": 4,
+            "vocab": 2048,
+            "attention": {"heads": 4, "kv_heads": 2},
+            "feed_forward": {"width": 160},
         },
         "optimizer": {"lr": 3e-3},
         "schedule": {"warmup": 2},
@@ -71,7 +69,9 @@ ONE_PROCESS = {
     "bf16 state": {"optimizer": {"state": "bf16"}, "train": {"precision": "bf16"}},
     "muon": {"optimizer": {"name": "muon"}},
     "width": {"model": {"width_base": 32}},
-    "parts of the model": {"model": {"tied": True, "attention": {"bias": True, "qk_norm": True}}},
+    "parts of the model": {
+        "model": {"tied": True, "attention": {"heads": 4, "kv_heads": 2, "bias": True, "qk_norm": True}}
+    },
     "micro-batches, recomputed": {"train": {"micro_batch": 2, "recompute": "selective"}},
 }
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
