@@ -88,7 +88,7 @@ def test_a_longer_context(tmp_path: Path) -> None:
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
     save_theirs("llama 3", tmp_path / "hf")
-    config, _ = run_from(tmp_path, tmp_path / "hf", norm_eps=1e-6, attention={"kv_heads": 4})
+    config, _ = run_from(tmp_path, tmp_path / "hf", norm_eps=1e-6, attention={"heads": 4, "kv_heads": 4})
     out = finish(start("train", config))
     assert "is of another shape" in out
     assert "model.attention.kv_heads: 4 here, 2 there" in out
