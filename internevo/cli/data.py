@@ -28,7 +28,7 @@ from internevo.config.bounds import Between
 from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:
-    from internevo.tokens.build import Manifest, Progress
+    from internevo.tokens.build import BytesDone, Manifest
     from internevo.tokens.inspect import StoreSummary
 
 
@@ -190,7 +190,7 @@ def data_import(
 
 
 @contextmanager
-def _preparing() -> Iterator[Callable[[Progress], None]]:
+def _preparing() -> Iterator[Callable[[BytesDone], None]]:
     """A progress bar, and what Ctrl-C leaves."""
     try:
         with working("preparing") as show:

@@ -15,7 +15,7 @@ from internevo.config.schema import Precision
 from internevo.files.errors import UserError
 
 if TYPE_CHECKING:
-    from internevo.eval.evaluate import Asked
+    from internevo.eval.evaluate import EvalRequest
     from internevo.eval.page import Findings
 
 
@@ -102,13 +102,13 @@ def evaluate_model(
 
     Example: `internevo eval runs/new --against runs/old --source tokens/web`
     """
-    from internevo.eval.evaluate import Asked, sources_of
+    from internevo.eval.evaluate import EvalRequest, sources_of
 
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
     _begin(model, processes, watch)
     wants_sources = not (contamination or choices or tasks) or needle is not None
-    asked = Asked(
+    asked = EvalRequest(
         sources=dict(map(_named, source or ())) or (sources_of(model) if wants_sources else {}),
         seq_len=seq_len,
         tokens=tokens,
@@ -143,7 +143,9 @@ def _begin(model: Path, processes: int, watch: bool) -> None:
         wait_for_run(model)  # its sources are in its config
 
 
-def _evaluate(model: Path, step: int | None, against: Path | None, asked: Asked, device: str, output: Path) -> None:
+def _evaluate(
+    model: Path, step: int | None, against: Path | None, asked: EvalRequest, device: str, output: Path
+) -> None:
     from internevo.eval.evaluate import evaluate
     from internevo.eval.page import write_findings
     from internevo.parallel.world import join_world
@@ -165,7 +167,7 @@ def _evaluate(model: Path, step: int | None, against: Path | None, asked: Asked,
     then(f"open {page} in a browser")
 
 
-def _watch(run: Path, asked: Asked, device: str) -> None:
+def _watch(run: Path, asked: EvalRequest, device: str) -> None:
     from internevo.eval.watch import WATCHED, watch
     from internevo.parallel.world import join_world
     from internevo.train.device import choose_device

@@ -15,7 +15,7 @@ from internevo.monitor.terminal import Terminal
 
 if TYPE_CHECKING:
     from internevo.config.schema import RunConfig
-    from internevo.launch.slurm import Job
+    from internevo.launch.slurm import SlurmJob
 
 
 def slurm_option(
@@ -99,13 +99,13 @@ def launch(
     Example: `internevo launch configs/internlm2-7b.yaml --slurm --nodes 16 --nproc 8 --time 24:00:00`
     """
     from internevo.config.load import load_config
-    from internevo.launch.slurm import Job
+    from internevo.launch.slurm import SlurmJob
 
     resolved, count = load_config(config, overrides or ()), _machines(nodes, slurm)
     _show_layouts(resolved, count * processes)
     arguments = ["train", str(config), *([] if until is None else ["--until", str(until)]), *(overrides or ())]
     if slurm:
-        job = Job(
+        job = SlurmJob(
             name=resolved.name,
             nodes=count,
             processes=processes,
@@ -159,7 +159,7 @@ def _show(text: str) -> None:
     terminal.flush()
 
 
-def _slurm(job: Job, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
+def _slurm(job: SlurmJob, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
     """Write, submit, follow; the exit code."""
     from internevo.launch import slurm
 

@@ -138,7 +138,7 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
     """The sweep as a Slurm array."""
     from internevo.launch import slurm
 
-    job = slurm.Job(
+    job = slurm.SlurmJob(
         name=planned.name,
         nodes=1,
         processes=planned.processes,

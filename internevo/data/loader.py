@@ -175,10 +175,10 @@ def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part:
         real = int(row.length.sum())
         lengths.append((*row.length.tolist(), *([seq_len - real] if real < seq_len else [])))
         real_tokens.append(real)
-        ends = ~row.goes_on
+        ends = ~row.continues
         label_count += real - int(ends.sum()) - (_masked(store, row) if store.masked else 0)
         documents += int(ends.sum())
-        cut += int((ends & row.comes).sum())
+        cut += int((ends & row.continued).sum())
     names = tuple(name for name, _, _ in plan)
     return Batch(
         tokens, labels, positions, tuple(lengths), tuple(real_tokens), names, label_count, rows, documents, cut
@@ -193,7 +193,7 @@ def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: 
         tokens[begin : begin + length] = store.slice(first, first + length)
     labels[: real - 1] = tokens[1:real]
     labels[ends - 1] = IGNORE
-    cut = np.flatnonzero(row.goes_on)
+    cut = np.flatnonzero(row.continues)
     for end, following in zip(ends[cut].tolist(), (row.first + row.length)[cut].tolist(), strict=True):
         labels[end - 1] = store.slice(following, following + 1)[0]
     if store.masked:
@@ -205,7 +205,7 @@ def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: 
 
 def _masked(store: TokenStore, row: Row) -> int:
     """Labels of a row that are masked: those of the tokens after each piece's first, and after a cut."""
-    pieces = zip((row.first + 1).tolist(), (row.first + row.length + row.goes_on).tolist(), strict=True)
+    pieces = zip((row.first + 1).tolist(), (row.first + row.length + row.continues).tolist(), strict=True)
     return sum(int((store.slice(begin, end) < 0).sum()) for begin, end in pieces)
 
 
@@ -227,9 +227,9 @@ def evaluation_batches(
         plan = []
         for number in range(start, min(start + rows, len(packed))):
             pieces = packed[number]
-            goes_on = pieces.start + pieces.length < lengths[pieces.document]
+            continues = pieces.start + pieces.length < lengths[pieces.document]
             first = starts[pieces.document] + pieces.start
-            plan.append((name, store, Row(first, pieces.length, goes_on, pieces.start > 0)))
+            plan.append((name, store, Row(first, pieces.length, continues, pieces.start > 0)))
         if padded:
             plan += [(name, store, EMPTY)] * (rows - len(plan))
         yield materialise(plan, seq_len, part)

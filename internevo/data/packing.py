@@ -3,6 +3,14 @@
 `concat` joins documents and cuts every `seq_len` tokens: no padding but in the last row, many documents cut.
 `best_fit` cuts only documents longer than a row and places the rest best-fit-decreasing: hardly any padding, and
 what a document says stays together (arXiv 2404.10830).
+
+Documents A, B, C, D of 3, 6, 2 and 1 tokens in rows of 4, as `document[first:last]`:
+
+    concat     A[0:3] B[0:1]      B[1:5]            B[5:6] C[0:2] D[0:1]
+    best_fit   B[0:4]             A[0:3] D[0:1]     B[4:6] C[0:2]
+
+`concat` tears B into three. `best_fit` cuts B once, as it is longer than a row; then, longest first, A opens a row, the
+rest of B another, C goes to that one, which has just enough room, and D to the row of A.
 """
 
 from __future__ import annotations

@@ -2,6 +2,12 @@
 
 A Feistel network permutes the smallest even number of bits that holds `n`; results past the end are sent through
 again until they fall inside (cycle walking), so every index maps to another one and no memory is needed.
+
+Five indices, key 1. Four bits hold them, so the network permutes 0 to 15, and what leaves 0 to 4 goes through again:
+
+    0 -> 10 -> 1      1 -> 11 -> 12 -> 2      2 -> 6 -> 9 -> 5 -> 4      3 -> 13 -> 14 -> 7 -> 0      4 -> 3
+
+No two walks can meet, because the network maps no two numbers to one.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ class Row:
     first: np.ndarray
     """Where each piece begins."""
     length: np.ndarray
-    goes_on: np.ndarray
+    continues: np.ndarray
     """Whether the document continues after the piece, so that its last token has a label."""
-    comes: np.ndarray
+    continued: np.ndarray
     """Whether the document began before the piece."""
 
 
@@ -129,8 +129,8 @@ class SourceStream:
         return Row(
             self._starts[pieces.document] + pieces.start,
             pieces.length,
-            goes_on=end < self._lengths[pieces.document],
-            comes=pieces.start > 0,
+            continues=end < self._lengths[pieces.document],
+            continued=pieces.start > 0,
         )
 
     def _open_block(self) -> None:

@@ -25,7 +25,7 @@ from internevo.train.stored_model import StoredModel
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalRequest:
     """Which evaluations, and on what."""
 
     sources: dict[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Asked:
 
 
 def evaluate(
-    models: Sequence[StoredModel], asked: Asked, world: World, progress: Callable[[str], None] = lambda what: None
+    models: Sequence[StoredModel], asked: EvalRequest, world: World, progress: Callable[[str], None] = lambda what: None
 ) -> Findings:
     """Do it, one model after the other. All ranks of `world` call it together and have all findings.
 
@@ -91,7 +91,12 @@ def evaluate(
 
 
 def _score(
-    scorer: Scorer, stored: StoredModel, asked: Asked, seq_len: int, found: Findings, progress: Callable[[str], None]
+    scorer: Scorer,
+    stored: StoredModel,
+    asked: EvalRequest,
+    seq_len: int,
+    found: Findings,
+    progress: Callable[[str], None],
 ) -> None:
     if asked.sources:
         found.heldout.append(
@@ -126,7 +131,7 @@ def _score(
         found.choices.append(answer_choices(scorer, stored.needs_tokenizer(), read_questions(asked.choices)))
 
 
-def _check(models: Sequence[StoredModel], asked: Asked, world: World) -> None:
+def _check(models: Sequence[StoredModel], asked: EvalRequest, world: World) -> None:
     if not (asked.sources or asked.needle or asked.contamination or asked.choices or asked.tasks):
         raise UserError("nothing to evaluate: give --source, --needle, --contamination, --choices or --tasks")
     split_sentence(asked.sentence)

@@ -13,7 +13,7 @@ from pathlib import Path
 from internevo.checkpoint.commit import checkpoints, read_state
 from internevo.config.derive import stage_steps
 from internevo.config.load import load_config
-from internevo.eval.evaluate import Asked, evaluate
+from internevo.eval.evaluate import EvalRequest, evaluate
 from internevo.eval.page import Findings
 from internevo.files.errors import UserError
 from internevo.monitor.metrics import read_metrics
@@ -35,7 +35,9 @@ def wait_for_run(run: Path) -> None:
         time.sleep(1.0)
 
 
-def watch(run: Path, asked: Asked, world: World, show: Callable[[int, Findings], None], poll_s: float = 10.0) -> int:
+def watch(
+    run: Path, asked: EvalRequest, world: World, show: Callable[[int, Findings], None], poll_s: float = 10.0
+) -> int:
     """Evaluate every checkpoint of `run` that was not yet; the number of those evaluated now.
 
     Goes on until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over.

@@ -25,7 +25,7 @@ fi"""
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """What to ask Slurm for."""
 
     name: str
@@ -57,7 +57,7 @@ class Job:
     """Further sbatch options without their dashes, such as `constraint=h100`."""
 
 
-def render(job: Job, command: Sequence[str], folder: Path) -> str:
+def render(job: SlurmJob, command: Sequence[str], folder: Path) -> str:
     """The sbatch file of a job that runs `command` as every rank. Logs and records go to `folder`."""
     named = {
         "partition": job.partition,
@@ -89,7 +89,7 @@ def render(job: Job, command: Sequence[str], folder: Path) -> str:
     )
 
 
-def _container(job: Job, folder: Path) -> str:
+def _container(job: SlurmJob, folder: Path) -> str:
     """srun's options for the job's image, in which `folder` is mounted where the user's mounts do not have it yet."""
     if job.image is None:
         return ""
@@ -175,7 +175,7 @@ def why(log: Path, lines: int = 5) -> str:
     return "\n".join((errors or text)[-lines:])
 
 
-def command(arguments: Sequence[str], job: Job) -> list[str]:
+def command(arguments: Sequence[str], job: SlurmJob) -> list[str]:
     """What every rank of the job runs: `internevo ARGUMENTS`."""
     # this Python is on the host; an image has one of its own
     python = job.python or (sys.executable if job.image is None else "python3")

@@ -72,6 +72,7 @@ class Attention(nn.Module):
         self.k_norm = _head_norm(config) if shape.qk_norm else None
 
     def forward(self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None) -> Tensor:
+        # x: [batch, seq, hidden]; q: [batch, seq, heads, head_dim]; k, v: [batch, seq, kv_heads, head_dim]
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.wq, self.wk, self.wv))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -81,7 +82,7 @@ class Attention(nn.Module):
         else:
             assert documents is not None
             out = self.attend(q, k, v, documents, self.kernel)
-        return self.wo(out.flatten(-2))
+        return self.wo(out.flatten(-2))  # [batch, seq, heads * head_dim] -> [batch, seq, hidden]
 
     @staticmethod
     def cost(config: ModelConfig) -> Cost:
@@ -118,7 +119,7 @@ class FeedForward(nn.Module):
         self.down = declare(nn.Linear(width, hidden, bias=False), weight=BY_COLUMNS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # [batch, seq, hidden] -> [batch, seq, width] -> back
 
     @staticmethod
     def cost(config: ModelConfig) -> Cost:
@@ -157,7 +158,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotary: Rotary, documents: Documents | None, cache: LayerCache | None = None
     ) -> Tensor:
-        def run(x: Tensor) -> Tensor:
+        def run(x: Tensor) -> Tensor:  # [batch, seq, hidden], and so it stays
             x = x + self.run_attention(self.attention, self.attention_norm, x, rotary, documents, cache)
             return x + self.run_feed_forward(self.feed_forward, self.feed_forward_norm, x)
 
@@ -221,7 +222,7 @@ class Transformer(nn.Module):
         self, tokens: Tensor, positions: Tensor, documents: Documents | None, cache: KVCache | None = None
     ) -> Tensor:
         """The normed last hidden states `[batch, seq, hidden]`, which `head` turns into logits."""
-        rotary = rotary_tables(positions, self.config)
+        rotary = rotary_tables(positions, self.config)  # twice [batch, seq, 1, head_dim / 2]
         return self.norm(self.run_blocks(self.embed(tokens), rotary, documents, cache))
 
     def run_blocks(

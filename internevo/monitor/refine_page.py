@@ -9,7 +9,7 @@ from pathlib import Path
 from internevo.monitor.page import table, write_page
 from internevo.refine.counts import StepCounts, share, step_counts
 from internevo.refine.plan import unfinished
-from internevo.refine.shards import Heap
+from internevo.refine.shards import DocumentCount
 
 _REASONS = 60
 """Reasons of a step that are listed at most, the commonest first."""
@@ -20,7 +20,7 @@ def write_refine_page(output: Path) -> Path:
     steps = step_counts(output)
     begun = [step for step in steps if step.done]
     read = begun[0].given if begun else 0
-    kept = begun[-1].tally.kept if begun else Heap()
+    kept = begun[-1].tally.kept if begun else DocumentCount()
     left = unfinished(output)
     body = f"""
 <div class="cards">{_card(f"{read:,}", "documents read")}
@@ -75,7 +75,7 @@ def _step(step: StepCounts) -> str:
 <h3>Examples</h3>{_examples("kept", tally.kept, "kept")}{examples}</section>"""
 
 
-def _examples(reason: str, heap: Heap, folder: str) -> str:
+def _examples(reason: str, heap: DocumentCount, folder: str) -> str:
     """The first few documents of a reason, folded away."""
     if not heap.examples:
         return ""

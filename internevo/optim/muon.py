@@ -23,7 +23,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration; chosen by its authors to bring singular values near one quickly, not exactly to it."""
 
 
-def ALONE(function: Callable[[Tensor], Tensor], matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def each_matrix(function: Callable[[Tensor], Tensor], matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The `OnWhole` of a process that holds all of every matrix."""
     return {name: function(matrix) for name, matrix in matrices.items()}
 

@@ -22,7 +22,7 @@ from internevo.model.roles import Kind, Role
 from internevo.optim.adamw import adamw, begin_state
 from internevo.optim.groups import Rate, parameter_groups, set_learning_rate
 from internevo.optim.lion import Lion
-from internevo.optim.muon import ALONE, Muon, OnWhole
+from internevo.optim.muon import Muon, OnWhole, each_matrix
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Given:
     rate: Rate = lambda role: 1.0
     dtype: torch.dtype = torch.float32
     """What matrices are worked on in."""
-    on_whole: OnWhole = ALONE
+    on_whole: OnWhole = each_matrix
 
 
 def _adamw(given: Given) -> list[torch.optim.Optimizer]:

@@ -5,6 +5,13 @@
 however long the documents are, and the chunks' lengths are chosen such that every rank has equally many tokens of every
 row. Within a ring rank's tokens, each rank of its Ulysses group has an equal stretch.
 
+Two ring ranks and a row of two documents, of 5 tokens (0 to 4) and of 3 (5 to 7), each cut into 4 chunks:
+
+    0 1 | 2 | 3 | 4      5 | 6 | 7 | -        rank 0 has the outer chunks: 0 1 4 and 5
+                                              rank 1 has the inner ones:   2 3   and 6 7
+
+Both have 4 tokens. Of the first document's 15 pairs of query and key, rank 0 computes 1 + 2 + 5, rank 1 3 + 4.
+
 **Ulysses** (arXiv 2309.14509) turns parts of the tokens with all heads into all tokens with part of the heads, and
 back, by all-to-all. Where there are fewer kv heads than ranks, they are repeated first.
 
@@ -100,9 +107,11 @@ class ContextAttention:
         """q: `[batch, seq / context, heads, head_dim]`; k, v the same with kv heads. Returns a tensor like q."""
         assert isinstance(documents, CutDocuments)
         heads, tokens = 2, 1
+        # with fewer kv heads than ranks, each is sent to several: [..., kv_heads, ...] -> [..., ulysses, ...]
         copies = self.ulysses.size // gcd(self.ulysses.size, k.shape[heads])
         if copies > 1:
             k, v = k.repeat_interleave(copies, heads), v.repeat_interleave(copies, heads)
+        # [batch, seq / context, heads, head_dim] -> [batch, seq / ring, heads / ulysses, head_dim]
         q, k, v = (exchange(x, cut=heads, joined=tokens, place=self.ulysses) for x in (q, k, v))
         if self.ring.size == 1:
             out = attention(q, k, v, documents, kernel)
@@ -111,7 +120,7 @@ class ContextAttention:
         return exchange(out, cut=tokens, joined=heads, place=self.ulysses)
 
     def _around_the_ring(self, q: Tensor, k: Tensor, v: Tensor, documents: CutDocuments) -> Tensor:
-        q_line, k_line, v_line = (x.flatten(0, 1) for x in (q, k, v))
+        q_line, k_line, v_line = (x.flatten(0, 1) for x in (q, k, v))  # [tokens, heads, head_dim]
         return ring_attention(q_line, k_line, v_line, documents.chunks, self.ring).view_as(q)
 
 

@@ -25,6 +25,10 @@ class Place:
     size: int
 
 
+ONE_RANK = Place(None, 0, 1)
+"""The place of a process that is alone."""
+
+
 class Mesh:
     """All groups of a layout; dimensions of one rank have none.
 

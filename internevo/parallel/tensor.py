@@ -91,10 +91,10 @@ class VocabularyEmbedding(nn.Module):
         self.weight, self.parallel = embedding.weight, parallel
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weight = local(self.weight)
+        weight = local(self.weight)  # [vocab / ranks, hidden]
         ids = tokens - self.parallel.place.rank * len(weight)
         ours = (ids >= 0) & (ids < len(weight))
-        embedded = F.embedding(ids.where(ours, 0), weight) * ours[..., None]
+        embedded = F.embedding(ids.where(ours, 0), weight) * ours[..., None]  # [batch, seq, hidden], 0 for others' ids
         return self.parallel.to_residual(embedded)
 
 

@@ -2,6 +2,12 @@
 
 `n` ranks share the state of every matrix. Of `n` matrices, each rank collects one by an all-to-all, works on it, and
 sends the parts of the result back by another: no rank has more than one whole matrix, and none does another's work.
+
+Two ranks and the matrices A (4 rows) and B (3 rows), of which ZeRO gives each rank 2 rows or what is left:
+
+    rank 0 has  A[0:2] B[0:2]    all-to-all    A[0:2] A[2:4] = A    function(A)    all-to-all    A'[0:2] B'[0:2]
+    rank 1 has  A[2:4] B[2:3]    ----------->  B[0:2] B[2:3] = B    function(B)    ----------->  A'[2:4] B'[2:3]
+
 Where tensor parallelism has cut the matrix too, its ranks gather what each of them collected and do the same work.
 """
 

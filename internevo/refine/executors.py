@@ -34,7 +34,7 @@ except ImportError:
 
 
 @dataclass(frozen=True)
-class Job:
+class StageJob:
     """A stage, and where datatrove keeps its account of it."""
 
     name: str
@@ -48,7 +48,7 @@ class _Task(PipelineStep):
 
     type = "internevo"
 
-    def __init__(self, job: Job):
+    def __init__(self, job: StageJob):
         super().__init__()
         self.name = job.name
         self.job = job
@@ -74,7 +74,7 @@ class _Submitted(SlurmPipelineExecutor):
         """There is no job for datatrove's statistics: ours are counted by the tasks."""
 
 
-def run_here(jobs: Sequence[Job], workers: int, progress: Callable[[Job, int], None]) -> None:
+def run_here(jobs: Sequence[StageJob], workers: int, progress: Callable[[StageJob, int], None]) -> None:
     """Do all that is not done yet, stage by stage. Is told when tasks of a job are done: the job, and how many are.
 
     Raises UserError for a task's, and when a worker is killed; whatever else is in progress is then ended.
@@ -103,7 +103,7 @@ def _start_worker(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # models on all cores in each worker wait for each other
 
 
-def submit(name: str, jobs: Sequence[Job], last: Job, config: ExecutorConfig, record: Path) -> list[str]:
+def submit(name: str, jobs: Sequence[StageJob], last: StageJob, config: ExecutorConfig, record: Path) -> list[str]:
     """Hand all that is not done to Slurm, each stage to begin when the one before has succeeded; `last` even if it was
     done before.
 
@@ -130,7 +130,7 @@ def submit(name: str, jobs: Sequence[Job], last: Job, config: ExecutorConfig, re
     return numbers
 
 
-def _slurm(name: str, job: Job, config: ExecutorConfig, skip: bool, submitted: list[str]) -> _Submitted:
+def _slurm(name: str, job: StageJob, config: ExecutorConfig, skip: bool, submitted: list[str]) -> _Submitted:
     here = f'export PATH="{Path(sys.executable).parent}:$PATH"\ncd "{Path.cwd()}"'
     options = {"kill-on-invalid-dep": "yes", **config.options}
     if config.account:

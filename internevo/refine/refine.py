@@ -31,7 +31,7 @@ Report = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
-class Progress:
+class StagesDone:
     """How far the work is."""
 
     job: str
@@ -45,7 +45,7 @@ class Progress:
 
 
 def refine(
-    refinery: Refinery, report: Report, progress: Callable[[Progress], None] = lambda progress: None
+    refinery: Refinery, report: Report, progress: Callable[[StagesDone], None] = lambda progress: None
 ) -> list[str]:
     """Do all steps of a chain, those and their tasks that are done already left out.
 
@@ -53,7 +53,7 @@ def refine(
     jobs, in which the work continues; without Slurm, none, and all is done. Raises UserError when the folder was begun
     otherwise, the input changes meanwhile, something is damaged, or the disk is full.
     """
-    from internevo.refine.executors import Job, run_here, still_queued, submit
+    from internevo.refine.executors import StageJob, run_here, still_queued, submit
 
     output = refinery.output
     with alone_in(output):
@@ -64,19 +64,19 @@ def refine(
             )
         places = begin(refinery)
         jobs = [
-            Job(f"{place.folder.name} {stage.name}", stage, place.folder / LOGS / stage.name)
+            StageJob(f"{place.folder.name} {stage.name}", stage, place.folder / LOGS / stage.name)
             for one, place in zip(refinery.steps, places, strict=True)
             for stage in one.step.stages(place)
         ]
         finish = partial(_finish, refinery, report)
         if refinery.executor.kind == "slurm":
-            last = Job("report", Stage("report", 1, finish), output / LOGS / "report")
+            last = StageJob("report", Stage("report", 1, finish), output / LOGS / "report")
             return submit(refinery.name, jobs, last, refinery.executor, output / SUBMITTED)
         tasks = [job.stage.tasks for job in jobs]
 
-        def show(job: Job, done: int) -> None:
+        def show(job: StageJob, done: int) -> None:
             before = sum(tasks[: jobs.index(job)])
-            progress(Progress(job.name, done, job.stage.tasks, before + done, sum(tasks)))
+            progress(StagesDone(job.name, done, job.stage.tasks, before + done, sum(tasks)))
 
         run_here(jobs, refinery.executor.workers, show)
         finish(0)

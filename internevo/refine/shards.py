@@ -34,7 +34,7 @@ class Document:
 
 
 @dataclass
-class Heap:
+class DocumentCount:
     """Documents with something in common."""
 
     documents: int = 0
@@ -49,7 +49,7 @@ class Heap:
         if len(self.examples) < EXAMPLES:
             self.examples.append({"id": document.id, "text": document.text[:QUOTE]})
 
-    def merge(self, other: Heap) -> None:
+    def merge(self, other: DocumentCount) -> None:
         """Count these too."""
         self.documents += other.documents
         self.characters += other.characters
@@ -60,22 +60,22 @@ class Heap:
 class Tally:
     """What became of the documents that a step was given."""
 
-    kept: Heap = field(default_factory=Heap)
-    dropped: dict[str, Heap] = field(default_factory=dict)
+    kept: DocumentCount = field(default_factory=DocumentCount)
+    dropped: dict[str, DocumentCount] = field(default_factory=dict)
     """By reason."""
 
     def merge(self, other: Tally) -> None:
         """Count these too."""
         self.kept.merge(other.kept)
         for reason, heap in other.dropped.items():
-            self.dropped.setdefault(reason, Heap()).merge(heap)
+            self.dropped.setdefault(reason, DocumentCount()).merge(heap)
 
     @classmethod
     def load(cls, path: Path) -> Tally:
         """What a task has written."""
         found = json.loads(path.read_text(encoding="utf-8"))
-        dropped = {reason: Heap(**heap) for reason, heap in found["dropped"].items()}
-        return cls(Heap(**found["kept"]), dropped)
+        dropped = {reason: DocumentCount(**heap) for reason, heap in found["dropped"].items()}
+        return cls(DocumentCount(**found["kept"]), dropped)
 
 
 def shard_name(number: int) -> str:
@@ -127,7 +127,7 @@ class ShardWriter:
 
     def drop(self, document: Document, reason: str) -> None:
         """This one does not. `reason` is one of few: it is what documents are counted by."""
-        self.tally.dropped.setdefault(reason, Heap()).add(document)
+        self.tally.dropped.setdefault(reason, DocumentCount()).add(document)
         self._write(1, Document(document.text, document.id, {**document.metadata, "reason": reason}))
 
     def _write(self, which: int, document: Document) -> None:

@@ -49,7 +49,7 @@ class Manifest(Counts):
 
 
 @dataclass(frozen=True)
-class Progress:
+class BytesDone:
     """How far the work is."""
 
     read: int
@@ -61,12 +61,12 @@ class Progress:
     tokens_now: int
 
 
-def quiet(progress: Progress) -> None:
+def quiet(progress: BytesDone) -> None:
     """Show nothing."""
 
 
 @dataclass(frozen=True)
-class Job:
+class StoreJob:
     """What a store is made of, and how."""
 
     inputs: Sequence[Path]
@@ -88,7 +88,7 @@ class Job:
     """What else the result depends on, in plain values."""
 
 
-def build_store(job: Job, workers: int, progress: Callable[[Progress], None]) -> Manifest:
+def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], None]) -> Manifest:
     """Make the folder `job.output`, or resume it.
 
     Raises UserError when it exists or is below an input, when input is damaged or has changed, the disk is full,
@@ -132,7 +132,7 @@ def build_store(job: Job, workers: int, progress: Callable[[Progress], None]) ->
     return manifest
 
 
-def _join_all(job: Job, joiner: Joiner, workers: int, progress: Callable[[Progress], None]) -> None:
+def _join_all(job: StoreJob, joiner: Joiner, workers: int, progress: Callable[[BytesDone], None]) -> None:
     size = sum(file.stat().st_size for file in (*job.files, *job.held_files))
     read = tokens = 0
     pieces = tokenised(
@@ -150,4 +150,4 @@ def _join_all(job: Job, joiner: Joiner, workers: int, progress: Callable[[Progre
             joiner.add(ready)
             if ready.new:
                 read, tokens = read + ready.size, tokens + joiner.tokens - before
-            progress(Progress(joiner.joined.read, size, read, tokens))
+            progress(BytesDone(joiner.joined.read, size, read, tokens))

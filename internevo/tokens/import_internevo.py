@@ -20,7 +20,7 @@ import numpy as np
 from internevo.files.errors import UserError
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
-from internevo.tokens.build import Job, Manifest, Progress, build_store, quiet
+from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store, quiet
 from internevo.tokens.tokenise import Line, Record, TokenisedPiece, share
 from internevo.tokens.tokenizer import load_tokenizer
 from internevo.tokens.workers import Conversion
@@ -41,7 +41,7 @@ def import_internevo(
     max_rejects: float = 0.0,
     shard_tokens: int = 2**30,
     piece_bytes: int = PIECE_BYTES,
-    progress: Callable[[Progress], None] = quiet,
+    progress: Callable[[BytesDone], None] = quiet,
 ) -> Manifest:
     """Make the token store folder `output` from `.bin` files, or folders of them, in the order of their names.
 
@@ -62,7 +62,7 @@ def import_internevo(
                 )
         if _meta_of(file).is_file():
             _read_meta(_meta_of(file))  # one that is none is told before the work begins
-    job = Job(
+    job = StoreJob(
         inputs=inputs,
         files=files,
         held_files=(),

@@ -11,7 +11,7 @@ import numpy as np
 
 from internevo.text.corpus import input_files
 from internevo.text.pieces import PIECE_BYTES, cut
-from internevo.tokens.build import Job, Manifest, Progress, build_store, quiet
+from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store, quiet
 from internevo.tokens.store_writer import token_dtype
 from internevo.tokens.tokenise import Options, text_encoder
 from internevo.tokens.tokenizer import load_tokenizer
@@ -30,7 +30,7 @@ def prepare(
     max_rejects: float = 0.01,
     shard_tokens: int = 2**30,
     piece_bytes: int = PIECE_BYTES,
-    progress: Callable[[Progress], None] = quiet,
+    progress: Callable[[BytesDone], None] = quiet,
 ) -> Manifest:
     """Make the token store folder `output` from text.
 
@@ -47,7 +47,7 @@ def prepare(
     output = Path(output)
     given, given_held = ([Path(path) for path in paths] for paths in (inputs, held_out_inputs))
     found, found_held = ([input_files(path) for path in paths] for paths in (given, given_held))
-    job = Job(
+    job = StoreJob(
         inputs=[*given, *given_held],
         files=[file for one in found for file in one.files],
         held_files=[file for one in found_held for file in one.files],

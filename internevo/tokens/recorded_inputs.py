@@ -25,7 +25,7 @@ def plan_of(files: Sequence[Path], held_files: Sequence[Path], **options: Any) -
     return {"format": _FORMAT, **options, **inputs}
 
 
-def begin_or_go_on(folder: Path, plan: dict[str, Any]) -> None:
+def begin_or_resume(folder: Path, plan: dict[str, Any]) -> None:
     """Keep the plan in the folder. Raises UserError when it was begun with another."""
     if (folder / PLAN).exists():
         _check_same(_read(folder), plan, folder)

@@ -97,7 +97,7 @@ def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lamb
     store = look(url)
     folder, files = store.folder(Path(cache)), store.wanted(part)
     if _missing(folder, files):
-        with _told(url), locked(folder / "lock", wait=True):
+        with _as_user_error(url), locked(folder / "lock", wait=True):
             _copy(store, folder, _missing(folder, files), show)
     return folder / store.name
 
@@ -109,7 +109,7 @@ def look(url: str) -> RemoteStore:
     A process keeps to what it saw first: a run must not continue with other data when objects change under it, nor end
     when the storage cannot be reached any more. Raises UserError when there is no store or it cannot be reached.
     """
-    with _told(url):
+    with _as_user_error(url):
         from fsspec.core import url_to_fs
 
         fs, path = url_to_fs(url, use_listings_cache=False)
@@ -265,7 +265,7 @@ def _tag(info: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_user_error(url: str) -> Iterator[None]:
     """Every way in which storage fails as one message."""
     protocol = url.partition("://")[0]
     try:

@@ -123,8 +123,8 @@ def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out:
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
             held = limit > 0 and share(text.encode()) < limit
             (heldout if held else train).add((tokenizer.bos_id,), ids, (tokenizer.eos_id,))
-        train.settle()
-        heldout.settle()
+        train.to_numpy()
+        heldout.to_numpy()
     return TokenisedPiece.of(record, train, heldout)
 
 
@@ -135,7 +135,7 @@ class Line:
         self.dtype = np.dtype(dtype)
         self.lengths: list[int] = []
         self._parts: list[Sequence[int]] = []
-        self._settled: list[np.ndarray] = [np.empty(0, self.dtype)]
+        self._arrays: list[np.ndarray] = [np.empty(0, self.dtype)]
 
     def add(self, *parts: Sequence[int]) -> None:
         """One document of these parts."""
@@ -145,16 +145,16 @@ class Line:
     def add_array(self, tokens: np.ndarray) -> None:
         """One document in the line's dtype. Those that `add` took must be settled."""
         self.lengths.append(len(tokens))
-        self._settled.append(tokens)
+        self._arrays.append(tokens)
 
-    def settle(self) -> None:
+    def to_numpy(self) -> None:
         """Python's numbers to numpy's, which take a tenth of the memory."""
-        self._settled.append(np.fromiter(chain.from_iterable(self._parts), self.dtype))
+        self._arrays.append(np.fromiter(chain.from_iterable(self._parts), self.dtype))
         self._parts.clear()
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and lengths of all that is settled."""
-        return np.concatenate(self._settled), np.array(self.lengths, np.int32)
+        return np.concatenate(self._arrays), np.array(self.lengths, np.int32)
 
 
 def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:

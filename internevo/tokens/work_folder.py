@@ -13,7 +13,7 @@ from typing import Any
 from internevo.files.durable import ASIDE, sync_folder
 from internevo.files.errors import UserError
 from internevo.files.lock import locked
-from internevo.tokens.recorded_inputs import PLAN, begin_or_go_on
+from internevo.tokens.recorded_inputs import PLAN, begin_or_resume
 from internevo.tokens.shards import Joined
 from internevo.tokens.tokenise import TokenisedPiece
 
@@ -26,12 +26,12 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     A full disk, or a file that cannot be used, becomes a UserError.
     """
-    with _told(folder), locked(folder / LOCK):
+    with _as_user_error(folder), locked(folder / LOCK):
         yield
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _as_user_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -50,11 +50,11 @@ def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
 
     When the work is done it is removed. Raises UserError for a folder that is not of this command's making.
     """
-    with _told(partial):
+    with _as_user_error(partial):
         _check_ours(partial)
     try:
         with alone_in(partial):
-            begin_or_go_on(partial, plan)
+            begin_or_resume(partial, plan)
             try:
                 yield
             except UserError:

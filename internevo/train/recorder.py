@@ -14,9 +14,8 @@ from internevo.files.errors import UserError
 from internevo.model.metrics import Combination, Combine, Recorded, Seen, take
 from internevo.monitor.metrics import StepMetrics
 from internevo.parallel.collectives import gather_dim
-from internevo.parallel.mesh import Place
+from internevo.parallel.mesh import ONE_RANK, Place
 
-ALONE = Place(None, 0, 1)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./ -]{0,62}[A-Za-z0-9])?")
 _FUNCTIONS: dict[Combination, Callable[[Tensor, Tensor], Tensor]] = {
     Combine.mean: torch.add,
@@ -34,8 +33,8 @@ class Recorder:
 
     def __init__(
         self,
-        everyone: Place = ALONE,
-        tensor: Place = ALONE,
+        everyone: Place = ONE_RANK,
+        tensor: Place = ONE_RANK,
         replicas: int = 1,
         sequence: bool = False,
         control: dist.ProcessGroup | None = None,

@@ -99,5 +99,5 @@ def _check_stage(config: RunConfig, folder: RunFolder, progress: Progress, name:
 def _check_data(config: RunConfig, progress: Progress, saved: Facts) -> list[str]:
     """What changed of the data, all of it accepted. The mixture of a stage that is over does not matter."""
     stages = config.stages[: progress.stage + 1]
-    goes_on = progress.stage_step < stage_steps(stages[-1].train)
-    return check_same(saved, data_facts(stages), mixture=goes_on, accept=stages[-1].data.accept)
+    continues = progress.stage_step < stage_steps(stages[-1].train)
+    return check_same(saved, data_facts(stages), mixture=continues, accept=stages[-1].data.accept)

@@ -31,8 +31,8 @@ def packed(lengths: list[int], seq_len: int, packing: str, folder: Path) -> Batc
     plan: list[tuple[str, TokenStore, Row]] = []
     for number in range(len(rows)):
         row = rows[number]
-        goes_on = row.start + row.length < full[row.document]
-        plan.append(("web", store, Row(starts[row.document] + row.start, row.length, goes_on, row.start > 0)))
+        continues = row.start + row.length < full[row.document]
+        plan.append(("web", store, Row(starts[row.document] + row.start, row.length, continues, row.start > 0)))
     return materialise(plan, seq_len)
 
 
@@ -144,3 +144,20 @@ def test_what_is_left_of_a_packing_joins_again(
 @pytest.mark.parametrize("packing", sorted(PACKERS))
 def test_nothing_makes_no_rows(packing: str) -> None:
     assert len(PACKERS[packing](Pieces.whole(np.array([0, 0])), 8)) == 0
+
+
+@pytest.mark.parametrize(
+    ("packing", "rows"),
+    [
+        ("concat", ["A[0:3] B[0:1]", "B[1:5]", "B[5:6] C[0:2] D[0:1]"]),
+        ("best_fit", ["B[0:4]", "A[0:3] D[0:1]", "B[4:6] C[0:2]"]),
+    ],
+)
+def test_the_worked_example_of_its_file(packing: str, rows: list[str]) -> None:
+    packed = PACKERS[packing](Pieces.whole(np.array([3, 6, 2, 1])), 4)
+    found = []
+    for number in range(len(packed)):
+        row = packed[number]
+        pieces = zip(row.document.tolist(), row.start.tolist(), row.length.tolist(), strict=True)
+        found.append(" ".join(f"{'ABCD'[document]}[{start}:{start + length}]" for document, start, length in pieces))
+    assert found == rows

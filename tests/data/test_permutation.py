@@ -59,3 +59,7 @@ def test_the_order_of_a_run_never_changes() -> None:
 def test_nothing_cannot_be_permuted() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Permutation(0, 1)
+
+
+def test_the_worked_example_of_its_file() -> None:
+    assert Permutation(5, 1).all().tolist() == [1, 2, 4, 0, 3]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from internevo.launch.slurm import Job, command, render
+from internevo.launch.slurm import SlurmJob, command, render
 from internevo.monitor.metrics import read_metrics
 from tests.launch.cluster import Slurm
 from tests.train.runs import steps, write_config
@@ -121,7 +121,7 @@ def test_the_template_is_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> No
     """launch/slurm.sbatch, for people who write their own, is an example of the same file."""
     root = Path(__file__).parents[2]
     monkeypatch.setattr(Path, "cwd", lambda: Path("/home/me/internevo"))
-    job = Job("internlm2-7b", nodes=16, processes=8, partition="gpu", time="24:00:00", cpus=12)
+    job = SlurmJob("internlm2-7b", nodes=16, processes=8, partition="gpu", time="24:00:00", cpus=12)
     ranks = [".venv/bin/python", "-m", "internevo", "train", "configs/internlm2-7b.yaml"]
     expected = render(job, ranks, Path("runs/internlm2-7b/slurm"))
     assert (root / "launch" / "slurm.sbatch").read_text() == expected
@@ -129,7 +129,7 @@ def test_the_template_is_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_rank_has_its_cores_and_a_port_that_no_connection_takes(slurm: Slurm, tmp_path: Path) -> None:
     show = 'echo "port $MASTER_PORT, srun $SRUN_CPUS_PER_TASK"; scontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID"'
-    text = render(Job("a", 1, 1, gpus=False, cpus=3), ["sh", "-c", show], tmp_path)
+    text = render(SlurmJob("a", 1, 1, gpus=False, cpus=3), ["sh", "-c", show], tmp_path)
     (tmp_path / "job").write_text(text)
     job = slurm.run("sbatch", "--parsable", str(tmp_path / "job")).strip()
     wait_for(slurm, job, "COMPLETED")
@@ -153,7 +153,7 @@ def test_a_rank_has_its_cores_and_a_port_that_no_connection_takes(slurm: Slurm, 
 
 
 def test_each_start_of_a_job_keeps_its_record(slurm: Slurm, tmp_path: Path) -> None:
-    text = render(Job("a", 1, 1, gpus=False), ["sh", "-c", "exit 0"], tmp_path)
+    text = render(SlurmJob("a", 1, 1, gpus=False), ["sh", "-c", "exit 0"], tmp_path)
     (tmp_path / "job").write_text(text)
     job = slurm.run("sbatch", "--parsable", str(tmp_path / "job")).strip()
     wait_for(slurm, job, "COMPLETED")
@@ -169,7 +169,7 @@ def test_each_start_of_a_job_keeps_its_record(slurm: Slurm, tmp_path: Path) -> N
 
 def test_containers_and_further_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job = Job(
+    job = SlurmJob(
         "a", 2, 8, image="nvcr.io/nvidia/pytorch:26.01-py3", mounts="/data:/data", more=("constraint=h100", "exclusive")
     )
     ranks = command(["train", "a b.yaml"], job)
@@ -186,7 +186,7 @@ def test_containers_and_further_options(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_container_has_a_python_and_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's Python is not in the image; the current folder is mounted, unless the user's mounts have it."""
     monkeypatch.chdir(tmp_path)
-    plain = Job("a", 1, 1)
+    plain = SlurmJob("a", 1, 1)
     assert command(["train"], plain)[0] == sys.executable
     assert command(["train"], replace(plain, image="i"))[0] == "python3"
     assert command(["train"], replace(plain, image="i", python="/opt/venv/bin/python"))[0] == "/opt/venv/bin/python"

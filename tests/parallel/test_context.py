@@ -107,3 +107,9 @@ def test_attention_over_ranks_is_dense_attention(
             for row in range(len(index)):
                 joined[row, index[row]] = parts[number][row].double()
         assert (joined - whole).abs().max() <= tolerance * max(1.0, float(whole.abs().max())), number
+
+
+def test_the_worked_example_of_its_file() -> None:
+    chunks = deal([5, 3], 2)
+    assert chunks.tolist() == [[2, 1, 1, 1], [1, 1, 1, 0]]
+    assert [places(chunks, rank).tolist() for rank in (0, 1)] == [[0, 1, 4, 5], [2, 3, 6, 7]]

@@ -13,7 +13,7 @@ import pytest
 
 from internevo.files.errors import UserError
 from internevo.tokens import work_folder
-from internevo.tokens.build import Progress
+from internevo.tokens.build import BytesDone
 from internevo.tokens.import_internevo import import_internevo
 from internevo.tokens.prepare import prepare
 from tests.tokens.test_prepare import contents, lines, tokenizer
@@ -41,7 +41,7 @@ def test_fewer_rejects_may_be_allowed_when_all_is_joined(tmp_path: Path, tokeniz
     path = numbered(tmp_path / "a.jsonl", 200)
     go = partial(prepare, [path], tmp_path / "out", tokenizer, piece_bytes=1500, shard_tokens=1)
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: BytesDone) -> None:
         if progress.read == progress.size:
             raise Stop
 

@@ -163,8 +163,8 @@ def test_it_trains_the_same_model(place: str, precision: str, store: Path, pool:
     got = run(changes, store, None, tmp_path / "b1"), run(changes, store, tmp_path / "b1", tmp_path / "b2")
     for ours, theirs in zip(got, expected, strict=True):
         compare(ours, theirs, loose=precision == "bf16")
-    goes_on = go(ALONE, plain, store, tmp_path / "b1", tmp_path / "c")
-    compare(goes_on, expected[1], loose=precision == "bf16")
+    continues = go(ALONE, plain, store, tmp_path / "b1", tmp_path / "c")
+    compare(continues, expected[1], loose=precision == "bf16")
     taken_over = run(changes, store, tmp_path / "a1", tmp_path / "d")
     compare(taken_over, expected[1], loose=precision == "bf16")
 

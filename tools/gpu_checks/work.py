@@ -63,9 +63,9 @@ def work(options: dict[str, Any]) -> int:
         if name in state.done:
             continue
         state.begin(name)
-        goes_on = make(part, name, check, records)
+        continues = make(part, name, check, records)
         state.end(name)
-        if not goes_on:
+        if not continues:
             state.begin("")
             return AGAIN
     return 0
