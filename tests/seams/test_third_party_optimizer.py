@@ -51,7 +51,7 @@ def test_state_must_be_there_from_the_beginning() -> None:
         UserError, match=r"test_third_party_optimizer:lazy has no state for embed.weight when it is made"
     ):
         engine_of(stage_of({"optimizer": "tests.seams.test_third_party_optimizer:lazy"}), ALONE)
-    with pytest.raises(UserError, match="os:sep cannot be imported .sep is a str, neither a class nor a function"):
+    with pytest.raises(UserError, match=r"os:sep cannot be imported .sep is a str, neither a class nor a function"):
         engine_of(stage_of({"optimizer": "os:sep"}), ALONE)
 
 
