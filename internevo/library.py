@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
+from internevo.config.derive import stage_steps
 from internevo.config.load import load_config
 from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, RunConfig, StageConfig
@@ -24,6 +25,8 @@ from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.build import initial_model
 from internevo.train.device import choose_device
 from internevo.train.engine import LocalEngine
+from internevo.train.initial_weights import shape_differences
+from internevo.train.make_engine import check_engine
 from internevo.train.run import train as train_run
 from internevo.train.step import StepResult, train_step
 from internevo.train.stored_model import StoredModel, open_model
@@ -52,7 +55,8 @@ __all__ = [
 
 
 def build_model(config: ModelConfig | str, seed: int = 1234, device: torch.device | str = "cpu") -> Transformer:
-    """A model in fp32 with the first weights that `seed` gives; `config` is its shape, or the name of a preset.
+    """A model in fp32 with the first weights that `seed` gives. `config` is the name of a preset, or a whole shape, as
+    `model_preset` and `load_config` make it.
 
     `model(ids)` gives logits `[batch, seq, vocab]` of token ids `[batch, seq]`, each row one document. Raises KeyError
     for an unknown preset.
@@ -77,13 +81,20 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, stage: str | None = None, model: Transformer | None = None):
-        """The first stage if none is named; with the weights of `model`, which is trained in place, or those of the
-        stage's seed. Raises UserError for settings that one process cannot have, and as `open_loader` does."""
+        """The first stage if none is named; with the weights of `model`, which is moved to the stage's device and
+        trained in place, or those of the stage's seed.
+
+        Raises UserError for settings that one process cannot have, for a model of another shape, and as `open_loader`
+        does.
+        """
         self.stages, self.stage = config.stages, _stage(config, stage)
         if self.stage.optimizer.state != "fp32" or self.stage.parallel.zero.engine != "fsdp":
-            raise UserError("a Trainer has optimizer.state fp32 and the engine fsdp; use `train` for others")
+            raise UserError("a Trainer has optimizer.state fp32 and the engine fsdp; use `train_run` for others")
         device = choose_device(self.stage.train.device)
-        self.model = model or build_model(self.stage.model, self.stage.train.seed, device)
+        check_engine(self.stage, 1, device)
+        if model is not None and (different := shape_differences(self.stage.model, model.config)):
+            raise UserError("the model is of another shape than the stage's:\n  " + "\n  ".join(different))
+        self.model = (model or build_model(self.stage.model, self.stage.train.seed)).to(device)
         self.engine = LocalEngine(self.model, self.stage, device)
         self.steps = 0
         """How many have been done."""
@@ -92,15 +103,17 @@ class Trainer:
         )
 
     def step(self) -> StepResult:
-        """Train on the next batch."""
+        """Train on the next batch. Raises UserError after the stage's last step."""
+        if self.steps >= stage_steps(self.stage.train):
+            raise UserError(f"stage {self.stage.name} has ended after {self.steps:,} steps")
         rate = learning_rate(self.stages, self.stages.index(self.stage), self.steps)
         result = train_step(self.engine, self._loader.next(), rate)
         self.steps += 1
         return result
 
     def __iter__(self) -> Iterator[StepResult]:
-        """Step after step, without end."""
-        while True:
+        """Step after step, to the stage's end."""
+        while self.steps < stage_steps(self.stage.train):
             yield self.step()
 
     def __enter__(self) -> Trainer:

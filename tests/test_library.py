@@ -64,6 +64,25 @@ def test_a_row_without_borders_is_one_document() -> None:
     torch.testing.assert_close(model(ids)[:1], model(ids[:1]))
 
 
+def test_what_a_trainer_refuses(tmp_path: Path) -> None:
+    from tests.train.runs import write_config
+
+    path = write_config(tmp_path)
+    config = internevo.load_config(path, ["stages.base.train.steps=2", "schedule.warmup=0"])
+    with internevo.Trainer(config) as trainer:
+        assert len(list(trainer)) == 2  # to the stage's end
+        with pytest.raises(internevo.UserError, match="stage base has ended after 2 steps"):
+            trainer.step()
+    other = internevo.build_model(internevo.model_preset("tiny", layers=3))
+    with pytest.raises(internevo.UserError, match=r"another shape than the stage's:\n  model.layers: 2 here, 3 there"):
+        internevo.Trainer(config, model=other)
+    refused = {"parallel.tensor=2": "2 ranks, which 1 processes", "optimizer.state=split": "use `train_run`"}
+    for wrong, said in refused.items():
+        changed = internevo.load_config(path, [wrong, "train.precision=bf16"])
+        with pytest.raises(internevo.UserError, match=said):
+            internevo.Trainer(changed)
+
+
 def test_a_trainer_does_what_a_run_does(tmp_path: Path) -> None:
     """The same losses, bit by bit, as the run's own record."""
     from tests.train.runs import steps, write_config

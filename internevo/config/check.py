@@ -103,9 +103,9 @@ def _parallel(stage: StageConfig) -> Iterator[str]:
     for key, size in cut.items():
         if size % tensor:
             yield f"parallel.tensor: {tensor} ranks cannot share model.{key} {size:,} evenly"
-    if tensor % model.attention.kv_heads and model.attention.kv_heads % tensor:
-        heads_of = f"{model.attention.kv_heads:,} evenly, nor have one each several times"
-        yield f"parallel.tensor: {tensor} ranks cannot share model.attention.kv_heads {heads_of}"
+    if tensor % (shared := model.attention.kv_heads) and shared % tensor:
+        sizes = f"{tensor} ranks and model.attention.kv_heads {shared}"
+        yield f"parallel.tensor: {sizes}: one must be a multiple of the other"
     context, ulysses = parallel.context.size, parallel.context.ulysses
     if ulysses != "auto" and (not isinstance(ulysses, int) or ulysses < 1 or context % ulysses):
         yield f"parallel.context.ulysses: must be auto or a divisor of parallel.context.size {context}, found {ulysses}"

@@ -43,7 +43,10 @@ def choose(value: str, known: Mapping[str, Any]) -> Any:
         return known[value]
     module, _, name = value.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
+        if not callable(found):
+            raise AttributeError(f"{name} is a {type(found).__name__}, neither a class nor a function")
+        return found
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"{value} cannot be imported ({error}). It must be PACKAGE.MODULE:NAME, and its package be installed or in "

@@ -177,7 +177,7 @@ def _choice(known: tuple[str, ...], notes: tuple[Any, ...], value: Any, path: st
     if why := reasons.get(str(value)):
         problems.append(f"{path}: {value} {why}")
     else:
-        more = ", or PACKAGE.MODULE:NAME of your own" if yours else ""
+        more = "; code of your own is named PACKAGE.MODULE:NAME" if yours else ""
         problems.append(f"{path}: unknown value {_show(value)}{did_you_mean(str(value), known)}{more}")
     return None
 

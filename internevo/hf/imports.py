@@ -113,6 +113,8 @@ def _import_internevo(folder: Path, output: Path, workers: int, progress: Callab
 
 def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
     """The shape and the row length out of an imported checkpoint's state."""
+    if "attention" not in record["model"]:
+        raise UserError("this model was imported by an earlier version of internevo; import it again")
     return build(ModelConfig, record["model"]), record["seq_len"]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from internevo.config.choices import choose
 from internevo.config.schema import OptimizerConfig
+from internevo.files.errors import UserError
 from internevo.model.roles import Kind, Role
 from internevo.optim.adamw import adamw, begin_state
 from internevo.optim.groups import Rate, parameter_groups, set_learning_rate
@@ -77,6 +78,12 @@ class Optimizers:
     def __init__(self, given: Given):
         self.parameters = dict(given.parameters)
         self.all: list[torch.optim.Optimizer] = choose(given.config.name, OPTIMIZERS)(given)
+        for name, parameter in self.parameters.items():
+            if not any(parameter in one.state for one in self.all):
+                raise UserError(
+                    f"optimizer.name={given.config.name} has no state for {name} when it is made, so none could be "
+                    "loaded into it. Fill `optimizer.state[parameter]` when making it; with {} where it keeps none."
+                )
 
     def step(self, lr: float, scale: Tensor, finite: Tensor) -> None:
         """Move the parameters by their gradients divided by `scale`; change nothing at all unless `finite`.

@@ -1,1 +1,4 @@
-"""Layouts over ranks: one file a kind, and `apply.py` that puts them on a model. All moving torch API is in here."""
+"""Layouts over ranks: one file a kind, and `build_rank_model.py`, which puts them on a model.
+
+All moving torch API is in here.
+"""

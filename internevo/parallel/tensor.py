@@ -29,6 +29,7 @@ from torch.func import functional_call
 from internevo.model.roles import Role, roles_of
 from internevo.model.transformer import RMSNorm, Transformer
 from internevo.parallel.collectives import gather, scatter_sum, sum_gradient, sum_over, sum_parts
+from internevo.parallel.layout import LayoutError
 from internevo.parallel.mesh import Mesh, Place
 
 TOKENS = 1
@@ -122,11 +123,25 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
     """Put this rank's parts, DTensors that know the whole shape, in the place of a model's parameters that are cut."""
     for name, parameter in list(model.named_parameters()):
         role = model.roles[name]
+        _check_cut(name, role, parameter.shape, mesh.tensor.size)
         if role.cut is not None and is_cut(role, mesh.tensor.size):
             part = cut_by_rank(role, parameter.detach(), mesh.tensor).contiguous()
             part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(role.cut)], run_check=False)
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, nn.Parameter(part, parameter.requires_grad))
+
+
+def _check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
+    """Raise LayoutError for a parameter that so many ranks cannot share evenly."""
+    if role.cut is None:
+        return
+    if is_cut(role, ranks):
+        fits = shape[role.cut] % ranks == 0
+    else:
+        fits = role.pieces is not None and ranks % role.pieces == 0 and shape[role.cut] % role.pieces == 0
+    if not fits:
+        way = f"along dimension {role.cut}" + ("" if role.pieces is None else f", in {role.pieces} pieces")
+        raise LayoutError(f"parallel.tensor: {ranks} ranks cannot share {name} of {list(shape)} evenly {way}")
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, digest
 from internevo.data.loader import WHOLE, Part
+from internevo.files.errors import UserError
 from internevo.model.transformer import Transformer
 from internevo.optim.groups import width_rate
 from internevo.optim.optimizers import Given, Optimizers, clip_scale
@@ -95,6 +96,12 @@ class Engine(ABC):
         gc.collect()  # FSDP makes circles
 
 
+def refuse_frozen(model: nn.Module, setting: str) -> None:
+    """Raise UserError for a parameter that does not learn."""
+    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        raise UserError(f"{setting} trains all parameters, and {frozen[0]} is frozen")
+
+
 class TorchEngine(Engine):
     """An engine with fp32 parameters, or parts of them, and torch's optimizer on them."""
 
@@ -119,6 +126,9 @@ class TorchEngine(Engine):
         """Called when the parameters have new values."""
 
     def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        for parameter in self.learning().values():
+            if parameter.grad is None:  # it took no part in the step, as an expert that no token chose
+                parameter.grad = torch.zeros_like(parameter)
         norm = self.gradient_norm()
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         self.before_update()

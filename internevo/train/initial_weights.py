@@ -47,12 +47,16 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
 def _open(path: str, ours: ModelConfig) -> StoredModel:
     """The model to begin with, every byte of a checkpoint checked. Raises UserError unless it can begin `ours`."""
     source = open_model(Path(path))
-    theirs = flatten(asdict(source.config))
-    different = [
-        f"model.{key}: {value} here, {there} there"
-        for key, value in flatten(asdict(ours)).items()
-        if not key.startswith(_FREE) and value != (there := theirs.get(key))
-    ]
-    if different:
+    if different := shape_differences(ours, source.config):
         raise UserError(f"train.init_from: {path} is of another shape:\n  " + "\n  ".join(different))
     return source
+
+
+def shape_differences(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
+    """A line for each key by which weights of the one do not fit the other."""
+    found = flatten(asdict(theirs))
+    return [
+        f"model.{key}: {value} here, {there} there"
+        for key, value in flatten(asdict(ours)).items()
+        if not key.startswith(_FREE) and value != (there := found.get(key))
+    ]

@@ -22,7 +22,7 @@ from internevo.optim.optimizers import clip_scale
 from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
 from internevo.parallel.block_settings import prepare_model
 from internevo.train.build import empty_model
-from internevo.train.engine import OneProcess
+from internevo.train.engine import OneProcess, refuse_frozen
 from internevo.train.loss_model import loss_model
 from internevo.train.recorder import Recorder
 
@@ -37,6 +37,7 @@ class LeanEngine(OneProcess):
         self.stage, self.device = stage, device
         self.recorder = Recorder()
         transformer = empty_model(stage.model, device, torch.bfloat16)
+        refuse_frozen(transformer, f"optimizer.state={stage.optimizer.state}")
         self.parameters, self.roles = dict(transformer.named_parameters()), transformer.roles
         moments = torch.float32 if stage.optimizer.state == "split" else torch.bfloat16
         self.rest = {name: torch.empty_like(p, dtype=torch.int16) for name, p in self.parameters.items()}

@@ -32,7 +32,7 @@ from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place
 from internevo.parallel.world import World, start_groups
 from internevo.train.build import empty_model
-from internevo.train.engine import Engine
+from internevo.train.engine import Engine, refuse_frozen
 from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.recorder import Recorder
@@ -87,6 +87,7 @@ class OffloadedEngine(Engine):
         self.recorder = Recorder(self.ranks, replicas=world.size, control=world.control)
         with torch.device("meta"):
             whole = Transformer(stage.model)
+        refuse_frozen(whole, "parallel.zero.engine=deepspeed")
         self.shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
         config = deepspeed_config(stage, world.size, max(shape.numel() for shape in self.shapes.values()))
         if self._shards_weights:

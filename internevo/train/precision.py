@@ -22,6 +22,7 @@ def bf16_copy(master: Transformer) -> Transformer:
     copy = empty_model(master.config, next(master.parameters()).device, torch.bfloat16)
     for ours, theirs in zip(copy.parameters(), master.parameters(), strict=True):
         ours.data.copy_(theirs.data)
+        ours.requires_grad_(theirs.requires_grad)
         if theirs.requires_grad:
             ours.register_post_accumulate_grad_hook(_hand_gradient_to(theirs))
     return copy

@@ -137,7 +137,7 @@ OVERRIDES = {
     "warmup without end": ("schedule.warmup=10", "schedule.warmup: 10 steps leave nothing of the stage's 10"),
     "kv heads that ranks cannot share": (
         "model.attention={heads: 12, kv_heads: 3, head_dim: 8}; parallel.tensor=2",
-        "2 ranks cannot share model.attention.kv_heads 3 evenly, nor have one each several times",
+        "2 ranks and model.attention.kv_heads 3: one must be a multiple of the other",
     ),
     "a context that rows cannot be shared by": ("parallel.context.size=3", "3 ranks cannot share rows of 64 tokens"),
     "a Ulysses that is no part": (

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from internevo.config.schema import ModelConfig
 from internevo.model.cost import Cost
 from internevo.model.roles import Kind, Role, declare
+from internevo.parallel.layout import LayoutError
+from internevo.parallel.tensor import _check_cut
+from tests.parallel.jobs import ALONE, train
 from tests.seams.compare import same_as_one_rank
 
 
@@ -37,6 +40,35 @@ class Experts(nn.Module):
         count, width = config.feed_forward.options["experts"], config.feed_forward.width
         weights = count * config.hidden * (1 + 2 * width)
         return Cost(weights, weights, kept=count * (2 * width + 1), kept_selective=count * width + config.hidden)
+
+
+class Unchosen(Experts):
+    """One more expert, which no token chooses."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        width = config.feed_forward.width
+        self.idle = declare(nn.Linear(config.hidden, width, bias=False), weight=Role(Kind.matrix, cut=0))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
+def test_an_expert_that_no_token_chooses_has_no_gradient(optimizer: str, store: Path, ranks: Any) -> None:
+    """It decays, and nothing else happens, on one rank and on several."""
+    experts = {"kind": "tests.seams.test_experts:Unchosen", "width": 32, "options": {"experts": 2}}
+    changes = {"feed_forward": experts, "optimizer": optimizer, "micro_batch": 8}
+    torch.set_num_threads(1)
+    alone = train(ALONE, changes, store, 2, after=True)
+    got = ranks(2).run(train, {**changes, "tensor": 2}, store, 2, True)[0]
+    assert got.losses == pytest.approx(alone.losses, rel=1e-4)
+    for name, weight in alone.weights.items():
+        assert (got.weights[name] - weight).norm() <= 1e-2 * weight.norm(), name
+
+
+@pytest.mark.parametrize("role", [Role(Kind.matrix, cut=1), Role(Kind.matrix, cut=0, pieces=6)])
+def test_what_ranks_cannot_share_evenly_is_refused(role: Role) -> None:
+    with pytest.raises(LayoutError, match=r"4 ranks cannot share up of \[12, 6\] evenly along dimension"):
+        _check_cut("up", role, torch.Size([12, 6]), 4)
+    _check_cut("up", Role(Kind.matrix, cut=0, pieces=2), torch.Size([12, 6]), 4)  # two ranks a piece
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internevo.config.schema import ModelConfig
+from internevo.files.errors import UserError
 from internevo.model.cost import Cost
 from internevo.model.roles import Kind, Role, declare
 from internevo.model.transformer import FeedForward
+from internevo.train.make_engine import make_engine
 from tests.parallel.jobs import ALONE, engine_of, stage_of, train
 from tests.seams.compare import same_as_one_rank
 
@@ -58,6 +61,13 @@ def test_it_trains_as_on_one_rank(store: Path, ranks: Any) -> None:
     learned = {name for name in alone.gradients if "feed_forward." in name}
     assert len(learned) == 4 * 6
     assert all("lora" in name for name in learned)
+
+
+def test_engines_that_train_all_parameters_say_so() -> None:
+    stage = stage_of({**ADAPTED, "precision": "bf16"})
+    stage.optimizer.state = "split"
+    with pytest.raises(UserError, match=r"optimizer.state=split trains all parameters, and .*base.weight is frozen"):
+        make_engine(stage, ALONE)
 
 
 def test_what_is_frozen_stays_and_has_no_state(store: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from internevo.files.errors import UserError
 from internevo.optim.groups import parameter_groups
 from internevo.optim.optimizers import Given
 from internevo.parallel.world import World
@@ -37,6 +39,20 @@ class Signs(torch.optim.Optimizer):
 
 def signs(given: Given) -> list[torch.optim.Optimizer]:
     return [Signs(parameter_groups(given.parameters, given.roles, given.config, given.rate), given.config.lr)]
+
+
+def lazy(given: Given) -> list[torch.optim.Optimizer]:
+    """State that comes with the first step: a checkpoint could not be loaded into it."""
+    return [torch.optim.Adam(given.parameters.values(), fused=False)]
+
+
+def test_state_must_be_there_from_the_beginning() -> None:
+    with pytest.raises(
+        UserError, match=r"test_third_party_optimizer:lazy has no state for embed.weight when it is made"
+    ):
+        engine_of(stage_of({"optimizer": "tests.seams.test_third_party_optimizer:lazy"}), ALONE)
+    with pytest.raises(UserError, match=r"os:sep cannot be imported .sep is a str, neither a class nor a function"):
+        engine_of(stage_of({"optimizer": "os:sep"}), ALONE)
 
 
 MINE = {"optimizer": "tests.seams.test_third_party_optimizer:signs"}
