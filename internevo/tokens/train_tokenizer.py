@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Callable, Iterable, Iterator
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from internevo.files.durable import write_durable
@@ -23,65 +29,19 @@ def train_tokenizer(texts: Iterable[str], output: Path | str, vocab: int, max_ch
     Ids: unknown 0, BOS 1, EOS 2. Raises UserError when `output` exists or the text is too
     little for this number of pieces.
     """
-    from sentencepiece import SentencePieceTrainer
-
     output = Path(output)
     if output.exists():
         raise UserError(f"{output} exists already; it is not overwritten. Choose another name or remove it.")
-    model = io.BytesIO()
-
-    def train() -> None:
-        SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts, max_characters),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab,
-            byte_fallback=True,
-            split_digits=True,
-            character_coverage=0.9999,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True,
-            # newlines and tabs as pieces of their own, so that they are not three-character byte sequences
-            user_defined_symbols=["\n", "\t"],
-            max_sentence_length=4 * LONGEST,
-            train_extremely_large_corpus=True,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            num_threads=1,  # the result must not depend on the machine
-            minloglevel=2,
-        )
-
     try:
-        _aside(train)
+        model = _in_a_process(_stretches(texts, max_characters), vocab)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot train a tokenizer of {vocab:,} pieces on this text: {reason}") from None
     output.parent.mkdir(parents=True, exist_ok=True)
-    return write_durable(output, model.getvalue())
+    return write_durable(output, model)
 
 
-def _aside(work: Callable[[], None]) -> None:
-    """Do it in another thread: SentencePiece takes long, and hears nothing of Ctrl-C, or calls it a bad sentence."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-
-
-def _sentences(texts: Iterable[str], max_characters: int) -> Iterator[str]:
+def _stretches(texts: Iterable[str], max_characters: int) -> Iterator[str]:
     left = max_characters
     for text in texts:
         for start in range(0, len(text), LONGEST):
@@ -89,3 +49,72 @@ def _sentences(texts: Iterable[str], max_characters: int) -> Iterator[str]:
         left -= len(text)
         if left <= 0:
             return
+
+
+def _in_a_process(sentences: Iterable[str], vocab: int) -> bytes:
+    """The model. SentencePiece runs in a process of its own: it takes long, hears nothing of Ctrl-C, and as a thread
+    would abort an interpreter that is at its end.
+
+    Through a pipe go the sentences and then None; back comes the model, or the text of a RuntimeError.
+    """
+    pipe, end = multiprocessing.Pipe()
+    command = [sys.executable, "-c", f"from {__name__} import _serve; _serve({end.fileno()}, {vocab})"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # a process group of its own: a terminal's Ctrl-C is for this process alone
+    with subprocess.Popen(command, pass_fds=[end.fileno()], process_group=0, env=environment) as process:
+        end.close()
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it has ended, and its answer says why
+                for sentence in chain(sentences, [None]):
+                    pipe.send(sentence)
+            answer = pipe.recv()
+        except EOFError:
+            raise UserError("the process that trained the tokenizer was ended; was there enough memory?") from None
+        finally:
+            process.kill()
+            pipe.close()
+    if isinstance(answer, str):
+        raise RuntimeError(answer)
+    assert isinstance(answer, bytes)
+    return answer
+
+
+def _serve(descriptor: int, vocab: int) -> None:
+    """In that process."""
+    pipe: Connection[bytes | str, str | None] = Connection(descriptor)
+    with suppress(EOFError, OSError):  # the process that asked is no more
+        try:
+            answer: bytes | str = _train(iter(pipe.recv, None), vocab)
+        except RuntimeError as error:
+            answer = str(error)
+        pipe.send(answer)
+
+
+def _train(sentences: Iterator[str], vocab: int) -> bytes:
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=sentences,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab,
+        byte_fallback=True,
+        split_digits=True,
+        character_coverage=0.9999,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        allow_whitespace_only_pieces=True,
+        # newlines and tabs as pieces of their own, so that they are not three-character byte sequences
+        user_defined_symbols=["\n", "\t"],
+        max_sentence_length=4 * LONGEST,
+        train_extremely_large_corpus=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=1,  # the result must not depend on the machine
+        minloglevel=2,
+    )
+    return model.getvalue()

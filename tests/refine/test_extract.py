@@ -112,14 +112,22 @@ def test_cpu_time_is_bounded_not_time() -> None:
         pass
 
 
-def test_what_becomes_of_pages_without_text(tmp_path: Path) -> None:
-    text = docstrings(1)[0]
-    path = write_warc(tmp_path / "a.warc", [("http://e.com/good", page(text).encode())])
-    slow = "".join(f"<div><a href='/{number}'>{text[:60]}</a></div>" for number in range(20_000)).encode()
-    write_warc(path, [("http://e.com/slow", slow), ("http://e.com/empty", b"<html><body></body></html>")])
+def test_what_becomes_of_pages_without_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import trafilatura
+
+    extract = trafilatura.extract
+
+    def endless(html: str, **options: object) -> str | None:
+        if "take for ever" in html:
+            stubborn()
+        return extract(html, **options)
+
+    monkeypatch.setattr(trafilatura, "extract", endless)
+    path = write_warc(tmp_path / "a.warc", [("http://e.com/good", page(docstrings(1)[0]).encode())])
+    write_warc(path, [("http://e.com/slow", b"take for ever"), ("http://e.com/empty", b"<html></html>")])
     write_warc(path, [("http://e.com/large", b"<p>" + b"word " * 400_000), ("http://e.com/nothing", b"")])
     write_warc(path, [("http://e.com/x.pdf", b"%PDF")], kind="application/pdf")
-    kept, dropped = extracted(Extract(cpu_seconds=0.3, max_bytes=1_900_000), path)
+    kept, dropped = extracted(Extract(cpu_seconds=3, max_bytes=1_900_000), path)
     assert [document.metadata["url"] for document in kept] == ["http://e.com/good"]
     reasons = {one.metadata["url"].rpartition("/")[2]: one.metadata["reason"] for one in dropped}
     assert reasons == {"slow": TOO_LONG, "empty": NO_TEXT, "large": TOO_LARGE, "nothing": NO_TEXT, "x.pdf": NOT_A_PAGE}
