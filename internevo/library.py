@@ -17,16 +17,15 @@ from internevo.data.loader import Loader
 from internevo.data.mixing import Plan
 from internevo.files.errors import UserError
 from internevo.model.generate import generate
+from internevo.model.initial import initial_model
 from internevo.model.transformer import Transformer
 from internevo.optim.schedule import learning_rate
+from internevo.parallel.world import World
 from internevo.tokens.prepare import prepare
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 from internevo.tokens.train_tokenizer import train_tokenizer
-from internevo.train.build import initial_model
-from internevo.train.device import choose_device
-from internevo.train.engine import LocalEngine
+from internevo.train.build import check_engine, choose_device, make_engine
 from internevo.train.initial_weights import shape_differences
-from internevo.train.make_engine import check_engine
 from internevo.train.run import train as train_run
 from internevo.train.step import StepResult, train_step
 from internevo.train.stored_model import StoredModel, open_model
@@ -95,7 +94,7 @@ class Trainer:
         if model is not None and (different := shape_differences(self.stage.model, model.config)):
             raise UserError("the model is of another shape than the stage's:\n  " + "\n  ".join(different))
         self.model = (model or build_model(self.stage.model, self.stage.train.seed)).to(device)
-        self.engine = LocalEngine(self.model, self.stage, device)
+        self.engine = make_engine(self.stage, World.alone(device), self.model)
         self.steps = 0
         """How many have been done."""
         self._loader = Loader(

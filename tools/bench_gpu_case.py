@@ -26,12 +26,12 @@ from internevo.data.loader import Loader
 from internevo.data.mixing import Plan
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import training_flops
+from internevo.model.initial import empty_model
 from internevo.monitor.profile import breakdown
 from internevo.parallel.block_settings import stage_kernel
+from internevo.parallel.world import World
 from internevo.tokens.store_writer import TokenStoreWriter
-from internevo.train.build import empty_model
-from internevo.train.engine import LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.train.build import make_engine
 from internevo.train.micro_batch import Staged
 from internevo.train.step import train_step
 from internevo.train.trainer import real_pairs
@@ -158,7 +158,7 @@ def ours(case: Case, config: ModelConfig, device: torch.device) -> Built:
     with torch.no_grad():  # quicker than the weights that a run begins with, which are made on the CPU
         for parameter in model.parameters():
             parameter.normal_(std=0.02) if parameter.ndim > 1 else parameter.fill_(1.0)
-    engine = (LocalEngine if state == "fp32" else LeanEngine)(model, stage, device)
+    engine = make_engine(stage, World.alone(device), model)
     del model
     kernel = describe_kernel(stage_kernel(stage, device), device)
     return lambda staged: train_step(engine, staged, 1e-4).loss, engine.stage_batch, {"attention": kernel}

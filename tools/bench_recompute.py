@@ -28,9 +28,10 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import StageConfig, TrainConfig
 from internevo.data.batch import Batch
 from internevo.model.budget import activation_bytes
+from internevo.model.initial import initial_model
 from internevo.model.recompute import Policy
-from internevo.train.build import initial_model
-from internevo.train.engine import LocalEngine
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
 
 CHOICES = ("none", "selective", "full", "budget, half of none")
 
@@ -45,7 +46,7 @@ def work(choice: str, seq_len: int, steps: int) -> dict[str, Any]:
     train.recompute = choice.split(",")[0]
     if choice.startswith("budget"):
         train.activation_gib = config.layers * each / 2 / 2**30
-    engine = LocalEngine(initial_model(config, device, 0), StageConfig(model=config, train=train), device)
+    engine = make_engine(StageConfig(model=config, train=train), World.alone(device), initial_model(config, device, 0))
     tokens = np.random.default_rng(0).integers(0, config.vocab, (1, seq_len + 1))
     positions, counts = np.arange(seq_len)[None], (((seq_len,),), (seq_len,), ("text",))
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), positions, *counts, seq_len, slice(0, 1))

@@ -27,7 +27,7 @@ from internevo.monitor.environment import capture
 from internevo.monitor.metrics import read_metrics
 from internevo.tokens.prepare import prepare
 from internevo.tokens.train_tokenizer import train_tokenizer
-from internevo.train.device import choose_device
+from internevo.train.build import choose_device
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 LIBRARY = Path(os.__file__).parent

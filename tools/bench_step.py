@@ -38,9 +38,11 @@ from internevo.config.schema import ModelConfig, SourceConfig, StageConfig, Trai
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.mixing import Plan
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights
+from internevo.model.transformer import Transformer
+from internevo.parallel.world import World
 from internevo.tokens.store_writer import TokenStoreWriter
-from internevo.train.engine import LocalEngine
+from internevo.train.build import make_engine
 from internevo.train.step import train_step
 
 PAD = 0
@@ -127,7 +129,7 @@ def ours(config: ModelConfig, precision: str, device: torch.device) -> Side:
     model = Transformer(config).to(device)
     init_weights(model, 0)
     stage = StageConfig(model=config, train=TrainConfig(precision=precision))
-    engine = LocalEngine(model, stage, device)
+    engine = make_engine(stage, World.alone(device), model)
 
     def step(batch: Batch, _: Documents) -> None:
         train_step(engine, engine.stage_batch(batch), lr=3e-4)

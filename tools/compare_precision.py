@@ -25,17 +25,18 @@ from torch import Tensor
 from internevo.config.presets import model_preset
 from internevo.config.schema import ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import Batch
-from internevo.optim.split_fp32 import join, noise_like, round_by_chance
-from internevo.train.build import initial_model
-from internevo.train.engine import Engine, LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.optim.split_fp32 import REST, join, noise_like, round_by_chance
+from internevo.parallel.layout import make_layout
+from internevo.parallel.world import World
+from internevo.train.engine import Engine, TorchEngine
+from internevo.train.sequential import Sequential
 from internevo.train.step import train_step
 
 SEQ, ROWS, VOCAB = 256, 8, 256
 CPU = torch.device("cpu")
 
 
-class NoRest(LeanEngine):
+class NoRest(TorchEngine):
     """bf16 weights with nothing behind them, rounded by chance or to the nearest after each update."""
 
     by_chance = True
@@ -44,10 +45,12 @@ class NoRest(LeanEngine):
         result = super().update(loss, lr)
         with torch.no_grad():
             for number, (name, high) in enumerate(self.parameters.items()):
+                state = self.optimizers.state(name)
                 if self.by_chance:
-                    exact = join(high, self.rest[name]).flatten()
-                    high.copy_(round_by_chance(exact, noise_like(exact, self.steps, 1000 + number)).view_as(high))
-                self.rest[name].zero_()
+                    exact = join(high, state[REST]).flatten()
+                    noise = noise_like(exact, state["step"], 1000 + number)
+                    high.copy_(round_by_chance(exact, noise).view_as(high))
+                state[REST].zero_()
         return result
 
 
@@ -60,26 +63,29 @@ class Nearest(NoRest):
 def variants() -> dict[str, Callable[[ModelConfig, int], Engine]]:
     """Every variant by its name: from the model's sizes and a seed to an engine."""
 
-    def make(kind: Any, state: str = "fp32", fp8: str = "none", precision: str = "bf16") -> Callable[..., Engine]:
+    def make(
+        kind: type[TorchEngine], state: str = "fp32", fp8: str = "none", precision: str = "bf16"
+    ) -> Callable[..., Engine]:
         def build(config: ModelConfig, seed: int) -> Engine:
             train = TrainConfig(
                 precision=precision, fp8=fp8, seq_len=SEQ, batch_tokens=SEQ * ROWS, micro_batch=ROWS, steps=1
             )
             stage = StageConfig(model=config, train=train, optimizer=OptimizerConfig(state=state))
-            return kind(initial_model(config, CPU, seed), stage, CPU)
+            stage.train.seed = seed
+            return kind(stage, World.alone(CPU).mesh(make_layout(stage, 1)), Sequential)
 
         return build
 
     return {
-        "fp32 state (state: fp32)": make(LocalEngine),
-        "all in fp32": make(LocalEngine, precision="fp32"),
-        "split weights (state: split)": make(LeanEngine, "split"),
-        "split weights, bf16 moments (state: bf16)": make(LeanEngine, "bf16"),
+        "fp32 state (state: fp32)": make(TorchEngine, "fp32"),
+        "all in fp32": make(TorchEngine, "fp32", precision="fp32"),
+        "split weights (state: split)": make(TorchEngine, "split"),
+        "split weights, bf16 moments (state: bf16)": make(TorchEngine, "bf16"),
         "bf16 weights by chance, fp32 moments": make(NoRest, "split"),
         "bf16 weights by chance, bf16 moments": make(NoRest, "bf16"),
         "bf16 weights to the nearest, fp32 moments": make(Nearest, "split"),
-        "fp8 tensorwise": make(LocalEngine, fp8="tensorwise"),
-        "fp8 rowwise": make(LocalEngine, fp8="rowwise"),
+        "fp8 tensorwise": make(TorchEngine, "fp32", fp8="tensorwise"),
+        "fp8 rowwise": make(TorchEngine, "fp32", fp8="rowwise"),
     }
 
 

@@ -149,7 +149,7 @@ def _evaluate(
     from internevo.eval.evaluate import evaluate
     from internevo.eval.page import write_findings
     from internevo.parallel.world import join_world
-    from internevo.train.device import choose_device
+    from internevo.train.build import choose_device
     from internevo.train.stored_model import open_model
 
     with join_world(choose_device(device)) as world:
@@ -170,7 +170,7 @@ def _evaluate(
 def _watch(run: Path, asked: EvalRequest, device: str) -> None:
     from internevo.eval.watch import WATCHED, watch
     from internevo.parallel.world import join_world
-    from internevo.train.device import choose_device
+    from internevo.train.build import choose_device
 
     with join_world(choose_device(device)) as world:
         if world.size > 1:

@@ -166,21 +166,15 @@ def _speed(stage: StageConfig) -> Iterator[str]:
         yield f"train.activation_gib: goes with train.recompute=budget, found {found}"
     if train.compile_mode != "default" and not train.compile:
         yield f"train.compile_mode: {train.compile_mode} needs train.compile=true"
-    shared = {"tensor": parallel.tensor, "context.size": parallel.context.size, "pipeline.size": parallel.pipeline.size}
     if train.loss not in ("auto", "chunked") and (parallel.tensor > 1 or parallel.pipeline.size > 1):
         yield f"train.loss: {train.loss} runs without tensor and pipeline parallelism; use chunked"
     if train.attention == "flex" and parallel.context.size > 1:
         yield "train.attention: flex cannot attend over several ranks; use auto"
     if optimizer.state != "fp32":
-        if stage.model.width_base:
-            yield f"optimizer.state: {optimizer.state} has one learning rate for all; model.width_base needs fp32"
         if train.precision != "bf16":
             yield f"optimizer.state: {optimizer.state} is for train.precision=bf16, found {train.precision}"
-        if optimizer.name != "adamw":
-            yield f"optimizer.state: {optimizer.state} is for optimizer.name=adamw, found {optimizer.name}"
-        for name, size in shared.items():
-            if size > 1:
-                yield f"optimizer.state: {optimizer.state} is for one GPU; parallel.{name} must be 1, found {size}"
+        if optimizer.name not in ("adamw", "muon"):
+            yield f"optimizer.state: {optimizer.state} is for optimizer.name adamw or muon, found {optimizer.name}"
     if parallel.zero.engine == "deepspeed":
         for name, value, usual in (
             ("optimizer.name", optimizer.name, "adamw"),

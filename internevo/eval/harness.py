@@ -19,7 +19,7 @@ from internevo.eval.scorer import Scorer
 from internevo.files.errors import UserError
 from internevo.model.generate import generate
 from internevo.parallel.world import World
-from internevo.train.device import choose_device
+from internevo.train.build import choose_device
 from internevo.train.stored_model import StoredModel, open_model
 
 try:

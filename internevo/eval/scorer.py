@@ -17,14 +17,14 @@ from torch import Tensor
 from internevo.config.schema import ContextConfig, ParallelConfig, Precision, StageConfig, TrainConfig, ZeroConfig
 from internevo.data.batch import IGNORE
 from internevo.files.errors import UserError
-from internevo.hf.weights import load_model
+from internevo.hf.weights import check_finite
 from internevo.model.documents import Documents
-from internevo.parallel.block_settings import compute_dtype, prepare_model
-from internevo.parallel.build_rank_model import build_sharded
+from internevo.parallel.build_rank_model import build_rank_model
 from internevo.parallel.context import ContextCut
 from internevo.parallel.layout import make_layout
+from internevo.parallel.tensor import local
 from internevo.parallel.world import World
-from internevo.train.loss_model import LossModel
+from internevo.train.loss import LossModel
 from internevo.train.micro_batch import MicroBatch
 from internevo.train.stored_model import StoredModel
 
@@ -74,17 +74,13 @@ class Scorer:
         train = TrainConfig(seq_len=self.row, batch_tokens=self.row, precision=precision)
         parallel = ParallelConfig(context=ContextConfig(world.size), zero=ZeroConfig(3))
         stage = StageConfig(model=stored.config, train=train, parallel=parallel)
-        self.cut: ContextCut | None = None
-        if world.size == 1:
-            transformer = load_model(stored.weights, stored.config, world.device, compute_dtype(stage))
-            prepare_model(transformer, stage, world.device)
-            self.model = ScoreModel(transformer)
-        else:
-            mesh = world.mesh(make_layout(stage, world.size))
-            self.model = build_sharded(stage, mesh, ScoreModel)
-            weights = {name: p.detach() for name, p in self.model.transformer.named_parameters()}
-            stored.weights.fill(weights, world.control)
-            self.cut = ContextCut(mesh)
+        mesh = world.mesh(make_layout(stage, world.size))
+        self.model = build_rank_model(stage, mesh, ScoreModel)
+        weights = {name: p.detach() for name, p in self.model.transformer.named_parameters()}
+        stored.weights.fill(weights, world.control)
+        for name, weight in weights.items():
+            check_finite(f"{stored.name}: {name}", local(weight))
+        self.cut = ContextCut(mesh) if world.size > 1 else None
         self.model.eval()
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 from internevo.eval.scorer import Scorer
 from internevo.files.errors import UserError
 from internevo.parallel.world import World
-from internevo.train.device import choose_device
+from internevo.train.build import choose_device
 from internevo.train.stored_model import open_model
 
 

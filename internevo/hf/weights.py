@@ -18,6 +18,7 @@ from internevo.hf.config_json import read_facts
 from internevo.hf.families import FAMILIES, Row
 from internevo.hf.files import TensorFiles
 from internevo.hf.layouts import Layout
+from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
 
 NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
@@ -173,11 +174,7 @@ def load_model(
     weights: Weights, config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Transformer:
     """The whole model, its weights rounded to `dtype`. Raises UserError when one holds a number that is not finite."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    model = model.to(dtype).to_empty(device=device)
-    if config.tied:
-        model.head.weight = model.embed.weight
+    model = empty_model(config, device, dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             weight = weights.read(name)

@@ -5,8 +5,6 @@ The file knows nothing of ranks, precision policies or losses; `parallel/` and `
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -175,7 +173,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids to logits.
 
-    Build it on any device, also `meta`, and give it weights with `init_weights` or `load_state_dict`.
+    Build it on any device, also `meta`, and give it weights with `initial.init_weights` or `load_state_dict`.
     """
 
     def __init__(self, config: ModelConfig):
@@ -271,38 +269,3 @@ class Transformer(nn.Module):
         embedding = Cost(parameters=config.vocab * config.hidden)
         blocks = Block.cost(config).times(config.layers)
         return blocks + RMSNorm.cost(config.hidden) + embedding + Transformer.head_cost(config)
-
-
-@torch.no_grad()
-def init_weights(model: Transformer, seed: int) -> None:
-    """Fill every parameter with its `initial_values`, in place."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(initial_values(name, parameter.shape, model.roles[name], model.config, seed))
-
-
-def initial_values(name: str, shape: torch.Size, role: Role, config: ModelConfig, seed: int) -> Tensor:
-    """The fp32 values, on the CPU, that the parameter called `name` begins with.
-
-    | kind | values |
-    |---|---|
-    | bias | 0 |
-    | scale | 1 |
-    | embedding | normal, deviation `init_std` |
-    | matrix | the same; with `width_base` times `sqrt(width_base / hidden)` |
-    | head | the same; with `width_base` times `width_base / hidden` |
-
-    What writes into the residual stream is scaled down by `sqrt(2 * layers)`, so that the stream's variance does not
-    grow with depth (GPT-2's rule). Each parameter has a random stream of its own, made from the seed and its name, so
-    its values do not depend on which other parameters a process holds.
-    """
-    if role.kind is Kind.bias:
-        return torch.zeros(shape)
-    if role.kind is Kind.scale:
-        return torch.ones(shape)
-    std = config.init_std / (math.sqrt(2 * config.layers) if role.into_residual else 1.0)
-    if config.width_base and role.kind is not Kind.embedding:
-        ratio = config.width_base / config.hidden
-        std *= ratio if role.kind is Kind.head else math.sqrt(ratio)
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)

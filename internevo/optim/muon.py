@@ -7,7 +7,7 @@ stack of matrices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import sqrt
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from internevo.config.schema import OptimizerConfig
+from internevo.optim.split_fp32 import as_fp32, begin_rest
 
 OnWhole = Callable[[Callable[[Tensor], Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 """Calls a function on whole matrices, of which this process may hold parts, and gives its parts of the results."""
@@ -41,7 +42,11 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, made orthogonal. Takes `grad_scale` and `found_inf` as torch's fused optimizers do."""
+    """Nesterov momentum, made orthogonal. Takes `grad_scale` and `found_inf` as torch's fused optimizers do.
+
+    `moments` is what the momentum is kept in. A step moves it by a twentieth of the way, so that bf16 needs no
+    chance in its rounding.
+    """
 
     _step_supports_amp_scaling = True  # as torch marks its own that do
     grad_scale: Tensor
@@ -53,6 +58,7 @@ class Muon(torch.optim.Optimizer):
         config: OptimizerConfig,
         rate: float,
         dtype: torch.dtype,
+        moments: torch.dtype,
         on_whole: OnWhole,
     ):
         defaults = {"lr": config.lr, "momentum": config.momentum, "rate": rate}
@@ -60,33 +66,36 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters.values()), {**defaults, "weight_decay": decay})
         self._names, self._dtype, self._on_whole = list(parameters), dtype, on_whole
         for parameter in parameters.values():
-            self.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+            buffer = torch.zeros_like(parameter, dtype=moments)
+            self.state[parameter] = {"momentum_buffer": buffer, **begin_rest(parameter)}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move all matrices; nothing changes when `found_inf` is 1."""
         (group,) = self.param_groups
         parameters, momentum = group["params"], group["momentum"]
-        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        kept = [self.state[p]["momentum_buffer"] for p in parameters]
+        buffers = [buffer.float() for buffer in kept]  # those kept in fp32 themselves
         good = self.found_inf == 0
         # a buffer instead of a gradient that is not finite: the average then stays as it is
-        gradients = [torch.where(good, p.grad / self.grad_scale, m) for p, m in zip(parameters, buffers, strict=True)]
+        gradients = [
+            torch.where(good, p.grad.float() / self.grad_scale, m) for p, m in zip(parameters, buffers, strict=True)
+        ]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         torch._foreach_lerp_(gradients, buffers, momentum)
+        if kept[0].dtype != torch.float32:
+            torch._foreach_copy_(kept, buffers)
         wanted = {name: g.to(self._dtype) for name, g in zip(self._names, gradients, strict=True)}
-        del gradients
+        del gradients, buffers
         updates = self._on_whole(_update, wanted)
         lr = group["lr"] * good
-        torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        _subtract(parameters, [updates[name] for name in self._names], lr)
+        for name, parameter in zip(self._names, parameters, strict=True):
+            with as_fp32(parameter, self.state[parameter]) as weight:
+                weight.mul_(1 - lr * group["weight_decay"])
+                weight.sub_(updates[name].to(weight.dtype) * lr)
 
 
 def _update(matrix: Tensor) -> Tensor:
     if matrix.ndim > 2:
         return torch.stack([_update(one) for one in matrix])
     return orthogonalise(matrix) * (0.2 * sqrt(max(matrix.shape)))
-
-
-def _subtract(parameters: Sequence[Tensor], updates: Sequence[Tensor], lr: Tensor) -> None:
-    for parameter, update in zip(parameters, updates, strict=True):
-        parameter.sub_(update.to(parameter.dtype) * lr)

@@ -24,6 +24,7 @@ from internevo.optim.adamw import adamw, begin_state
 from internevo.optim.groups import Rate, parameter_groups, set_learning_rate
 from internevo.optim.lion import Lion
 from internevo.optim.muon import Muon, OnWhole, each_matrix
+from internevo.optim.split_adamw import SplitAdamW
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,22 @@ class Given:
     rate: Rate = lambda role: 1.0
     dtype: torch.dtype = torch.float32
     """What matrices are worked on in."""
+    compiled: bool = False
+    """Whether torch.compile may make kernels of an update."""
     on_whole: OnWhole = each_matrix
+
+    @property
+    def moments(self) -> torch.dtype:
+        """What moments are kept in."""
+        return torch.bfloat16 if self.config.state == "bf16" else torch.float32
 
 
 def _adamw(given: Given) -> list[torch.optim.Optimizer]:
+    split = any(parameter.dtype == torch.bfloat16 for parameter in given.parameters.values())
+    if split or given.moments == torch.bfloat16:
+        return [
+            SplitAdamW(given.parameters, given.roles, given.config, given.rate, given.moments, compiled=given.compiled)
+        ]
     optimizer = adamw(given.parameters, given.roles, given.config, given.rate)
     begin_state(optimizer)
     return [optimizer]
@@ -54,7 +67,7 @@ def _muon(given: Given) -> list[torch.optim.Optimizer]:
         # an orthogonal matrix of this scale has a norm that grows with the root of the width; to keep what it does to
         # activations the same, the rate falls with that root, not with the width (arXiv 2310.17813)
         rate = sqrt(given.rate(Role(Kind.matrix)))
-        made.append(Muon(inner, given.config, rate, given.dtype, given.on_whole))
+        made.append(Muon(inner, given.config, rate, given.dtype, given.moments, given.on_whole))
     return made + (_adamw(replace(given, parameters=outer)) if outer else [])
 
 

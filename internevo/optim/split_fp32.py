@@ -1,13 +1,23 @@
 """fp32 numbers as bf16 ones and the 16 bits that those lack, and rounding to bf16 by chance.
 
 An fp32 weight is kept as the bf16 weight that the passes use and `rest`, a signed 16-bit difference between the two's
-bits: together they are the fp32 weight, bit by bit, in four bytes instead of six.
+bits: together they are the fp32 weight, bit by bit, in four bytes instead of six. The bf16 one is the parameter; the
+rest is in the state of its optimizer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
+
+REST = "rest"
+"""What an optimizer's state calls the rest of a weight. No checkpoint has it: there, a weight is whole."""
+PIECE = 2**26
+"""Elements that are joined, or updated, at one time: what is between bf16 and fp32 is in memory for these only."""
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,6 +30,42 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 def join(high: Tensor, rest: Tensor) -> Tensor:
     """The inverse of `split`: fp32."""
     return ((high.view(torch.int16).to(torch.int32) << 16) + rest.to(torch.int32)).view(torch.float32)
+
+
+def begin_rest(parameter: Tensor) -> dict[str, Tensor]:
+    """The state of a weight that is kept split, which a bf16 one is; nothing for an fp32 one."""
+    return {REST: torch.zeros_like(parameter, dtype=torch.int16)} if parameter.dtype == torch.bfloat16 else {}
+
+
+def whole_weight(parameter: Tensor, state: MutableMapping[str, Any]) -> Tensor:
+    """The fp32 weight: joined, or the parameter itself."""
+    if REST not in state:
+        return parameter.detach()
+    weight = torch.empty_like(parameter, dtype=torch.float32)
+    parts = (weight, parameter.detach(), state[REST])
+    for to, *halves in zip(*(x.view(-1).split(PIECE) for x in parts), strict=True):
+        to.copy_(join(*halves))
+    return weight
+
+
+@torch.no_grad()
+def set_weight(parameter: Tensor, state: MutableMapping[str, Any], weight: Tensor) -> None:
+    """Give a parameter, and its rest where it has one, this fp32 weight."""
+    if REST not in state:
+        parameter.copy_(weight)
+        return
+    high, rest = split(weight.to(parameter.device))
+    parameter.copy_(high)
+    state[REST].copy_(rest)
+
+
+@contextmanager
+def as_fp32(parameter: Tensor, state: MutableMapping[str, Any]) -> Iterator[Tensor]:
+    """The fp32 weight, to be changed in place."""
+    weight = whole_weight(parameter, state)
+    yield weight
+    if REST in state:
+        set_weight(parameter, state, weight)
 
 
 def round_by_chance(x: Tensor, noise: Tensor) -> Tensor:

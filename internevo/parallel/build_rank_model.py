@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
+from internevo.model.initial import give_memory, initial_values, tie
 from internevo.model.roles import Role
-from internevo.model.transformer import Block, Transformer, initial_values
+from internevo.model.transformer import Block, Transformer
 from internevo.parallel.block_settings import compute_dtype, prepare_model
 from internevo.parallel.context import share_attention
 from internevo.parallel.mesh import Mesh
@@ -28,7 +29,6 @@ from internevo.parallel.tensor import (
     VocabularyEmbedding,
     cut_by_rank,
     cut_parameters,
-    local,
     replace,
 )
 from internevo.parallel.zero import gather_ahead, rows_by_rank, shard_module
@@ -36,34 +36,23 @@ from internevo.parallel.zero import gather_ahead, rows_by_rank, shard_module
 Root = TypeVar("Root", bound=nn.Module)
 
 
-def build_sharded(
+def build_rank_model(
     stage: StageConfig, mesh: Mesh, run: Callable[[Transformer], Root], layers: range | None = None
 ) -> Root:
     """This rank's part of the stage's model, in the module that `run` puts around it, with memory but no values yet.
 
-    That module runs the whole: weights that no block has are sharded with it. With `layers`, only these blocks are
-    there, under their own numbers, and embedding and head only with the first and the last of them.
+    On a mesh of one its weights are in what it computes in. On several, they are sharded fp32 ones; the module runs the
+    whole, so that weights that no block has are sharded with it. With `layers`, only these blocks are there, under
+    their own numbers, and embedding and head only with the first and the last of them.
     """
     with torch.device("meta"):
         model = Transformer(stage.model)
-    names = ["embed", "norm", "head"]
+    if mesh.alone:
+        model.to(compute_dtype(stage))  # ZeRO does that elsewhere, as it gathers them
     if layers is not None:
-        model.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in layers})  # type: ignore[assignment]
-        names = ["embed"] * (layers[0] == 0) + ["norm", "head"] * (layers[-1] == stage.model.layers - 1)
-        for name in {"embed", "norm", "head"} - set(names):
-            delattr(model, name)
+        _keep_layers(model, layers)
     if mesh.tensor.size > 1:
-        cut_parameters(model, mesh)
-        if stage.model.tied:
-            model.head.weight = model.embed.weight
-        parallel = TensorParallel(mesh.tensor, stage.parallel.sequence)
-        for block in model.blocks.children():
-            assert isinstance(block, Block)
-            block.run_attention = HalfOverRanks(block.attention, parallel)
-            block.run_feed_forward = HalfOverRanks(block.feed_forward, parallel)
-        for name, kind in (("embed", VocabularyEmbedding), ("norm", NormToAll)):
-            if name in names:
-                replace(model, name, kind, parallel)
+        _share_tensors(model, stage, mesh)
     if mesh.layout.context > 1:
         share_attention(model, mesh)
     if stage.parallel.asynchronous:
@@ -71,6 +60,8 @@ def build_sharded(
 
         enable_async_tensor_parallel(mesh.tensor, mesh.device)
     prepare_model(model, stage, mesh.device, _kept_tokens(stage, mesh))
+    if mesh.alone:
+        return run(give_memory(model, mesh.device))
     zero, dtype = stage.parallel.zero.stage, compute_dtype(stage)
     for block in model.blocks.children():
         shard_module(block, mesh, zero, dtype)
@@ -79,20 +70,38 @@ def build_sharded(
     root = run(model)
     shard_module(root, mesh, zero, dtype, root=True)
     root.to_empty(device=mesh.device)
-    if stage.model.tied:
-        model.head.weight = model.embed.weight  # to_empty made two tensors of it
+    tie(model)
     return root
 
 
-@torch.no_grad()
-def give_first_weights(model: Transformer, stage: StageConfig, mesh: Mesh) -> None:
-    """Fill this rank's part of every parameter with what the stage's seed gives."""
-    for name, parameter in model.named_parameters():
-        local(parameter).copy_(_first_part(name, parameter.shape, model.roles[name], stage, mesh))
+def _keep_layers(model: Transformer, layers: range) -> None:
+    """Give up all blocks but these, and what lies before the first and after the last of all where it is not theirs."""
+    model.blocks = nn.ModuleDict({str(n): model.blocks[n] for n in layers})  # type: ignore[assignment]
+    if layers[0] > 0:
+        del model.embed
+    if layers[-1] < model.config.layers - 1:
+        del model.norm, model.head
 
 
-def _first_part(name: str, shape: torch.Size, role: Role, stage: StageConfig, mesh: Mesh) -> Tensor:
-    """A view of whole values, to be copied before the next ones are drawn."""
+def _share_tensors(model: Transformer, stage: StageConfig, mesh: Mesh) -> None:
+    """Cut what is here over the ranks of tensor parallelism, and put their messages around it."""
+    cut_parameters(model, mesh)
+    tie(model)
+    parallel = TensorParallel(mesh.tensor, stage.parallel.sequence)
+    for block in model.blocks.children():
+        assert isinstance(block, Block)
+        block.run_attention = HalfOverRanks(block.attention, parallel)
+        block.run_feed_forward = HalfOverRanks(block.feed_forward, parallel)
+    for name, kind in (("embed", VocabularyEmbedding), ("norm", NormToAll)):
+        if hasattr(model, name):
+            replace(model, name, kind, parallel)
+
+
+def first_part(name: str, shape: torch.Size, role: Role, stage: StageConfig, mesh: Mesh) -> Tensor:
+    """This rank's part of the values that the stage's seed gives a parameter of this whole shape, fp32 on the CPU.
+
+    A view of whole values, to be copied before the next ones are drawn.
+    """
     whole = initial_values(name, shape, role, stage.model, stage.train.seed)
     return rows_by_rank(cut_by_rank(role, whole, mesh.tensor), mesh.shard)
 

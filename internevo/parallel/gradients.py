@@ -24,6 +24,8 @@ def gradient_norm(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Ro
     for name, parameter in parameters.items():
         if parameter.grad is not None:
             (cut if is_cut(roles[name], mesh.tensor.size) else whole).append(local(parameter.grad))
+    if mesh.alone:
+        return torch.linalg.vector_norm(_norms(whole))
     squares = torch.stack([_square(cut, mesh.device), _square(whole, mesh.device)])
     sum_over(squares, mesh.shard)
     in_parts_square = sum_over(squares[0].clone(), mesh.tensor)
@@ -33,4 +35,10 @@ def gradient_norm(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Ro
 def _square(gradients: list[Tensor], device: torch.device) -> Tensor:
     if not gradients:
         return torch.zeros((), device=device)
-    return torch.stack(torch._foreach_norm(gradients)).square().sum()
+    return _norms(gradients).square().sum()
+
+
+def _norms(gradients: list[Tensor]) -> Tensor:
+    """In fp32, also where gradients are kept in bf16."""
+    precision = torch.promote_types(gradients[0].dtype, torch.float32)
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=precision))

@@ -126,6 +126,7 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
         _check_cut(name, role, parameter.shape, mesh.tensor.size)
         if role.cut is not None and is_cut(role, mesh.tensor.size):
             part = cut_by_rank(role, parameter.detach(), mesh.tensor).contiguous()
+            assert mesh.parameters is not None
             part = DTensor.from_local(part, mesh.parameters["tensor"], [Shard(role.cut)], run_check=False)
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, nn.Parameter(part, parameter.requires_grad))

@@ -39,6 +39,11 @@ class World:
     """The same for checkpoints, which are written by a thread of their own."""
     _meshes: dict[Layout, Mesh] = field(default_factory=dict)
 
+    @classmethod
+    def alone(cls, device: torch.device) -> World:
+        """A world of this process."""
+        return cls(0, 1, device, None, None, None)
+
     @property
     def main(self) -> bool:
         """Whether this process writes what is written once."""
@@ -110,7 +115,7 @@ def join_world(device: torch.device) -> Iterator[World]:
     size = _size()
     if size == 1:
         try:
-            yield World(0, 1, device, None, None, None)
+            yield World.alone(device)
         finally:
             if dist.is_initialized():  # by an engine that wants a group even for one process
                 dist.destroy_process_group()

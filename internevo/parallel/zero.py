@@ -32,6 +32,7 @@ def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, 
     It computes in `dtype`, with weights, gradients and their reduction in fp32. Those of the `root`, whose backward
     pass begins where its forward pass ends, stay whole between the two.
     """
+    assert mesh.zero is not None
     fully_shard(
         module,
         mesh=mesh.zero,
@@ -55,7 +56,8 @@ def gather_ahead(blocks: Iterable[nn.Module]) -> None:
 
 def prepare_micro_batch(root: nn.Module, stage: int, last: bool) -> None:
     """Say what FSDP does after the next backward pass; `last` is the step's last micro-batch."""
-    assert isinstance(root, FSDPModule)
+    if not isinstance(root, FSDPModule):  # one process has all
+        return
     root.set_requires_gradient_sync(last or stage >= 2)
     root.set_requires_all_reduce(last)
     root.set_reshard_after_backward(last or stage == 3)

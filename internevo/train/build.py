@@ -1,27 +1,63 @@
-"""A model with memory and weights."""
+"""From a stage's settings to what trains it: the device, whether it can be trained there, and the engine."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
-from internevo.config.schema import ModelConfig
-from internevo.model.transformer import Transformer, init_weights
+from internevo.config.schema import StageConfig
+from internevo.files.errors import UserError
+from internevo.model.fp8 import check_fp8
+from internevo.model.transformer import Transformer
+from internevo.parallel.block_settings import compute_dtype, stage_kernel
+from internevo.parallel.layout import make_layout
+from internevo.parallel.world import World
+from internevo.train.engine import Engine, TorchEngine
+from internevo.train.loss import choose_loss
+from internevo.train.offloaded import OffloadedEngine, import_deepspeed
+from internevo.train.pipelined import Pipelined
+from internevo.train.sequential import Sequential
 
 
-def empty_model(
-    config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Transformer:
-    """A model whose weights hold nothing yet."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    model = model.to(dtype).to_empty(device=device)
-    if config.tied:
-        model.head.weight = model.embed.weight  # to_empty made two tensors of it
-    return model
+def choose_device(name: str) -> torch.device:
+    """The device that `train.device` means. Raises UserError when it asks for a GPU and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"train.device is cuda, but this torch ({torch.__version__}) sees no GPU. Check `nvidia-smi` and that "
+            "torch is a CUDA build, or set train.device to auto or cpu."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
-def initial_model(config: ModelConfig, device: torch.device | str, seed: int) -> Transformer:
-    """An fp32 model with the weights that `seed` gives."""
-    model = empty_model(config, device)
-    init_weights(model, seed)
-    return model
+def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
+    """Raise UserError if the stage cannot be trained by this many processes, on this device, with what is installed."""
+    make_layout(stage, world)
+    stage_kernel(stage, device)
+    choose_loss(stage.train.loss, device, stage.parallel.tensor)
+    if stage.train.fp8 != "none":
+        check_fp8(device)
+    pipeline = stage.parallel.pipeline
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    if pipeline.size > 1 and pipeline.schedule == "zbv" and version < (2, 12):
+        raise UserError(
+            f"stage {stage.name}: torch {torch.__version__} cannot run parallel.pipeline.schedule zbv (its ranks would "
+            "send to themselves); use 1f1b or interleaved, or torch 2.12 or newer."
+        )
+    if stage.parallel.zero.engine == "deepspeed":
+        import_deepspeed()
+
+
+def make_engine(stage: StageConfig, world: World, model: Transformer | None = None) -> Engine:
+    """The stage's model over all processes, with its first weights, or in a world of one with those of an fp32 `model`,
+    which is then trained in place or given up. Raises LayoutError when the sizes do not fit.
+    """
+    if stage.parallel.zero.engine == "deepspeed":
+        return OffloadedEngine(stage, world)
+    mesh = world.mesh(make_layout(stage, world.size))
+    if mesh.pipeline.size > 1:
+        return TorchEngine(stage, mesh, Pipelined)
+    in_place = model if compute_dtype(stage) == torch.float32 else None
+    return TorchEngine(stage, mesh, partial(Sequential, model=in_place), model)

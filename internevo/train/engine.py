@@ -1,28 +1,39 @@
-"""What trains a stage's model: on one process here, over many ranks in `sharded.py` and `pipelined.py`."""
+"""What trains a stage's model: its weights, what runs it, and the optimizers that move it, over a mesh of ranks."""
 
 from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from internevo.checkpoint.tensors import LazyTensors
+from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
-from internevo.data.batch import Batch, digest
+from internevo.data.batch import Batch, combine_digests
 from internevo.data.loader import WHOLE, Part
 from internevo.files.errors import UserError
 from internevo.model.transformer import Transformer
 from internevo.optim.groups import width_rate
 from internevo.optim.optimizers import Given, Optimizers, clip_scale
-from internevo.parallel.block_settings import compute_dtype, prepare_model, stage_kernel
+from internevo.optim.split_fp32 import REST, set_weight, whole_weight
+from internevo.parallel.block_settings import compute_dtype, stage_kernel
+from internevo.parallel.build_rank_model import first_part
+from internevo.parallel.collectives import gather_dim, sum_over
 from internevo.parallel.context import ContextCut
-from internevo.train.loss_model import LossModel, loss_model
+from internevo.parallel.gradients import gradient_norm
+from internevo.parallel.mesh import Mesh, Place
+from internevo.parallel.tensor import TensorParallel, complete_gradients, local
+from internevo.parallel.whole_matrices import WholeMatrices
+from internevo.parallel.zero import cut_alike, rows_to_shard
 from internevo.train.micro_batch import Staged
-from internevo.train.precision import bf16_copy
 from internevo.train.recorder import Recorder
+
+Losses = list[tuple[Tensor, Tensor, Tensor]]
+"""(losses, labels, positions) of micro-batches, equally shaped."""
 
 
 class Engine(ABC):
@@ -76,15 +87,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(losses, labels, positions) of this process's share of the batch, equally shaped, without gradients.
+    def losses(self, batch: Batch) -> Losses:
+        """Of this process's share of the batch, without gradients. The loss is 0 where there is no label."""
 
-        The loss is 0 where there is no label.
-        """
-
+    @abstractmethod
     def digest(self, batch: Batch) -> str:
         """The fingerprint of the whole step's data, the same on all ranks and under every layout."""
-        return digest(batch)
 
     @abstractmethod
     def add_up(self, values: Tensor) -> Tensor:
@@ -96,109 +104,221 @@ class Engine(ABC):
         gc.collect()  # FSDP makes circles
 
 
-def refuse_frozen(model: nn.Module, setting: str) -> None:
-    """Raise UserError for a parameter that does not learn."""
-    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
-        raise UserError(f"{setting} trains all parameters, and {frozen[0]} is frozen")
+class Runner(ABC):
+    """A rank's part of the model and how micro-batches go through it: one after the other, or in a pipeline."""
+
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it runs."""
+
+    @property
+    @abstractmethod
+    def transformers(self) -> list[Transformer]:
+        """What this rank has of the model."""
+
+    @abstractmethod
+    def forward_backward(self, staged: Staged) -> Tensor:
+        """Run a step's micro-batches. Returns this rank's share of the mean loss, a scalar on the device."""
+
+    @abstractmethod
+    def losses(self, staged: Staged) -> Losses:
+        """As for an engine."""
 
 
 class TorchEngine(Engine):
-    """An engine with fp32 parameters, or parts of them, and torch's optimizer on them."""
+    """An engine on a mesh of ranks, of which one process is the smallest, with optimizers that are torch's.
 
-    optimizers: Optimizers
+    | ranks | what the optimizers move | what runs |
+    |---|---|---|
+    | one, fp32 | the weights | the same |
+    | one, bf16 | fp32 weights | a bf16 copy of them, made anew after each update |
+    | one, bf16, `optimizer.state` split or bf16 | bf16 weights, with the rest of fp32 in the optimizers | the same |
+    | several | fp32 parts of the weights | what ZeRO gathers of them, in the precision of the passes |
+    """
 
-    @abstractmethod
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The fp32 parameters that this process holds, or holds a part of, by name."""
+    def __init__(
+        self,
+        stage: StageConfig,
+        mesh: Mesh,
+        make_runner: Callable[[StageConfig, Mesh, Recorder], Runner],
+        model: Transformer | None = None,
+    ):
+        """With the weights of `model`, on one process, which are trained in place where they are kept whole; or with
+        those of the stage's seed. Raises LayoutError when the sizes do not fit."""
+        self.stage, self.mesh, self.device = stage, mesh, mesh.device
+        self.part = Part(mesh.data.rank, mesh.data.size)
+        self.cut = ContextCut(mesh) if mesh.layout.context > 1 else None
+        self.tensor = TensorParallel(mesh.tensor, stage.parallel.sequence)
+        self.recorder = Recorder(mesh.everyone, mesh.tensor, mesh.replicas.size, stage.parallel.sequence, mesh.control)
+        self.runner = make_runner(stage, mesh, self.recorder)
+        self.notes = self.runner.notes
+        self.roles = self.runner.transformers[0].roles  # of the whole model, as each part was made from one
+        self.parameters = {name: p for part in self.runner.transformers for name, p in part.named_parameters()}
+        """What the optimizers move, and checkpoints know: by name, what this process has, or has a part of."""
+        self.copies: dict[str, nn.Parameter] = {}
+        """What runs, where that is another."""
+        if mesh.alone and compute_dtype(stage) != torch.float32:
+            self._keep_fp32(model)
+        self._build_optimizers()
+        self._add_up_in_fp32()
+        if model is None:
+            for name, parameter in self.parameters.items():
+                self._set_weight(name, first_part(name, parameter.shape, self.roles[name], stage, mesh))
+        elif self._split:
+            for name, given in model.named_parameters():
+                self._set_weight(name, given.detach())
+        self._refresh_copies()
+
+    def _keep_fp32(self, model: Transformer | None) -> None:
+        """Where the passes compute in less: fp32 weights, or the rest of them in the optimizers."""
+        if self.stage.optimizer.state != "fp32":
+            refuse_frozen(self.parameters, f"optimizer.state={self.stage.optimizer.state}")
+            return
+        self.copies = self.parameters
+        if model is not None:
+            self.parameters = dict(model.named_parameters())
+        else:
+            self.parameters = {
+                name: nn.Parameter(torch.empty_like(p, dtype=torch.float32), p.requires_grad)
+                for name, p in self.copies.items()
+            }
+        for name, copy in self.copies.items():
+            copy.requires_grad_(self.parameters[name].requires_grad)
+
+    def _build_optimizers(self) -> None:
+        """Optimizers move each rank's parts, as plain tensors that share the parameters' memory."""
+        stage, learning = self.stage, self.learning()
+        self.local = {name: nn.Parameter(local(p.detach())) for name, p in learning.items()}
+        given = Given(
+            self.local,
+            self.roles,
+            stage.optimizer,
+            width_rate(stage.model),
+            compute_dtype(stage),
+            compiled=stage.train.compile,
+        )
+        if not self.mesh.alone:
+            rows = {name: rows_to_shard(p) for name, p in learning.items()}
+            given = replace(given, on_whole=WholeMatrices(self.mesh, rows, self.roles))
+        self.optimizers = Optimizers(given)
+
+    def _add_up_in_fp32(self) -> None:
+        """Let several micro-batches' bf16 gradients add up where the optimizers look for them."""
+        several = max(step_sizes(self.stage.train)) > self.stage.train.micro_batch
+        for name, parameter in (self.copies or (self.parameters if self._split and several else {})).items():
+            if parameter.requires_grad:
+                self.local[name].grad_dtype = torch.float32
+                parameter.register_post_accumulate_grad_hook(_hand_gradient_to(self.local[name]))
+
+    @property
+    def _split(self) -> bool:
+        """Whether the rest of each fp32 weight is in the optimizers."""
+        return any(p.dtype == torch.bfloat16 for p in self.parameters.values())
 
     def learning(self) -> dict[str, nn.Parameter]:
-        """Those of them that learn; the others are frozen, and have neither gradient nor optimizer state."""
-        return {name: p for name, p in self.named_parameters().items() if p.requires_grad}
-
-    @abstractmethod
-    def gradient_norm(self) -> Tensor:
-        """The global norm of all gradients, the same on all ranks."""
-
-    def before_update(self) -> None:
-        """Called when the gradients are complete."""
-
-    def updated(self) -> None:
-        """Called when the parameters have new values."""
-
-    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        for parameter in self.learning().values():
-            if parameter.grad is None:  # it took no part in the step, as an expert that no token chose
-                parameter.grad = torch.zeros_like(parameter)
-        norm = self.gradient_norm()
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
-        self.before_update()
-        self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
-        self.updated()
-        for parameter in self.named_parameters().values():
-            parameter.grad = None
-        return norm, finite
-
-    def state(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.named_parameters().items():
-            tensors[f"model/{name}"] = parameter.detach()
-            kept = self.optimizers.state(name) if parameter.requires_grad else {}
-            for kind, value in kept.items():
-                tensors[f"optimizer/{name}/{kind}"] = self.as_parameter(value, parameter)
-        return tensors
-
-    def as_parameter(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
-        """A state tensor as checkpoints know it: cut over ranks as its parameter is."""
-        return value
-
-    def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
-        read(self.state())
-        self.updated()
-
-
-class OneProcess(Engine):
-    """An engine whose whole model is on this process."""
-
-    model: LossModel
+        """The parameters that learn; the others are frozen, and have neither gradient nor optimizer state."""
+        return {name: p for name, p in self.parameters.items() if p.requires_grad}
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        labels = max(1, staged.batch.label_count)
-        total = torch.zeros((), device=self.device)
-        for micro in staged:
-            run = partial(self.model, micro)
-            loss = self.recorder.forward(self.model, run, micro.tokens.numel(), labels) / labels
-            loss.backward()
-            total += loss.detach()
-        return total
+        loss = self.runner.forward_backward(staged)
+        complete_gradients(self.parameters, self.roles, self.tensor)
+        return self.add_up(loss)
+
+    def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        learning = self.learning()
+        for name, parameter in learning.items():
+            moved = self.local[name]
+            if parameter.grad is not None:
+                moved.grad_dtype = parameter.grad.dtype
+                moved.grad = local(parameter.grad)
+            elif moved.grad is None:  # it took no part in the step, as an expert that no token chose
+                moved.grad = torch.zeros_like(moved, dtype=moved.grad_dtype)
+        norm = gradient_norm(self.local, self.roles, self.mesh)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
+        for parameter in (*learning.values(), *self.local.values()):
+            parameter.grad = None
+        self._refresh_copies()
+        return norm, finite
+
+    def state(self) -> Mapping[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            kept = dict(self.optimizers.state(name)) if parameter.requires_grad else {}
+            split = kept.pop(REST, None) is not None
+            tensors[f"model/{name}"] = torch.empty(parameter.shape, device="meta") if split else parameter.detach()
+            for kind, value in kept.items():
+                tensors[f"optimizer/{name}/{kind}"] = self._as_parameter(value, parameter)
+        if not self._split:
+            return tensors
+        return LazyTensors(tensors, lambda key: self._whole_weight(key.removeprefix("model/")))
+
+    def _as_parameter(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        """A state tensor as checkpoints know it: cut over ranks as its parameter is.
+
+        One of another shape is about the whole parameter, and the same on all ranks.
+        """
+        if self.mesh.alone or value.shape != local(parameter).shape:
+            return value
+        return cut_alike(value, parameter)
+
+    def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        if self._split:  # one after the other: an fp32 weight has no place of its own
+            for name, parameter in self.parameters.items():
+                weight, kept = torch.empty(parameter.shape), self.optimizers.state(name)
+                others = {f"optimizer/{name}/{kind}": value for kind, value in kept.items() if kind != REST}
+                read({f"model/{name}": weight, **others})
+                self._set_weight(name, weight)
+        else:
+            read(self.state())
+        self._refresh_copies()
+
+    def _whole_weight(self, name: str) -> Tensor:
+        """The fp32 weight, on the device."""
+        return whole_weight(self.parameters[name], self.optimizers.state(name))
+
+    def _set_weight(self, name: str, weight: Tensor) -> None:
+        """Give a parameter this rank's part of an fp32 weight."""
+        parameter = self.parameters[name]
+        set_weight(local(parameter.detach()), self.optimizers.state(name) if parameter.requires_grad else {}, weight)
 
     @torch.no_grad()
-    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        return [(self.model(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
+    def _refresh_copies(self) -> None:
+        if self.copies:
+            torch._foreach_copy_(list(self.copies.values()), [self.parameters[name] for name in self.copies])
+
+    @torch.no_grad()
+    def losses(self, batch: Batch) -> Losses:
+        return self.runner.losses(self.stage_batch(batch))
+
+    def digest(self, batch: Batch) -> str:
+        return joint_digest(batch, self.mesh.data, self.device)
 
     def add_up(self, values: Tensor) -> Tensor:
-        return values
+        return sum_over(sum_over(values, self.mesh.replicas), self.mesh.pipeline)
 
 
-class LocalEngine(OneProcess, TorchEngine):
-    """All on one process. With bf16, the passes run on a bf16 copy of the model."""
+def refuse_frozen(parameters: Mapping[str, nn.Parameter], setting: str) -> None:
+    """Raise UserError for a parameter that does not learn."""
+    if frozen := [name for name, parameter in parameters.items() if not parameter.requires_grad]:
+        raise UserError(f"{setting} trains all parameters, and {frozen[0]} is frozen")
 
-    def __init__(self, master: Transformer, stage: StageConfig, device: torch.device):
-        master.config = stage.model  # a stage may change the rotary base
-        self.stage, self.device, self.master = stage, device, master
-        self.recorder = Recorder()
-        model = master if stage.train.precision == "fp32" else bf16_copy(master)
-        prepare_model(model, stage, device)
-        self.model = loss_model(model, stage, device)
-        rate, dtype = width_rate(stage.model), compute_dtype(stage)
-        self.optimizers = Optimizers(Given(self.learning(), master.roles, stage.optimizer, rate, dtype))
 
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.master.named_parameters())
+def joint_digest(batch: Batch, readers: Place, device: torch.device) -> str:
+    """`data.batch.digest` of a step of which each rank of `readers` has its rows; the same on all. Waits for them."""
+    hashes = torch.frombuffer(bytearray(batch.row_digests), dtype=torch.uint8)
+    everyones = gather_dim(hashes.to(device), 0, readers) if readers.size > 1 else hashes
+    return combine_digests([everyones.cpu().numpy().tobytes()], batch.label_count)
 
-    def gradient_norm(self) -> Tensor:
-        return nn.utils.get_total_norm([p.grad for p in self.master.parameters() if p.grad is not None])
 
-    @torch.no_grad()
-    def updated(self) -> None:
-        if self.model.transformer is not self.master:
-            torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
+def _hand_gradient_to(moved: nn.Parameter) -> Callable[[Tensor], None]:
+    """What a bf16 parameter does with a micro-batch's gradient: it is added to the fp32 one of what is moved by it."""
+
+    def hook(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        if moved.grad is None:
+            moved.grad = parameter.grad.float()
+        else:
+            moved.grad.add_(parameter.grad)
+        parameter.grad = None
+
+    return hook

@@ -24,19 +24,18 @@ from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Part
 from internevo.files.errors import UserError
 from internevo.model.documents import Documents
-from internevo.model.transformer import Transformer, initial_values
+from internevo.model.initial import empty_model, initial_values
+from internevo.model.transformer import Transformer
 from internevo.optim.adamw import adamw
 from internevo.optim.groups import set_learning_rate, width_rate
 from internevo.parallel.block_settings import compute_dtype, prepare_model
 from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place
 from internevo.parallel.world import World, start_groups
-from internevo.train.build import empty_model
-from internevo.train.engine import Engine, refuse_frozen
-from internevo.train.loss_model import loss_model
+from internevo.train.engine import Engine, Losses, joint_digest, refuse_frozen
+from internevo.train.loss import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.recorder import Recorder
-from internevo.train.sharded import joint_digest
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -87,7 +86,7 @@ class OffloadedEngine(Engine):
         self.recorder = Recorder(self.ranks, replicas=world.size, control=world.control)
         with torch.device("meta"):
             whole = Transformer(stage.model)
-        refuse_frozen(whole, "parallel.zero.engine=deepspeed")
+        refuse_frozen(dict(whole.named_parameters()), "parallel.zero.engine=deepspeed")
         self.shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
         config = deepspeed_config(stage, world.size, max(shape.numel() for shape in self.shapes.values()))
         if self._shards_weights:
@@ -158,7 +157,7 @@ class OffloadedEngine(Engine):
         self._set_steps(float(steps))
 
     @torch.no_grad()
-    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def losses(self, batch: Batch) -> Losses:
         return [(self.engine.module(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
 
     def digest(self, batch: Batch) -> str:

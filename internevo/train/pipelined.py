@@ -1,4 +1,4 @@
-"""The engine over the parts of a pipeline, each laid out over ranks as in `sharded.py`."""
+"""The runner of a pipeline: the parts of the model that a rank has, each laid out over ranks as without one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from torch import Tensor, nn
 
 from internevo.config.derive import parts_per_rank, step_sizes
 from internevo.config.schema import StageConfig
-from internevo.data.batch import IGNORE, Batch
+from internevo.data.batch import IGNORE
 from internevo.model.recompute import Policy
-from internevo.model.roles import Role
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
 from internevo.parallel.block_settings import compute_dtype
-from internevo.parallel.build_rank_model import build_sharded, give_first_weights
-from internevo.parallel.collectives import sum_over
+from internevo.parallel.build_rank_model import build_rank_model
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import Pipeline, micro_batches_run, parts_of, split_layers
-from internevo.parallel.tensor import complete_gradients, local
+from internevo.parallel.tensor import local
 from internevo.parallel.zero import reshard
-from internevo.train.chunked_loss import chunked_cross_entropy, label_losses
+from internevo.train.engine import Losses, Runner
+from internevo.train.loss import chunked_cross_entropy, label_losses
 from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.recorder import Recorder
-from internevo.train.sharded import ShardedEngine
 
 
 class PartModel(nn.Module):
@@ -64,12 +62,11 @@ class PartModel(nn.Module):
         return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * scale
 
 
-class PipelinedEngine(ShardedEngine):
-    """A stage of training whose model is a pipeline."""
+class Pipelined(Runner):
+    """A rank's parts of a model that is a pipeline."""
 
-    def __init__(self, stage: StageConfig, mesh: Mesh):
-        self._prepare(stage, mesh)
-        config = stage.parallel.pipeline
+    def __init__(self, stage: StageConfig, mesh: Mesh, recorder: Recorder):
+        self.mesh, config = mesh, stage.parallel.pipeline
         layers = split_layers(stage.model, config.size * parts_per_rank(config))
         self.models: dict[int, PartModel] = {}
         for number in parts_of(mesh.pipeline.rank, config):
@@ -78,10 +75,9 @@ class PipelinedEngine(ShardedEngine):
                 last=number == len(layers) - 1,
                 vocabulary=mesh.tensor,
                 compiled=stage.train.compile,
-                recorder=self.recorder,
+                recorder=recorder,
             )
-            self.models[number] = build_sharded(stage, mesh, run, layers[number])
-            give_first_weights(self.models[number].part, stage, mesh)
+            self.models[number] = build_rank_model(stage, mesh, run, layers[number])
         train = stage.train
         tokens = train.seq_len // mesh.layout.context
         tokens //= mesh.tensor.size if stage.parallel.sequence else 1
@@ -96,39 +92,28 @@ class PipelinedEngine(ShardedEngine):
                 f"parts ({settings}); where it splits none, interleaved idles less",
             )
         self.pipeline = Pipeline(modules, config, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
-        self._build_optimizers()
 
     @property
-    def roles(self) -> dict[str, Role]:
-        return next(iter(self.models.values())).part.roles  # of the whole model, as each part was made from one
-
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for model in self.models.values() for name, p in model.part.named_parameters()}
+    def transformers(self) -> list[Transformer]:
+        return [model.part for model in self.models.values()]
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        replicas = self.mesh.replicas
         labels = max(1, staged.batch.label_count)
         micros = list(staged)
         filler = replace(micros[0], labels=torch.full_like(micros[0].labels, IGNORE), filler=True)
-        micros += [filler] * (micro_batches_run(self.stage.parallel.pipeline, len(micros)) - len(micros))
+        micros += [filler] * (micro_batches_run(self.pipeline.config, len(micros)) - len(micros))
         for model in self.models.values():
             model.micros, model.labels = iter(micros), labels
-        total = self.pipeline.forward_backward(len(micros)) / replicas.size
-        complete_gradients(self.named_parameters(), self.roles, self.tensor)
-        return sum_over(sum_over(total, replicas), self.mesh.pipeline)
+        return self.pipeline.forward_backward(len(micros)) / self.mesh.replicas.size
 
-    @torch.no_grad()
-    def losses(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        micros = list(self.stage_batch(batch))
+    def losses(self, staged: Staged) -> Losses:
+        micros = list(staged)
         for model in self.models.values():
             model.micros, model.labels = iter(micros), None
         given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)
         return [(loss, m.labels, m.positions) for loss, m in zip(given, micros, strict=True) if loss is not None]
-
-    def add_up(self, values: Tensor) -> Tensor:
-        return sum_over(super().add_up(values), self.mesh.pipeline)
 
 
 def _empty_micro_batches(stage: StageConfig, data: int) -> Iterator[str]:

@@ -29,12 +29,11 @@ from internevo.parallel.block_settings import compute_dtype, stage_kernel
 from internevo.parallel.world import World, join_world
 from internevo.tokens.statistics import label_counts
 from internevo.tokens.store import TokenStore
-from internevo.train.device import choose_device
+from internevo.train.build import check_engine, choose_device, make_engine
 from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
 from internevo.train.initial_weights import begin_from
 from internevo.train.interrupt import Interrupt
-from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.preflight import preflight
 from internevo.train.resume import find_standing, stand
 from internevo.train.trainer import Peak, StageTrainer

@@ -78,8 +78,10 @@ OVERRIDES = {
         "optimizer.state=split; train.precision=fp32",
         "optimizer.state: split is for train.precision=bf16, found fp32",
     ),
-    "split weights under Muon": ("optimizer.state=bf16; optimizer.name=muon", "for optimizer.name=adamw, found muon"),
-    "split weights over ranks": ("optimizer.state=split; parallel.tensor=2", "parallel.tensor must be 1, found 2"),
+    "split weights under Lion": (
+        "optimizer.state=bf16; optimizer.name=lion",
+        "optimizer.name adamw or muon, found lion",
+    ),
     "momentum of one": ("optimizer.momentum=1", "optimizer.momentum: must be below 1, found 1"),
     "asynchronous and uncompiled": ("parallel.asynchronous=true", "parallel.asynchronous: needs train.compile=true"),
     "Muon under DeepSpeed": (

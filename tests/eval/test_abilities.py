@@ -26,10 +26,11 @@ from internevo.eval.needle import (
 )
 from internevo.eval.scorer import Scorer
 from internevo.files.errors import UserError
+from internevo.model.initial import initial_model
+from internevo.parallel.world import World
 from internevo.tokens.store import TokenStore
 from internevo.tokens.store_writer import TokenStoreWriter
-from internevo.train.build import initial_model
-from internevo.train.engine import LocalEngine
+from internevo.train.build import make_engine
 from internevo.train.step import train_step
 from internevo.train.stored_model import StoredModel, open_model
 from tests.eval.test_scores import by_transformers
@@ -110,12 +111,13 @@ def test_a_seen_test_set_is_found_out(tmp_path: Path) -> None:
     for seen in ([train], [train, test]):
         config = model_preset("tiny")
         stage = StageConfig(model=config, train=TrainConfig(precision="fp32", micro_batch=12, seq_len=64))
-        engine = LocalEngine(initial_model(config, torch.device("cpu"), 0), stage, torch.device("cpu"))
+        model = initial_model(config, "cpu", 0)
+        engine = make_engine(stage, World.alone(torch.device("cpu")), model)
         for _ in range(60):
             for store in seen:
                 for batch in evaluation_batches("x", store, 64, 12, 10**6):
                     train_step(engine, engine.stage_batch(batch), 1e-2)
-        stored = StoredModel("x", ModelWeights(engine.master), config, 64, None, None, None, 0)
+        stored = StoredModel("x", ModelWeights(model), config, 64, None, None, None, 0)
         results.append(contamination(Scorer(stored, ALONE, 64), test, reference, train, 64, 10**6))
     clean, dirty = results
     assert abs(clean.to_reference) < 0.3

@@ -12,9 +12,8 @@ from internevo.model.documents import Documents
 from internevo.model.recompute import Policy
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Block
-from internevo.train.build import empty_model
-from internevo.train.engine import LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.loss import summed_cross_entropy
 from internevo.train.step import train_step
 from tests.train.test_step import random_batch
@@ -71,10 +70,8 @@ def test_bytes_a_parameter(state: str, bytes_each: int, gpu: torch.device) -> No
     train = TrainConfig(precision="bf16", seq_len=32, batch_tokens=128, micro_batch=4, steps=100, compile=True)
     stage = StageConfig(model=model_preset("tiny", **sizes), train=train, optimizer=OptimizerConfig(state=state))
     before = torch.cuda.memory_allocated()
-    model = empty_model(stage.model, gpu if state == "fp32" else "cpu")
-    engine = (LocalEngine if state == "fp32" else LeanEngine)(model, stage, gpu)
-    parameters = sum(p.numel() for p in model.parameters())
-    del model
+    engine = make_engine(stage, World.alone(gpu))
+    parameters = sum(p.numel() for p in engine.parameters.values())
     train_step(engine, engine.stage_batch(random_batch(0)), 1e-3)
     torch.cuda.reset_peak_memory_stats()
     train_step(engine, engine.stage_batch(random_batch(1)), 1e-3)

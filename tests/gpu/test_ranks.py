@@ -18,8 +18,8 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.parallel.asynchronous import FoldReshapes
 from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.engine import Engine
-from internevo.train.make_engine import make_engine
 from tests.gpu.test_training import WIDE, build
 from tests.gpu.waits import no_waits
 from tests.train.test_step import random_batch

@@ -15,9 +15,10 @@ from internevo.checkpoint.tensors import read_tensors
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
-from internevo.train.build import initial_model
-from internevo.train.engine import Engine, LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.model.initial import initial_model
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
+from internevo.train.engine import Engine
 from tests.gpu.numbers import NOOP, numbers
 
 CPU = torch.device("cpu")
@@ -26,8 +27,7 @@ CPU = torch.device("cpu")
 def build(state: str, layers: int, device: torch.device) -> Engine:
     train = TrainConfig(precision="bf16", seq_len=32, batch_tokens=128, steps=10)
     stage = StageConfig(model=model_preset("tiny", layers=layers), train=train, optimizer=OptimizerConfig(state=state))
-    kind = LocalEngine if state == "fp32" else LeanEngine
-    return kind(initial_model(stage.model, device if state == "fp32" else CPU, 0), stage, device)
+    return make_engine(stage, World.alone(device), initial_model(stage.model, CPU, 0))
 
 
 def waits_of(work) -> int:

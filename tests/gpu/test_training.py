@@ -14,10 +14,11 @@ from torch._dynamo.utils import counters
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
+from internevo.model.initial import initial_model
 from internevo.model.kernels import flash
-from internevo.train.build import initial_model
-from internevo.train.engine import Engine, LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
+from internevo.train.engine import Engine
 from internevo.train.step import train_step
 from tests.gpu.numbers import NOOP, numbers
 from tests.train.test_compile import batches
@@ -30,8 +31,7 @@ def build(device: torch.device, precision: str = "bf16", state: str = "fp32", na
     train = TrainConfig(precision=precision, seq_len=64, batch_tokens=256, steps=100, **changes)
     optimizer = OptimizerConfig(state=state, name=name)
     stage = StageConfig(model=model_preset("tiny", **WIDE), train=train, optimizer=optimizer)
-    kind = LocalEngine if state == "fp32" else LeanEngine
-    return kind(initial_model(stage.model, CPU if state != "fp32" else device, 0), stage, device)
+    return make_engine(stage, World.alone(device), initial_model(stage.model, CPU, 0))
 
 
 def losses(engine: Engine, folder: Path, count: int = 10) -> list[float]:

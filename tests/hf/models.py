@@ -12,7 +12,8 @@ from torch import Tensor
 from internevo.config.presets import model_preset
 from internevo.hf.internlm2.modeling_internlm2 import InternLM2ForCausalLM
 from internevo.model.documents import Documents
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights
+from internevo.model.transformer import Transformer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 512,

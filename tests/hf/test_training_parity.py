@@ -14,10 +14,12 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.loader import evaluation_batches
 from internevo.hf.export import export
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights
+from internevo.model.transformer import Transformer
+from internevo.parallel.world import World
 from internevo.tokens.store import TokenStore
 from internevo.tokens.store_writer import TokenStoreWriter
-from internevo.train.engine import LocalEngine
+from internevo.train.build import make_engine
 from internevo.train.step import train_step
 from tests.hf.models import ModelWeights
 
@@ -35,7 +37,7 @@ def test_twenty_steps(tmp_path: Path) -> None:
         train=TrainConfig(precision="fp32", micro_batch=2),
         optimizer=OptimizerConfig(weight_decay=0.1),
     )
-    engine = LocalEngine(model, stage, CPU)
+    engine = make_engine(stage, World.alone(CPU), model)
     matrices = [p for p in llama.parameters() if p.ndim > 1]
     vectors = [p for p in llama.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]

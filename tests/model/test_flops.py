@@ -8,7 +8,8 @@ import torch
 from internevo.config.presets import PRESETS, model_preset
 from internevo.model.documents import Documents
 from internevo.model.flops import causal_pairs, forward_flops, parameters, training_flops
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights
+from internevo.model.transformer import Transformer
 from tests.model.counting import count_flops
 
 

@@ -7,7 +7,8 @@ import torch
 from internevo.config.presets import model_preset
 from internevo.model.documents import Documents
 from internevo.model.generate import choose_token, generate
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights
+from internevo.model.transformer import Transformer
 
 
 def build() -> Transformer:

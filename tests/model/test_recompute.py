@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from internevo.config.presets import model_preset
 from internevo.model.budget import activation_bytes, policies_within
 from internevo.model.documents import Documents
+from internevo.model.initial import init_weights
 from internevo.model.recompute import Policy
 from internevo.model.rope import rotary_tables
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.transformer import Transformer
 
 LENGTHS = [10, 1, 53]
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig
+from internevo.model.initial import initial_values
 from internevo.model.roles import Kind, Role, declare, roles_of
-from internevo.model.transformer import Transformer, initial_values
+from internevo.model.transformer import Transformer
 from internevo.optim.groups import decays, width_rate
 from internevo.optim.optimizers import Given, Optimizers
 

@@ -10,8 +10,9 @@ import torch
 from internevo.config.presets import model_preset
 from internevo.model.cache import KVCache
 from internevo.model.documents import Documents
+from internevo.model.initial import init_weights
 from internevo.model.rope import rotary_tables, rotate
-from internevo.model.transformer import RMSNorm, Transformer, init_weights
+from internevo.model.transformer import RMSNorm, Transformer
 
 
 def build(seed: int = 0, **changes) -> Transformer:

@@ -10,13 +10,14 @@ from torch import nn
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
+from internevo.model.initial import init_weights, initial_model
 from internevo.model.roles import Kind, Role
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.transformer import Transformer
 from internevo.optim.groups import width_rate
 from internevo.optim.muon import Muon, each_matrix, orthogonalise
 from internevo.optim.optimizers import Given, Optimizers
-from internevo.train.build import initial_model
-from internevo.train.engine import LocalEngine
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.step import train_step
 from tests.train.test_step import CPU, random_batch
 
@@ -40,7 +41,7 @@ def test_the_update_is_torchs() -> None:
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours.values()]
     adjusted = {"adjust_lr_fn": "match_rms_adamw"}
     optimizer = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, momentum=0.9, **adjusted)
-    muon = Muon(ours, config, 1.0, torch.bfloat16, each_matrix)
+    muon = Muon(ours, config, 1.0, torch.bfloat16, torch.float32, each_matrix)
     for number in range(20):
         finite = number % 5 != 2
         muon.grad_scale, muon.found_inf = torch.tensor(4.0), torch.tensor(0.0 if finite else 1.0)
@@ -63,7 +64,7 @@ def test_a_stack_of_matrices_moves_as_its_matrices() -> None:
     apart = [nn.Parameter(matrix.clone()) for matrix in stack.detach()]
     gradients = torch.randn(3, 24, 40)
     for names in ({"stack": stack}, {str(n): p for n, p in enumerate(apart)}):
-        muon = Muon(names, config, 1.0, torch.float32, each_matrix)
+        muon = Muon(names, config, 1.0, torch.float32, torch.float32, each_matrix)
         muon.grad_scale, muon.found_inf = torch.tensor(1.0), torch.tensor(0.0)
         stack.grad, (apart[0].grad, apart[1].grad, apart[2].grad) = gradients, gradients
         muon.step()
@@ -105,6 +106,6 @@ def test_it_learns() -> None:
     """On one batch again and again, with AdamW's learning rate."""
     train = TrainConfig(precision="fp32", steps=100)
     stage = StageConfig(model=model_preset("tiny"), train=train, optimizer=OptimizerConfig(name="muon"))
-    engine = LocalEngine(initial_model(stage.model, CPU, 0), stage, CPU)
+    engine = make_engine(stage, World.alone(CPU), initial_model(stage.model, CPU, 0))
     losses = [train_step(engine, engine.stage_batch(random_batch(0)), 3e-3).loss for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]

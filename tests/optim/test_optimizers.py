@@ -10,8 +10,9 @@ from torch import nn
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig
+from internevo.model.initial import init_weights
 from internevo.model.roles import Kind, Role
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.transformer import Transformer
 from internevo.optim.lion import Lion
 from internevo.optim.optimizers import OPTIMIZERS, Given, Optimizers
 

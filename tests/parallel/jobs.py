@@ -37,9 +37,9 @@ from internevo.parallel.asynchronous import FoldReshapes
 from internevo.parallel.tensor import local
 from internevo.parallel.world import World
 from internevo.tokens.store_writer import TokenStoreWriter
+from internevo.train.build import make_engine
 from internevo.train.engine import Engine, TorchEngine
-from internevo.train.make_engine import make_engine
-from internevo.train.pipelined import PipelinedEngine
+from internevo.train.pipelined import Pipelined
 from internevo.train.step import train_step
 
 SEQ_LEN, ROWS, VOCAB, LR = 64, 8, 512, 3e-3
@@ -127,13 +127,13 @@ def whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def train(world: World, changes: dict[str, Any], store: Path, steps: int, after: bool = False) -> Trained:
     """Train `steps` steps on the documents of `store`. The result's weights are those from before, or from `after`."""
     engine = engine_of(stage_of(changes), world)
-    result = Trained(weights=whole({k: p.detach() for k, p in engine.named_parameters().items()}))
+    result = Trained(weights=whole({k: p.detach() for k, p in engine.parameters.items()}))
     keep_gradients(engine, result)
     with _loader(store, "best_fit", engine) as loader:
         for _ in range(steps):
             one_step(engine, loader.next(), result)
     if after:
-        result.weights = whole({k: p.detach() for k, p in engine.named_parameters().items()})
+        result.weights = whole({k: p.detach() for k, p in engine.parameters.items()})
     return result if world.main else strip(result)
 
 
@@ -175,7 +175,7 @@ def build_and_look(world: World, changes: dict[str, Any]) -> Built:
         engine = engine_of(stage_of(changes), world)
     finally:
         build_rank_model.initial_values = transformer.initial_values
-    parts = {name: local(p.detach()) for name, p in engine.named_parameters().items()}
+    parts = {name: local(p.detach()) for name, p in engine.parameters.items()}
     return Built(most, {name: part.untyped_storage().nbytes() - part.nbytes for name, part in parts.items()})
 
 
@@ -220,7 +220,8 @@ def order_of_work(world: World, changes: dict[str, Any], store: Path) -> str:
 def most_in_flight(world: World, changes: dict[str, Any], store: Path) -> int:
     """For how many micro-batches this rank's stages of a pipeline have at most run forward only, added up."""
     engine = engine_of(stage_of(changes), world)
-    assert isinstance(engine, PipelinedEngine)
+    runner = engine.runner
+    assert isinstance(runner, Pipelined)
     now: dict[int, int] = {}
     most = 0
 
@@ -235,9 +236,9 @@ def most_in_flight(world: World, changes: dict[str, Any], store: Path) -> int:
         def backward(gradient: torch.Tensor) -> None:
             now[number] -= 1
 
-        engine.models[number].register_forward_hook(forward)
+        runner.models[number].register_forward_hook(forward)
 
-    for number in engine.models:
+    for number in runner.models:
         watch(number)
     with _loader(store, "best_fit", engine) as loader:
         one_step(engine, loader.next(), Trained())
@@ -327,7 +328,8 @@ def keep_gradients(engine: TorchEngine, result: Trained) -> None:
 
     def keep(*_: object) -> None:
         if not result.gradients:
-            gradients = {k: p.grad for k, p in engine.named_parameters().items() if p.grad is not None}
+            handed_on = {name: p.grad for name, p in engine.local.items()}
+            gradients = {k: p.grad if p.grad is not None else handed_on[k] for k, p in engine.learning().items()}
             result.gradients = whole(gradients)
 
     engine.optimizers.all[0].register_step_pre_hook(keep)

@@ -95,5 +95,5 @@ def train_measured(
             result.norms.append(done.grad_norm)
             recorded.append(done.recorded)
         engine.losses(batch)  # records nothing
-        result.weights = whole({k: p.detach() for k, p in engine.named_parameters().items()})
+        result.weights = whole({k: p.detach() for k, p in engine.parameters.items()})
     return (result if world.main else strip(result)), recorded, messages.count

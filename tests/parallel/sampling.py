@@ -28,8 +28,8 @@ from internevo.optim.schedule import learning_rate
 from internevo.parallel.world import World
 from internevo.tokens.store import TokenStore
 from internevo.tokens.store_writer import TokenStoreWriter
+from internevo.train.build import check_engine, make_engine
 from internevo.train.engine import TorchEngine
-from internevo.train.make_engine import check_engine, make_engine
 from internevo.train.step import train_step
 from tests.parallel import reference
 from tests.parallel.jobs import ALONE, Trained, keep_gradients, whole, write_documents

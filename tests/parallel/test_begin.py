@@ -11,8 +11,8 @@ import torch
 from internevo.hf.export import export
 from internevo.hf.weights import CheckpointWeights, FolderWeights
 from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.initial_weights import begin_from
-from internevo.train.make_engine import make_engine
 from tests.hf.models import ModelWeights, our_model
 from tests.parallel.jobs import ALONE, save, stage_of, whole, write_documents
 

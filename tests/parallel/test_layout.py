@@ -17,7 +17,7 @@ from internevo.config.schema import PipelineConfig
 from internevo.files.errors import UserError
 from internevo.parallel.layout import LayoutError, make_layout
 from internevo.parallel.pipeline import _schedule, micro_batches_run, parts_of, split_layers
-from internevo.train.make_engine import check_engine
+from internevo.train.build import check_engine
 from tests.parallel.jobs import stage_of
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from internevo.config.read import merge
 from internevo.config.schema import StageConfig
 from internevo.parallel.world import World
-from internevo.train.make_engine import make_engine
+from internevo.train.build import make_engine
 from tests.parallel.jobs import ALONE
 from tests.parallel.sampling import (
     ALLOWED,

@@ -32,7 +32,7 @@ def save(world: World, changes: dict[str, Any], folder: Path) -> tuple[int, dict
     writer.save(1, state, {}, permanent=False)
     expected = whole(state)
     with torch.no_grad():
-        for parameter in engine.named_parameters().values():
+        for parameter in engine.parameters.values():
             parameter.zero_()  # the copies are not of this
     writer.close()
     copied = sum(tensor.nbytes for tensor in Staging().copy(state).values() if tensor.ndim)  # each has all step counts

@@ -20,7 +20,7 @@ from internevo.model.budget import activation_bytes
 from internevo.model.recompute import Policy
 from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.pipeline import in_flight
-from internevo.train.make_engine import check_engine
+from internevo.train.build import check_engine
 from tests.parallel.jobs import ALONE, ROWS, SEQ_LEN, Trained, notes_of, stage_of, train, train_strictly
 from tests.test_repository import ROOT
 

@@ -15,7 +15,7 @@ from internevo.files.errors import UserError
 from internevo.model.cost import Cost
 from internevo.model.roles import Kind, Role, declare
 from internevo.model.transformer import FeedForward
-from internevo.train.make_engine import make_engine
+from internevo.train.build import make_engine
 from tests.parallel.jobs import ALONE, engine_of, stage_of, train
 from tests.seams.compare import same_as_one_rank
 

@@ -66,10 +66,10 @@ def moved_by_an_infinite_gradient(world: World, changes: dict[str, Any]) -> list
     """What a step changes whose gradient is infinite in one number, on the last rank alone."""
     engine = engine_of(stage_of(changes), world)
     before = {name: value.clone() for name, value in whole(engine.state()).items()}
-    for parameter in engine.named_parameters().values():
+    for parameter in engine.parameters.values():
         parameter.grad = torch.ones_like(parameter)
     if world.rank == world.size - 1:
-        last: nn.Parameter = list(engine.named_parameters().values())[-1]
+        last: nn.Parameter = list(engine.parameters.values())[-1]
         gradient = last.grad
         assert gradient is not None
         part = gradient.to_local() if hasattr(gradient, "to_local") else gradient

@@ -13,9 +13,10 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import StageConfig, TrainConfig
 from internevo.data.batch import Batch
 from internevo.model.documents import Documents
-from internevo.model.transformer import Transformer, init_weights
-from internevo.train.build import initial_model
-from internevo.train.engine import LocalEngine
+from internevo.model.initial import init_weights, initial_model
+from internevo.model.transformer import Transformer
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.step import train_step
 from tests.train.test_step import CPU, pack
 
@@ -42,7 +43,7 @@ def test_compiled_blocks(tmp_path, recompute: str) -> None:
     for name, compiled in (("eager", False), ("compiled", True)):
         train = TrainConfig(precision="fp32", compile=compiled, recompute=recompute, micro_batch=2)
         stage = StageConfig(model=model_preset("tiny"), train=train)
-        engines[name] = LocalEngine(initial_model(stage.model, CPU, 0), stage, CPU)
+        engines[name] = make_engine(stage, World.alone(CPU), initial_model(stage.model, CPU, 0))
     for number, batch in enumerate(batches(tmp_path, 50)):
         with torch._dynamo.config.patch(error_on_recompile=True):
             results = {name: train_step(one, one.stage_batch(batch), lr=1e-3) for name, one in engines.items()}

@@ -9,25 +9,25 @@ from torch._dynamo.utils import counters
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
-from internevo.train.build import initial_model
-from internevo.train.engine import LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.model.initial import initial_model
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
+from internevo.train.engine import TorchEngine
 from internevo.train.step import train_step
 from tests.train.test_step import CPU, random_batch
 
 pytest.importorskip("torchao", reason="torchao is not installed: pip install 'internevo[fp8]'")
 
 
-def build(fp8: str, state: str = "fp32", **changes) -> LocalEngine | LeanEngine:
+def build(fp8: str, state: str = "fp32", **changes) -> TorchEngine:
     train = TrainConfig(precision="bf16", seq_len=32, batch_tokens=128, fp8=fp8, steps=100, **changes)
     stage = StageConfig(model=model_preset("tiny"), train=train, optimizer=OptimizerConfig(state=state))
-    kind = LocalEngine if state == "fp32" else LeanEngine
-    return kind(initial_model(stage.model, CPU, 0), stage, CPU)
+    return make_engine(stage, World.alone(CPU), initial_model(stage.model, CPU, 0))
 
 
 @pytest.mark.parametrize("scaling", ["tensorwise", "rowwise"])
 def test_what_is_converted(scaling: str) -> None:
-    model = build(scaling).model.transformer
+    model = build(scaling).runner.transformers[0]
     converted = {name for name, module in model.named_modules() if type(module).__name__ == "Float8Linear"}
     per_block = ("attention.wq", "attention.wo", "feed_forward.gate", "feed_forward.up", "feed_forward.down")
     assert converted == {f"blocks.{n}.{name}" for n in range(2) for name in per_block}
@@ -47,7 +47,7 @@ def test_it_trains_as_bf16(scaling: str, state: str) -> None:
 
 def test_a_product_is_off_by_what_fp8_rounds() -> None:
     """e4m3 has three bits of mantissa: a product is off by a few hundredths, not more, and not by nothing."""
-    plain, rounded = (build(fp8).model.transformer.blocks[0].feed_forward for fp8 in ("none", "rowwise"))
+    plain, rounded = (build(fp8).runner.transformers[0].blocks[0].feed_forward for fp8 in ("none", "rowwise"))
     x = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     error = (plain(x) - rounded(x)).norm() / plain(x).norm()
     assert 0.01 < error < 0.1

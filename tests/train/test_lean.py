@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights, initial_model
+from internevo.model.transformer import Transformer
+from internevo.optim.split_adamw import adamw_piece
 from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
-from internevo.train.build import initial_model
-from internevo.train.engine import Engine, LocalEngine
-from internevo.train.lean import LeanEngine, adamw_piece
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
+from internevo.train.engine import Engine
 from internevo.train.step import train_step
 from tests.train.test_step import CPU, random_batch
 
@@ -53,8 +55,7 @@ def build(state: str, compiled: bool = False, **changes) -> Engine:
     config = model_preset("tiny", **changes)
     train = TrainConfig(precision="bf16", seq_len=32, batch_tokens=128, compile=compiled, steps=100)
     stage = StageConfig(model=config, train=train, optimizer=OptimizerConfig(state=state, clip=0.5))
-    kind = LocalEngine if state == "fp32" else LeanEngine
-    return kind(initial_model(config, CPU, 0), stage, CPU)
+    return make_engine(stage, World.alone(CPU), initial_model(config, CPU, 0))
 
 
 def steps(engine: Engine, count: int, micro_batch: int = 1, first: int = 0) -> list[tuple[float, float]]:
@@ -88,7 +89,17 @@ def test_the_update_is_torchs() -> None:
         gradient, finite = torch.randn(3000), number % 7 != 3
         count += finite
         numbers = torch.tensor([2.0, finite, 1 - 0.9 ** float(count), 1 - 0.95 ** float(count)], dtype=torch.float64)
-        adamw_piece(high, rest, gradient, first, second, numbers, rates, count, 0)
+        adamw_piece(
+            weight=high,
+            rest=rest,
+            gradient=gradient,
+            first=first,
+            second=second,
+            numbers=numbers,
+            rates=rates,
+            step=count,
+            stream=0,
+        )
         if finite:
             theirs.grad = gradient / 2
             optimizer.step()
@@ -150,10 +161,13 @@ def test_bytes_a_parameter(state: str, micro_batch: int, expected: int) -> None:
     stage = StageConfig(model=config, train=train, optimizer=OptimizerConfig(state=state))
     model = Transformer(config)
     init_weights(model, 0)
-    engine = LeanEngine(model, stage, CPU)
+    engine = make_engine(stage, World.alone(CPU), model)
     engine.forward_backward(engine.stage_batch(random_batch(0)))
-    held = [*engine.parameters.values(), *engine.rest.values(), *engine.first.values(), *engine.second.values()]
-    held += list(engine.gradients.values()) + [p.grad for p in engine.parameters.values() if p.grad is not None]
+    held = list(engine.parameters.values()) + [
+        p.grad for p in (*engine.parameters.values(), *engine.local.values()) if p.grad is not None
+    ]
+    for name in engine.parameters:
+        held += [value for kind, value in engine.optimizers.state(name).items() if kind != "step"]
     parameters = sum(p.numel() for p in engine.parameters.values())
     assert sum(one.nbytes for one in held) == expected * parameters
 

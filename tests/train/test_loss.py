@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from internevo.data.batch import IGNORE
 from internevo.files.errors import UserError
-from internevo.train import chunked_loss
-from internevo.train.chunked_loss import label_losses
-from internevo.train.loss import choose_loss, summed_cross_entropy
+from internevo.train import loss
+from internevo.train.loss import choose_loss, label_losses, summed_cross_entropy
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -34,7 +33,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_values_and_gradients(dtype, batch, seq, vocab, ignored, seed, chunk) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked_loss, "chunk_tokens", lambda vocab, device: chunk)
+        patch.setattr(loss, "chunk_tokens", lambda vocab, device: chunk)
         torch.manual_seed(seed)
         features, weight = torch.randn(batch, seq, 16), torch.randn(vocab, 16) / 4
         labels = torch.randint(0, vocab, (batch, seq))
@@ -158,7 +157,7 @@ def test_without_gradients() -> None:
 
 
 def test_losses_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_loss, "chunk_tokens", lambda vocab, device: 3)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda vocab, device: 3)
     features, weight = torch.randn(2, 5, 8), torch.randn(9, 8)
     labels = torch.randint(0, 9, (2, 5))
     labels[0, 1] = labels[1, 4] = IGNORE

@@ -21,8 +21,8 @@ from internevo.config.load import load_config
 from internevo.config.schema import RunConfig, StageConfig
 from internevo.files.errors import UserError
 from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.engine import Engine
-from internevo.train.make_engine import make_engine
 from internevo.train.run import train
 from internevo.train.stored_model import choose_checkpoint
 from internevo.train.verify import check_checkpoints

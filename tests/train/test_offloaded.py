@@ -20,7 +20,7 @@ from internevo.config.schema import OffloadConfig, StageConfig
 from internevo.files.errors import UserError
 from internevo.model import transformer
 from internevo.parallel.world import World
-from internevo.train.make_engine import check_engine, make_engine
+from internevo.train.build import check_engine, make_engine
 from internevo.train.offloaded import import_deepspeed, warn_of_locks
 from internevo.train.run import train as train_run
 from internevo.train.step import StepResult, train_step

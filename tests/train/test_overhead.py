@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import Batch
-from internevo.train.build import initial_model
-from internevo.train.engine import Engine, LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
+from internevo.train.engine import Engine
 from internevo.train.step import train_step
 from tests.model.counting import Operators
 from tests.train.test_step import CPU, random_batch
@@ -25,8 +25,7 @@ def build(precision: str, state: str = "fp32", name: str = "adamw", micro_batch:
     train = TrainConfig(precision=precision, seq_len=32, batch_tokens=128, micro_batch=micro_batch, steps=100)
     optimizer = OptimizerConfig(state=state, name=name)
     stage = StageConfig(model=model_preset("tiny"), train=train, optimizer=optimizer)
-    kind = LocalEngine if state == "fp32" else LeanEngine
-    return kind(initial_model(stage.model, CPU, 0), stage, CPU)
+    return make_engine(stage, World.alone(CPU))
 
 
 def bare(precision: str) -> Trainer:
@@ -94,7 +93,7 @@ def test_bare_torch_trains_the_same() -> None:
     names = {"norm1": "attention_norm", "norm2": "feed_forward_norm"}
     names |= {one: f"attention.{one}" for one in ("wq", "wk", "wv", "wo")}
     names |= {one: f"feed_forward.{one}" for one in ("gate", "up", "down")}
-    ours = dict(engine.master.named_parameters())
+    ours = engine.parameters
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
             parts = [names.get(part, part) for part in name.split(".")]

@@ -17,8 +17,8 @@ from internevo.model import transformer
 from internevo.model.metrics import Combine, record, take
 from internevo.model.recompute import Policy
 from internevo.monitor.metrics import METRICS, read_metrics
-from internevo.train.engine import LocalEngine
-from internevo.train.loss_model import LossModel
+from internevo.train.engine import TorchEngine
+from internevo.train.loss import LossModel
 from internevo.train.run import train
 from internevo.train.step import train_step
 from tests.parallel.jobs import ALONE, engine_of, next_batches, stage_of
@@ -37,9 +37,9 @@ class Plain(transformer.FeedForward):
         return super().forward(x)
 
 
-def build(monkeypatch: pytest.MonkeyPatch, store: Path, **changes: Any) -> tuple[LocalEngine, list[Batch]]:
+def build(monkeypatch: pytest.MonkeyPatch, store: Path, **changes: Any) -> tuple[TorchEngine, list[Batch]]:
     engine = engine_of(stage_of({"micro_batch": 4, **changes}), ALONE)
-    assert isinstance(engine, LocalEngine)
+    assert isinstance(engine, TorchEngine)
     return engine, list(next_batches(store, engine, 2))
 
 
@@ -52,16 +52,16 @@ def test_the_gradient_is_that_of_the_sum_over_the_labels_and_the_loss_is_reporte
     engine, (batch, _) = build(monkeypatch, store, micro_batch=8)
     staged = engine.stage_batch(batch)
     (micro,) = staged
-    model: LossModel = engine.model
+    model: LossModel = engine.runner.model
     loss = model(micro) / batch.label_count
     losses = [one.value for one in take(model.modules()) if one.is_loss]
     assert len(losses) == 3 * 4  # three in each layer
     (loss + sum(losses) / batch.label_count).backward()  # type: ignore[operator]
-    expected = {name: p.grad for name, p in engine.named_parameters().items()}
-    for parameter in engine.named_parameters().values():
+    expected = {name: p.grad for name, p in engine.parameters.items()}
+    for parameter in engine.parameters.values():
         parameter.grad = None
     assert engine.forward_backward(staged) == pytest.approx(float(loss.detach()), rel=1e-6)
-    for name, parameter in engine.named_parameters().items():
+    for name, parameter in engine.parameters.items():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
 
 
@@ -118,9 +118,9 @@ def test_an_auxiliary_loss_that_is_not_finite_moves_nothing(store: Path, monkeyp
     monkeypatch.setitem(transformer.FEED_FORWARDS, "dense", Measured)
     monkeypatch.setattr(Measured, "share", float("inf"))
     engine, (batch, _) = build(monkeypatch, store)
-    before = {name: p.detach().clone() for name, p in engine.named_parameters().items()}
+    before = {name: p.detach().clone() for name, p in engine.parameters.items()}
     assert train_step(engine, engine.stage_batch(batch), 1e-3).skipped
-    for name, parameter in engine.named_parameters().items():
+    for name, parameter in engine.parameters.items():
         assert torch.equal(parameter, before[name])
 
 
@@ -131,7 +131,7 @@ def test_passes_without_a_gradient_and_recomputed_ones_leave_nothing(
     engine, (batch, _) = build(monkeypatch, store, recompute="full")
     engine.forward_backward(engine.stage_batch(batch))
     engine.losses(batch)
-    assert not take(engine.model.modules())
+    assert not take(engine.runner.model.modules())
 
 
 @pytest.mark.parametrize("policy", list(Policy))
@@ -141,7 +141,7 @@ def test_a_compiled_block_records_in_one_graph(policy: Policy, store: Path, monk
     usual, batches = build(monkeypatch, store)
     engine, _ = build(monkeypatch, store, recompute=policy.value, compile=True)
     torch._dynamo.reset()
-    for block in engine.model.transformer.blocks:
+    for block in engine.runner.model.transformer.blocks:
         block.compile(backend="aot_eager", fullgraph=True)  # in place of the slower one
     with torch._dynamo.config.patch(error_on_recompile=True):
         for batch in batches:

@@ -9,8 +9,8 @@ import torch
 
 from internevo.config.load import load_config
 from internevo.files.errors import UserError
+from internevo.train.build import make_engine
 from internevo.train.folder import RunFolder
-from internevo.train.make_engine import make_engine
 from internevo.train.resume import find_standing, stand
 from internevo.train.run import train
 from internevo.train.stored_model import open_model

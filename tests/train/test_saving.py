@@ -25,9 +25,7 @@ from pathlib import Path
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
-from internevo.train.build import empty_model
-from internevo.train.engine import LocalEngine
-from internevo.train.lean import LeanEngine
+from internevo.model.initial import empty_model
 
 def memory(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
@@ -40,7 +38,7 @@ cpu = torch.device("cpu")
 model = empty_model(stage.model, cpu)
 for parameter in model.parameters():
     torch.nn.init.zeros_(parameter)  # what lies in fresh memory may be no number, which is not saved
-engine = (LocalEngine if state == "fp32" else LeanEngine)(model, stage, cpu)
+engine = make_engine(stage, World.alone(cpu), model)
 writer = CheckpointWriter(Path(folder), keep=1, asynchronous=asynchronous == "True")
 writer.save(1, {"a": torch.zeros(1)}, {}, permanent=False)  # what is imported at a save is imported
 for step in (2, 3):

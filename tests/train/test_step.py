@@ -16,11 +16,14 @@ from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import evaluation_batches
 from internevo.model.documents import Documents
-from internevo.model.transformer import Transformer, init_weights
+from internevo.model.initial import init_weights
+from internevo.model.transformer import Transformer
 from internevo.optim.optimizers import Given, Optimizers
+from internevo.parallel.world import World
 from internevo.tokens.store import TokenStore
 from internevo.tokens.store_writer import TokenStoreWriter
-from internevo.train.engine import LocalEngine
+from internevo.train.build import make_engine
+from internevo.train.engine import TorchEngine
 from internevo.train.step import StepResult, train_step
 
 CPU = torch.device("cpu")
@@ -35,14 +38,14 @@ def pack(documents: list[np.ndarray], seq_len: int, folder) -> Batch:
     return batch
 
 
-def build(precision: str = "fp32", **changes) -> LocalEngine:
+def build(precision: str = "fp32", **changes) -> TorchEngine:
     model = Transformer(model_preset("tiny", **changes))
     init_weights(model, 0)
     stage = StageConfig(model=model.config, train=TrainConfig(precision=precision), optimizer=OptimizerConfig(clip=0.0))
-    return LocalEngine(model, stage, CPU)
+    return make_engine(stage, World.alone(CPU), model)
 
 
-def step(engine: LocalEngine, batch: Batch, micro_batch: int = 1, lr: float = 1e-3) -> StepResult:
+def step(engine: TorchEngine, batch: Batch, micro_batch: int = 1, lr: float = 1e-3) -> StepResult:
     engine.stage.train.micro_batch = micro_batch
     return train_step(engine, engine.stage_batch(batch), lr)
 
@@ -50,7 +53,7 @@ def step(engine: LocalEngine, batch: Batch, micro_batch: int = 1, lr: float = 1e
 def gradients_one_by_one(documents: list[np.ndarray]) -> tuple[float, dict[str, torch.Tensor]]:
     """Mean loss and gradients with every document alone, by torch's plain loss, in float64."""
     engine = build()
-    model = engine.master.double()
+    model = engine.runner.transformers[0].double()
     labels = sum(len(document) - 1 for document in documents)
     total = 0.0
     for document in documents:
@@ -64,12 +67,12 @@ def gradients_one_by_one(documents: list[np.ndarray]) -> tuple[float, dict[str, 
     return total, {name: p.grad for name, p in model.named_parameters()}
 
 
-def watch_gradients(engine: LocalEngine) -> dict[str, torch.Tensor]:
+def watch_gradients(engine: TorchEngine) -> dict[str, torch.Tensor]:
     """The gradients that the next update sees."""
     seen: dict[str, torch.Tensor] = {}
 
     def keep(*_) -> None:
-        seen.update({name: p.grad.clone() for name, p in engine.master.named_parameters()})
+        seen.update({name: p.grad.clone() for name, p in engine.local.items()})
 
     engine.optimizers.all[0].register_step_pre_hook(keep)
     return seen
@@ -119,12 +122,12 @@ def test_bf16_gradients_follow_fp32_ones() -> None:
 def test_bf16_updates_are_not_lost_to_rounding() -> None:
     """A step far below bf16's resolution still moves the fp32 weights, and the copy follows when it adds up."""
     engine = build("bf16")
-    before = engine.master.blocks[0].feed_forward.up.weight.detach().clone()
+    before = engine.parameters["blocks.0.feed_forward.up.weight"].detach().clone()
     for number in range(3):
         step(engine, random_batch(number), lr=1e-7)
-    moved = (engine.master.blocks[0].feed_forward.up.weight - before).abs().max().item()
+    moved = (engine.parameters["blocks.0.feed_forward.up.weight"] - before).abs().max().item()
     assert 1e-8 < moved < 1e-6
-    for copy, master in zip(engine.model.parameters(), engine.master.parameters(), strict=True):
+    for copy, master in zip(engine.copies.values(), engine.parameters.values(), strict=True):
         assert torch.equal(copy, master.to(torch.bfloat16))
         assert copy.grad is None
 
@@ -133,7 +136,7 @@ def test_a_step_without_finite_gradient_changes_nothing() -> None:
     engine = build()
     step(engine, random_batch(0))
     with torch.no_grad():
-        engine.master.blocks[0].feed_forward.up.weight[0, 0] = torch.inf
+        engine.parameters["blocks.0.feed_forward.up.weight"][0, 0] = torch.inf
     before = {k: v.clone() for k, v in engine.state().items()}
     result = step(engine, random_batch(1))
     assert result.skipped

@@ -26,9 +26,9 @@ from internevo.parallel.mesh import Mesh
 from internevo.parallel.world import World, start_groups
 from internevo.tokens.store import TokenStore
 from internevo.tokens.store_writer import TokenStoreWriter
-from internevo.train.engine import Engine
-from internevo.train.make_engine import make_engine
-from internevo.train.sharded import ShardedEngine
+from internevo.train.build import make_engine
+from internevo.train.engine import Engine, TorchEngine
+from internevo.train.sequential import Sequential
 from internevo.train.step import train_step
 from tests.gpu.numbers import NOOP
 
@@ -177,7 +177,7 @@ def build_sharded(stage: StageConfig) -> Engine:
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
             folder = tempfile.mkdtemp()
             start_groups(device(), init_method=f"file://{folder}/store", rank=0, world_size=1)
-    return ShardedEngine(stage, Mesh(make_layout(stage, 1), device()))
+    return TorchEngine(stage, Mesh(make_layout(stage, 1), device(), groups=True), Sequential)
 
 
 @cache

@@ -13,14 +13,14 @@ from torch import Tensor
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.data.batch import IGNORE
+from internevo.model.initial import initial_model
 from internevo.model.rope import rotary_tables, rotate
 from internevo.optim.groups import decays
 from internevo.optim.muon import orthogonalise
 from internevo.optim.split_fp32 import join, noise_like, round_by_chance, split
-from internevo.train import chunked_loss
-from internevo.train.build import initial_model
-from internevo.train.lean import LeanEngine
-from internevo.train.loss import summed_cross_entropy
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
+from internevo.train.loss import LOGITS, summed_cross_entropy
 
 from .compare import compare
 from .device import device
@@ -136,24 +136,23 @@ def loss(kind: str, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
         raise Absent(f"torch {torch.__version__} has no linear_cross_entropy")
     inputs, labels, wanted = _loss_reference(dtype)
     there = [x.to(device()).requires_grad_() for x in inputs]
-    usual = chunked_loss.LOGITS[device().type]
-    chunked_loss.LOGITS[device().type] = 2**21  # chunks of 512 tokens
+    usual = LOGITS[device().type]
+    LOGITS[device().type] = 2**21  # chunks of 512 tokens
     try:
         total = summed_cross_entropy(*there, labels.to(device()), kind=kind, compiled=compiled)
         grads = torch.autograd.grad(total, there)
     finally:
-        chunked_loss.LOGITS[device().type] = usual
+        LOGITS[device().type] = usual
     pairs = zip((total / (labels != IGNORE).sum().item(), *grads), wanted, strict=True)
     return compare(dict(zip(("loss", "d features", "d weight"), pairs, strict=True)), _tolerance(dtype))
 
 
 def update(state: str, compiled: bool) -> dict[str, Any]:
     """Three updates with given gradients beside AdamW in float64."""
-    train = TrainConfig(precision="bf16", seq_len=64, batch_tokens=64, steps=10)
+    train = TrainConfig(precision="bf16", seq_len=64, batch_tokens=64, steps=10, compile=compiled)
     stage = StageConfig(model=model_preset("tiny"), train=train, optimizer=OptimizerConfig(state=state))
     model = initial_model(stage.model, "cpu", 0)
-    engine = LeanEngine(model, stage, device())
-    stage.train.compile = compiled  # the update alone
+    engine = make_engine(stage, World.alone(device()), model)
     weights = {name: p.detach().double() for name, p in model.named_parameters()}
     first, second = ({name: torch.zeros_like(p) for name, p in weights.items()} for _ in range(2))
     generator, config, lr = torch.Generator().manual_seed(0), stage.optimizer, 1e-2

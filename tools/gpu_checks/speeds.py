@@ -15,10 +15,11 @@ from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.model.attention import KERNELS, attention, prepare_documents
 from internevo.model.documents import Documents
+from internevo.model.initial import empty_model
 from internevo.optim.adamw import adamw
 from internevo.optim.muon import orthogonalise
-from internevo.train.build import empty_model
-from internevo.train.lean import LeanEngine
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
 from internevo.train.loss import summed_cross_entropy
 
 from .device import device
@@ -108,7 +109,7 @@ def update_speed(state: str, small: bool) -> dict[str, Any]:
         return _with_memory(optimizer.step, lambda taken: f"{count * 28 / taken / 1e9:.0f} GB/s of {count:,} weights")
     train = TrainConfig(precision="bf16", seq_len=64, batch_tokens=64, steps=10, compile=not small)
     stage = StageConfig(model=model, train=train, optimizer=OptimizerConfig(state=state))
-    engine = LeanEngine(empty_model(model, device()), stage, device())
+    engine = make_engine(stage, World.alone(device()), empty_model(model, device()))
     good, grads = torch.zeros((), device=device()), {n: torch.zeros_like(p) for n, p in engine.parameters.items()}
 
     def run() -> None:

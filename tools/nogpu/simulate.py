@@ -78,7 +78,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from internevo.parallel.world import World
-    from internevo.train.make_engine import check_engine, make_engine
+    from internevo.train.build import check_engine, make_engine
 
     stage = read_stage(case)
     world, rank = case["world"], case["rank"]
@@ -124,10 +124,8 @@ def skip_values() -> None:
     import torch
 
     from internevo.parallel import build_rank_model
-    from internevo.train import build, make_engine
 
     build_rank_model.initial_values = lambda name, shape, *_: torch.empty(shape)
-    make_engine.initial_model = lambda config, device, seed: build.empty_model(config, device)  # type: ignore[attr-defined]
 
 
 def answer_the_neighbours() -> None:
