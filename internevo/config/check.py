@@ -124,8 +124,6 @@ def _parallel(stage: StageConfig) -> Iterator[str]:
     elif pipeline.size > 1 and model.layers < pipeline.size * parts:
         wanted = f"{pipeline.size * parts} parts ({pipeline.schedule})"
         yield f"parallel.pipeline.size: {model.layers} layers cannot make {wanted}"
-    if pipeline.size > 1 and model.tied:
-        yield "parallel.pipeline.size: a tied head cannot be on another rank than the embedding; set model.tied=false"
     if parallel.zero.shard == 0:
         yield "parallel.zero.shard: must be at least 1, or -1 for all ranks, found 0"
     yield from _offload(stage)

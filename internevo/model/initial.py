@@ -30,8 +30,8 @@ def give_memory(model: Transformer, device: torch.device | str) -> Transformer:
 
 
 def tie(model: Transformer) -> None:
-    """Let the head of a tied model have the embedding's weight, of which torch or a layout has made two."""
-    if model.config.tied:
+    """Let the head of a tied model have the embedding's weight, where both are here and torch has made two of it."""
+    if model.config.tied and hasattr(model, "embed") and hasattr(model, "head"):
         model.head.weight = model.embed.weight
 
 

@@ -155,13 +155,14 @@ class Pipeline:
             if part in self.modules:
                 if part > 0 and part - 1 not in self.modules:
                     hidden = torch.empty(self.hidden.shape, dtype=self.hidden.dtype, device=self.device)
-                    torch.distributed.recv(hidden, group=self.place.group, group_src=self._owner(part - 1))
+                    torch.distributed.recv(hidden, group=self.place.group, group_src=self.owner(part - 1))
                 hidden = self.modules[part]() if hidden is None else self.modules[part](hidden)
                 if part + 1 < self.total and part + 1 not in self.modules:
-                    torch.distributed.send(hidden.contiguous(), group=self.place.group, group_dst=self._owner(part + 1))
+                    torch.distributed.send(hidden.contiguous(), group=self.place.group, group_dst=self.owner(part + 1))
         return hidden if self.has_last else None
 
-    def _owner(self, part: int) -> int:
+    def owner(self, part: int) -> int:
+        """The rank of the pipeline that has a part."""
         ranks = range(self.place.size)
         return next(rank for rank in ranks if part in parts_of(rank, self.config))
 

@@ -115,6 +115,11 @@ class Runner(ABC):
     def transformers(self) -> list[Transformer]:
         """What this rank has of the model."""
 
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that this rank has, by name."""
+        return {name: p for part in self.transformers for name, p in part.named_parameters()}
+
     @abstractmethod
     def forward_backward(self, staged: Staged) -> Tensor:
         """Run a step's micro-batches. Returns this rank's share of the mean loss, a scalar on the device."""
@@ -122,6 +127,9 @@ class Runner(ABC):
     @abstractmethod
     def losses(self, staged: Staged) -> Losses:
         """As for an engine."""
+
+    def weights_changed(self) -> None:  # noqa: B027
+        """Called on all ranks when the parameters have new values."""
 
 
 class TorchEngine(Engine):
@@ -152,7 +160,7 @@ class TorchEngine(Engine):
         self.runner = make_runner(stage, mesh, self.recorder)
         self.notes = self.runner.notes
         self.roles = self.runner.transformers[0].roles  # of the whole model, as each part was made from one
-        self.parameters = {name: p for part in self.runner.transformers for name, p in part.named_parameters()}
+        self.parameters = self.runner.parameters
         """What the optimizers move, and checkpoints know: by name, what this process has, or has a part of."""
         self.copies: dict[str, nn.Parameter] = {}
         """What runs, where that is another."""
@@ -166,7 +174,7 @@ class TorchEngine(Engine):
         elif self._split:
             for name, given in model.named_parameters():
                 self._set_weight(name, given.detach())
-        self._refresh_copies()
+        self._weights_changed()
 
     def _keep_fp32(self, model: Transformer | None) -> None:
         """Where the passes compute in less: fp32 weights, or the rest of them in the optimizers."""
@@ -237,7 +245,7 @@ class TorchEngine(Engine):
         self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
         for parameter in (*learning.values(), *self.local.values()):
             parameter.grad = None
-        self._refresh_copies()
+        self._weights_changed()
         return norm, finite
 
     def state(self) -> Mapping[str, Tensor]:
@@ -270,7 +278,7 @@ class TorchEngine(Engine):
                 self._set_weight(name, weight)
         else:
             read(self.state())
-        self._refresh_copies()
+        self._weights_changed()
 
     def _whole_weight(self, name: str) -> Tensor:
         """The fp32 weight, on the device."""
@@ -282,9 +290,10 @@ class TorchEngine(Engine):
         set_weight(local(parameter.detach()), self.optimizers.state(name) if parameter.requires_grad else {}, weight)
 
     @torch.no_grad()
-    def _refresh_copies(self) -> None:
+    def _weights_changed(self) -> None:
         if self.copies:
             torch._foreach_copy_(list(self.copies.values()), [self.parameters[name] for name in self.copies])
+        self.runner.weights_changed()
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> Losses:

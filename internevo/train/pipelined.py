@@ -21,6 +21,7 @@ from internevo.parallel.build_rank_model import build_rank_model
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import Pipeline, micro_batches_run, parts_of, split_layers
 from internevo.parallel.tensor import local
+from internevo.parallel.tied import TiedHead
 from internevo.parallel.zero import reshard
 from internevo.train.engine import Losses, Runner
 from internevo.train.loss import chunked_cross_entropy, label_losses
@@ -93,9 +94,26 @@ class Pipelined(Runner):
             )
         self.pipeline = Pipeline(modules, config, mesh.pipeline, hidden, mesh.device, modules.keys() - whole.keys())
 
+        self.tied = self._tied_head(stage) if stage.model.tied else None
+
+    def _tied_head(self, stage: StageConfig) -> TiedHead:
+        first, last = self.models.get(0), self.models.get(self.pipeline.total - 1)
+        return TiedHead(
+            None if first is None else first.part.embed.weight,
+            None if last is None else last.part.head.weight,
+            self.mesh.pipeline,
+            owner=0,
+            holder=self.pipeline.owner(self.pipeline.total - 1),
+        )
+
     @property
     def transformers(self) -> list[Transformer]:
         return [model.part for model in self.models.values()]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        copy = None if self.tied is None else self.tied.head
+        return {name: parameter for name, parameter in super().parameters.items() if parameter is not copy}
 
     def forward_backward(self, staged: Staged) -> Tensor:
         labels = max(1, staged.batch.label_count)
@@ -104,7 +122,14 @@ class Pipelined(Runner):
         micros += [filler] * (micro_batches_run(self.pipeline.config, len(micros)) - len(micros))
         for model in self.models.values():
             model.micros, model.labels = iter(micros), labels
-        return self.pipeline.forward_backward(len(micros)) / self.mesh.replicas.size
+        loss = self.pipeline.forward_backward(len(micros)) / self.mesh.replicas.size
+        if self.tied is not None:
+            self.tied.give_gradient()
+        return loss
+
+    def weights_changed(self) -> None:
+        if self.tied is not None:
+            self.tied.take_weight()
 
     def losses(self, staged: Staged) -> Losses:
         micros = list(staged)
