@@ -103,7 +103,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         fp8=changes.get("fp8", "none"),
         steps=20,
     )
-    optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"))
+    optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"), state=changes.get("state", "fp32"))
     return StageConfig(model=model, train=train, parallel=parallel, optimizer=optimizer)
 
 

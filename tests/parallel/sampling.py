@@ -88,7 +88,7 @@ def combination(number: int) -> Combination:
     model = _model(draw, parallel)
     optimizer = _optimizer(draw, model)
     train = _train(draw, data, parallel)
-    if world == 1 and train["precision"] == "bf16" and optimizer["name"] == "adamw":
+    if train["precision"] == "bf16" and optimizer["name"] in ("adamw", "muon"):
         optimizer["state"] = draw.choice(["fp32", "split"])
     schedule = {
         "name": draw.choice(["constant", "linear", "cosine", "wsd"]),
@@ -170,7 +170,7 @@ def _model(draw: random.Random, parallel: Mapping[str, Any]) -> dict[str, Any]:
         "vocab": fitting([256, 264, 288, 257, 258, 260]),
         "norm_eps": draw.choice([1e-5, 1e-6, 1e-3]),
         "rope": {"base": draw.choice([100.0, 10_000.0, 1_000_000.0]), "scaling": _scaling(draw)},
-        "tied": draw.random() < 0.25 and (pipeline["size"] == 1 or _rarely(draw)),
+        "tied": draw.random() < 0.25,
         "init_std": draw.choice([0.02, 0.1]),
     }
     model["attention"] |= {"bias": draw.random() < 0.4, "qk_norm": draw.random() < 0.35}
