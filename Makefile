@@ -60,11 +60,12 @@ test: lint
 EXTENSIONS := build/extensions
 OWN_EXTENSIONS = rm -f $(EXTENSIONS)/*/*/lock && TORCH_EXTENSIONS_DIR=$(CURDIR)/$(EXTENSIONS)
 
-# K/N is the K-th of N parts
+# K/N is the K-th of N parts, each of which has a bit of every file of tests
 PART ?= 1/1
 
 test-heavy: $(DEEPSPEED)
-	@$(OWN_EXTENSIONS) $(BIN)/python -m pytest -m heavy --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
+	@$(OWN_EXTENSIONS) $(BIN)/python -m pytest -m heavy --splitting-algorithm least_duration \
+	  --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow and not heavy"
