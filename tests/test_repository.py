@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -80,6 +81,38 @@ def test_the_constraints_cover_what_is_installed() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lines)
     assert wanted <= {line.split("==")[0].lower() for line in lines}
+
+
+def test_the_readme_counts_and_names_what_is_there() -> None:
+    page, package = (ROOT / "README.md").read_text(encoding="utf-8"), ROOT / "internevo"
+    stated = re.search(r"The core has ([\d,]+) lines", page)
+    assert stated
+    rooms = ("config", "model", "data", "parallel", "optim", "checkpoint", "train")
+    lines = sum(
+        len(path.read_text(encoding="utf-8").splitlines()) for one in rooms for path in (package / one).rglob("*.py")
+    )
+    assert abs(int(stated[1].replace(",", "")) - lines) <= 0.05 * lines, f"the core has {lines:,} lines"
+    tree = page.partition("internevo/\n")[2].partition("```")[0]
+    assert {one.parent.name for one in package.glob("*/__init__.py")} == set(
+        re.findall(r"^  (\w+)/", tree, re.MULTILINE)
+    )
+    assert set(re.findall(r"^  (\w+)/.*[┐│┘]", tree, re.MULTILINE)) == set(rooms)
+    first = re.findall(r"^\d\. `(.+?)`", page, re.MULTILINE)
+    assert len(first) == 6
+    assert all((ROOT / name).is_file() for name in first)
+
+
+def test_the_figures_of_the_readme_are_those_recorded() -> None:
+    recorded = json.loads((ROOT / "docs" / "benchmarks" / "quickstart-cpu.json").read_text(encoding="utf-8"))
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for source in ("prose", "code", "long"):
+        found = [one for one in recorded["heldout"] if one["source"] == source]
+        ends = [one["loss"] for one in found if one["when"] == "end"]
+        row = [source, *(f"{loss:.3f}" for loss in (found[0]["frequencies"], found[0]["loss"], *ends))]
+        assert f"| {' | '.join(row)} |" in page
+    assert (
+        f"{recorded['environment']['parameters'] / 1e6:.2f}M parameters, {recorded['steps'][-1]['step']} steps" in page
+    )
 
 
 def test_the_changelog_begins_with_this_version() -> None:
