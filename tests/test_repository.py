@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -54,6 +55,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        text = (page.parent / target if target else page).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        assert heading in {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}, heading
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_in_pages_exist(page: Path) -> None:
     from typer.main import get_command
 
@@ -80,6 +89,38 @@ def test_the_constraints_cover_what_is_installed() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lines)
     assert wanted <= {line.split("==")[0].lower() for line in lines}
+
+
+def test_the_readme_counts_and_names_what_is_there() -> None:
+    page, package = (ROOT / "README.md").read_text(encoding="utf-8"), ROOT / "internevo"
+    stated = re.search(r"The core has ([\d,]+) lines", page)
+    assert stated
+    rooms = ("config", "model", "data", "parallel", "optim", "checkpoint", "train")
+    lines = sum(
+        len(path.read_text(encoding="utf-8").splitlines()) for one in rooms for path in (package / one).rglob("*.py")
+    )
+    assert abs(int(stated[1].replace(",", "")) - lines) <= 0.05 * lines, f"the core has {lines:,} lines"
+    tree = page.partition("internevo/\n")[2].partition("```")[0]
+    assert {one.parent.name for one in package.glob("*/__init__.py")} == set(
+        re.findall(r"^  (\w+)/", tree, re.MULTILINE)
+    )
+    assert set(re.findall(r"^  (\w+)/.*[┐│┘]", tree, re.MULTILINE)) == set(rooms)
+    first = re.findall(r"^\d\. `(.+?)`", page, re.MULTILINE)
+    assert len(first) == 6
+    assert all((ROOT / name).is_file() for name in first)
+
+
+def test_the_figures_of_the_readme_are_those_recorded() -> None:
+    recorded = json.loads((ROOT / "docs" / "benchmarks" / "quickstart-cpu.json").read_text(encoding="utf-8"))
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for source in ("prose", "code", "long"):
+        found = [one for one in recorded["heldout"] if one["source"] == source]
+        ends = [one["loss"] for one in found if one["when"] == "end"]
+        row = [source, *(f"{loss:.3f}" for loss in (found[0]["frequencies"], found[0]["loss"], *ends))]
+        assert f"| {' | '.join(row)} |" in page
+    assert (
+        f"{recorded['environment']['parameters'] / 1e6:.2f}M parameters, {recorded['steps'][-1]['step']} steps" in page
+    )
 
 
 def test_the_changelog_begins_with_this_version() -> None:
