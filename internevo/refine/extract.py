@@ -14,8 +14,8 @@ from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.refine.html import TooLong, cpu_limit, decode, extractor
-from internevo.refine.read import Found, Page, Unusable, read
-from internevo.refine.shards import KEPT, QUOTE, Document, ShardWriter, done, shard_name
+from internevo.refine.read import Page, Unusable, read
+from internevo.refine.shards import KEPT, QUOTE, Document, Judged, shard_name, write_shard
 from internevo.refine.step import Place, Stage, Step
 
 NO_TEXT = "no main text"
@@ -63,7 +63,8 @@ class Extract(Step):
         for package in ("warcio", "trafilatura"):
             if any(is_warc(file) for group in groups for file in group) and find_spec(package) is None:
                 raise UserError(f"web archives need {package}: pip install 'internevo[refine]'")
-        return [Stage("extract", len(groups), partial(_extract, self, place.folder, groups))]
+        run = partial(write_shard, place.folder, partial(_extracted, self, groups))
+        return [Stage("extract", len(groups), run)]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
         return tuple(place.folder / KEPT / shard_name(number) for number in range(len(self._groups(place))))
@@ -89,31 +90,21 @@ class Extract(Step):
         return tuple(tuple(group) for group in groups)
 
 
-def _extract(step: Extract, folder: Path, groups: tuple[tuple[Path, ...], ...], number: int) -> None:
-    if done(folder, number):
-        return
-    with ShardWriter(folder, number) as out:
-        for found in _all(step, groups[number]):
-            document, reason = found, None
-            if isinstance(found, Unusable):
+def _extracted(step: Extract, groups: tuple[tuple[Path, ...], ...], number: int) -> Iterator[Judged]:
+    for file in groups[number]:
+        for found in read(file, step.text_key, step.id_key):
+            if isinstance(found, Document):
+                document, reason = found, None
+            elif isinstance(found, Unusable):
                 document, reason = found.document, found.reason
-            elif isinstance(found, Page):
+            else:
                 document, reason = _from_page(step, found)
-            assert isinstance(document, Document)
             if reason is None and not document.text.strip():
                 reason = NO_TEXT
-            if reason is None:
-                out.keep(document)
-            else:
-                out.drop(document, reason)
+            yield document, reason
 
 
-def _all(step: Extract, files: tuple[Path, ...]) -> Iterator[Found]:
-    for file in files:
-        yield from read(file, step.text_key, step.id_key)
-
-
-def _from_page(step: Extract, page: Page) -> tuple[Document, str | None]:
+def _from_page(step: Extract, page: Page) -> Judged:
     """The page's document, or the beginning of its HTML and why it has none."""
     if len(page.body) > step.max_bytes:
         return Document("", page.id, page.metadata), TOO_LARGE

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from internevo.files.errors import UserError
-from internevo.refine.shards import QUOTE, Document, Tally
+from internevo.refine.shards import QUOTE, Document, read_shard
 
 NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)
 """Errors that stop the work wherever they come from."""
@@ -18,12 +19,18 @@ class NotJudged(Exception):
 
 
 class Failures:
-    """Those of one shard."""
+    """Documents of one shard that a step fails on."""
 
     def __init__(self, step: Path, shard: Path):
         self._step, self._shard = step, shard
-        self._count = 0
+        self._documents = self._count = 0
         self._first: tuple[str, Exception] | None = None
+
+    def documents(self) -> Iterator[Document]:
+        """Those of the shard, which are counted."""
+        for document in read_shard(self._shard):
+            self._documents += 1
+            yield document
 
     def note(self, document: Document, error: Exception) -> str:
         """The reason by which the document is dropped; its metadata gets the whole `error`."""
@@ -33,12 +40,11 @@ class Failures:
         self._first = self._first or (f"{document.id!r}: {said}", error)
         return f"failed: {type(error).__name__}"
 
-    def check(self, tally: Tally) -> None:
+    def check(self) -> None:
         """Raises UserError when so many of a shard's documents have failed that it is no longer their fault."""
-        documents = tally.kept.documents + sum(heap.documents for heap in tally.dropped.values())
-        if self._first and self._count > max(1, _MOST * documents):  # one alone proves nothing
+        if self._first and self._count > max(1, _MOST * self._documents):  # one alone proves nothing
             said, error = self._first
             raise UserError(
-                f"{self._step.name} failed on {self._count:,} of the {documents:,} documents of {self._shard}, first "
-                f"on {said}. Mend the step, or what it is given, and run the same command again."
+                f"{self._step.name} failed on {self._count:,} of the {self._documents:,} documents of {self._shard}, "
+                f"first on {said}. Fix the step, or what it is given, and run the same command again."
             ) from error

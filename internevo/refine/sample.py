@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
 from internevo.config.bounds import Between, Seed
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
 from internevo.refine.step import Place, Stage, Step
 
 NOT_SAMPLED = "not sampled"
@@ -31,7 +32,8 @@ class Sample(Step):
     """Another number chooses other documents."""
 
     def stages(self, place: Place) -> list[Stage]:
-        return [Stage("sample", len(place.shards), partial(_sample, self, place))]
+        run = partial(write_shard, place.folder, partial(_sampled, self, place))
+        return [Stage("sample", len(place.shards), run)]
 
     def copies(self, document: Document) -> int:
         """How often this document is kept."""
@@ -41,15 +43,9 @@ class Sample(Step):
         return int(weight) + (chance < weight - int(weight))
 
 
-def _sample(step: Sample, place: Place, number: int) -> None:
-    if done(place.folder, number):
-        return
-    with ShardWriter(place.folder, number) as out:
-        for document in read_shard(place.shards[number]):
-            copies = step.copies(document)
-            if not copies:
-                out.drop(document, f"{NOT_SAMPLED}: {document.metadata.get(step.by)}")
-                continue
-            out.keep(document)
-            for copy in range(2, copies + 1):
-                out.keep(Document(document.text, f"{document.id}@{copy}", {**document.metadata, "copy": copy}))
+def _sampled(step: Sample, place: Place, number: int) -> Iterator[Judged]:
+    for document in read_shard(place.shards[number]):
+        copies = step.copies(document)
+        yield document, None if copies else f"{NOT_SAMPLED}: {document.metadata.get(step.by)}"
+        for copy in range(2, copies + 1):
+            yield Document(document.text, f"{document.id}@{copy}", {**document.metadata, "copy": copy}), None

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from internevo.refine.failures import NO_FAULT_OF_A_DOCUMENT, Failures
-from internevo.refine.shards import KEPT, Document, ShardWriter, done, read_shard, shard_name
+from internevo.refine.shards import KEPT, Document, Judged, shard_name, write_shard
 
 
 @dataclass(frozen=True)
@@ -81,24 +81,18 @@ class Sift(Step):
         """
 
     def stages(self, place: Place) -> list[Stage]:
-        return [Stage("sift", len(place.shards), partial(_sift, self, place))]
+        return [Stage("sift", len(place.shards), partial(write_shard, place.folder, partial(_sifted, self, place)))]
 
 
-def _sift(step: Sift, place: Place, number: int) -> None:
-    if done(place.folder, number):
-        return
+def _sifted(step: Sift, place: Place, number: int) -> Iterator[Judged]:
     step.prepare()
     failures = Failures(place.folder, place.shards[number])
-    with ShardWriter(place.folder, number) as out:
-        for document in read_shard(place.shards[number]):
-            try:
-                reason = step.judge(document)
-            except NO_FAULT_OF_A_DOCUMENT:
-                raise
-            except Exception as error:
-                reason = failures.note(document, error)
-            if reason is None:
-                out.keep(document)
-            else:
-                out.drop(document, reason)
-        failures.check(out.tally)
+    for document in failures.documents():
+        try:
+            reason = step.judge(document)
+        except NO_FAULT_OF_A_DOCUMENT:
+            raise
+        except Exception as error:
+            reason = failures.note(document, error)
+        yield document, reason
+    failures.check()

@@ -8,6 +8,7 @@ on the order of the tasks.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.dates import microseconds
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
 from internevo.refine.step import Place, Stage, Step
 
 DUPLICATE = "same as another file"
@@ -45,7 +46,7 @@ class FileDedup(Step):
         return [
             Stage("hash", tasks, partial(_hash, self, place)),
             Stage("choose", tasks, partial(_choose, place)),
-            Stage("sift", tasks, partial(_sift, place)),
+            Stage("sift", tasks, partial(write_shard, place.folder, partial(_sifted, place))),
         ]
 
 
@@ -93,22 +94,15 @@ def _first_of(ordered: np.ndarray, value: int) -> int:
     return len(ordered) if value >= 2**64 else int(np.searchsorted(ordered, np.uint64(value)))
 
 
-def _sift(place: Place, shard: int) -> None:
-    if done(place.folder, shard):
-        return
+def _sifted(place: Place, shard: int) -> Iterator[Judged]:
     dropped: set[int] = set()
     for part in range(len(place.shards)):
         shards, rows = np.load(_duplicates_file(place, part), mmap_mode="r")
         first, last = np.searchsorted(shards, np.array([shard, shard + 1], np.uint64))
         dropped.update(rows[first:last].tolist())
-    with ShardWriter(place.folder, shard) as out:
-        for row, document in enumerate(read_shard(place.shards[shard])):
-            metadata = {**document.metadata, CONTENT: content_hash(document.text).hex()}
-            document = Document(document.text, document.id, metadata)
-            if row in dropped:
-                out.drop(document, DUPLICATE)
-            else:
-                out.keep(document)
+    for row, document in enumerate(read_shard(place.shards[shard])):
+        metadata = {**document.metadata, CONTENT: content_hash(document.text).hex()}
+        yield Document(document.text, document.id, metadata), DUPLICATE if row in dropped else None
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from internevo.files.errors import UserError
 from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
-from internevo.refine.shards import KEPT, Document, ShardWriter, done, shard_name
+from internevo.refine.shards import KEPT, Document, Judged, shard_name, write_shard
 from internevo.refine.step import Place, Stage, Step
 
 _HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
@@ -66,10 +66,9 @@ class Repositories(Step):
         for name, path in sorted(found.items()):
             digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
             shares[int.from_bytes(digest, "little") % self.shards].append((name, path))
-        return [Stage("read", self.shards, partial(_read, self, place.folder, shares))]
+        return [Stage("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
-        """The shards that there will be for the next step."""
         return tuple(place.folder / KEPT / shard_name(number) for number in range(self.shards))
 
     def _repositories(self, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -109,19 +108,12 @@ class Repositories(Step):
         return text, None
 
 
-def _read(step: Repositories, folder: Path, shares: list[list[tuple[str, Path]]], number: int) -> None:
-    if done(folder, number):
-        return
+def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int) -> Iterator[Judged]:
     skipped = frozenset(_VENDORED if step.vendored is None else step.vendored)
-    with ShardWriter(folder, number) as out:
-        for name, root in shares[number]:
-            for path, inside, vendored in _files(root, skipped):
-                text, reason = ("", "vendored") if vendored else step.judge(path, inside)
-                document = Document(text, f"{name}/{inside}", _metadata(name, path, inside))
-                if reason is None:
-                    out.keep(document)
-                else:
-                    out.drop(document, reason)
+    for name, root in shares[number]:
+        for path, inside, vendored in _files(root, skipped):
+            text, reason = ("", "vendored") if vendored else step.judge(path, inside)
+            yield Document(text, f"{name}/{inside}", _metadata(name, path, inside)), reason
 
 
 def _files(root: Path, vendored: frozenset[str]) -> Iterator[tuple[Path, str, bool]]:

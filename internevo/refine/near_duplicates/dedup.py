@@ -30,7 +30,7 @@ from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, sig
 from internevo.refine.near_duplicates.near_pairs import near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
 from internevo.refine.step import Place, Stage, Step
 
 NEAR_DUPLICATE = "near-duplicate"
@@ -77,7 +77,7 @@ class Dedup(Step):
             Stage("signatures", shards, partial(_sign, self, place)),
             Stage("pairs", pair_tasks, partial(_pair, self, place, parts)),
             Stage("clusters", 1, partial(_cluster, self, place, pair_tasks)),
-            Stage("sift", shards, partial(_sift, place)),
+            Stage("sift", shards, partial(write_shard, place.folder, partial(_sifted, place))),
         ]
 
     def priority(self, document: Document) -> int:
@@ -157,20 +157,15 @@ def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) 
         (folder / _duplicates_file(shard)).write_text(json.dumps(lines), encoding="utf-8")
 
 
-def _sift(place: Place, shard: int) -> None:
-    if done(place.folder, shard):
-        return
+def _sifted(place: Place, shard: int) -> Iterator[Judged]:
     file = _duplicates(place) / _duplicates_file(shard)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     duplicates = {row: (kept, reason) for row, kept, reason in found}
-    with ShardWriter(place.folder, shard) as out:
-        for row, document in enumerate(read_shard(place.shards[shard])):
-            if row in duplicates:
-                kept, reason = duplicates[row]
-                document.metadata[DUPLICATE_OF] = kept
-                out.drop(document, reason)
-            else:
-                out.keep(document)
+    for row, document in enumerate(read_shard(place.shards[shard])):
+        reason = None
+        if row in duplicates:
+            document.metadata[DUPLICATE_OF], reason = duplicates[row]
+        yield document, reason
 
 
 def _signatures(place: Place) -> Path:
