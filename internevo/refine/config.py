@@ -22,7 +22,7 @@ class ExecutorConfig:
     """Who does the work. It may change whenever a refinery resumes: no result depends on it."""
 
     kind: str = "local"
-    """`local`, processes on this machine, or `slurm`, an array of jobs for each stage."""
+    """`local`, processes on this machine, or `slurm`, an array of jobs for each phase."""
     workers: Annotated[int, Between(0, 10**5)] = 0
     """Tasks side by side. 0: one for each core of this machine; with Slurm, as many as it gives."""
     partition: str | None = None

@@ -16,7 +16,7 @@ from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.refine.html import TooLong, cpu_limit, decode, extractor
 from internevo.refine.read import Page, Unusable, read
 from internevo.refine.shards import KEPT, QUOTE, Document, Judged, shard_name, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 NO_TEXT = "no main text"
 TOO_LONG = "too much CPU time"
@@ -58,13 +58,13 @@ class Extract(Step):
         if self.favor not in ("balanced", "precision", "recall"):
             raise UserError(f"extract.favor: expected balanced, precision or recall, found {self.favor!r}")
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         groups = self._groups(place)
         for package in ("warcio", "trafilatura"):
             if any(is_warc(file) for group in groups for file in group) and find_spec(package) is None:
                 raise UserError(f"web archives need {package}: pip install 'internevo[refine]'")
         run = partial(write_shard, place.folder, partial(_extracted, self, groups))
-        return [Stage("extract", len(groups), run)]
+        return [Phase("extract", len(groups), run)]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
         return tuple(place.folder / KEPT / shard_name(number) for number in range(len(self._groups(place))))

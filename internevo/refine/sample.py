@@ -10,7 +10,7 @@ from typing import Annotated
 
 from internevo.config.bounds import Between, Seed
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 NOT_SAMPLED = "not sampled"
 
@@ -31,9 +31,9 @@ class Sample(Step):
     seed: Seed = 0
     """Another number chooses other documents."""
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         run = partial(write_shard, place.folder, partial(_sampled, self, place))
-        return [Stage("sample", len(place.shards), run)]
+        return [Phase("sample", len(place.shards), run)]
 
     def copies(self, document: Document) -> int:
         """How often this document is kept."""

@@ -1,6 +1,6 @@
-"""What a step of the refinery is: stages of tasks, one after the other, each task on its own.
+"""What a step of the refinery is: phases of tasks, one after the other, each task on its own.
 
-Tasks of a stage run side by side, in processes here or in jobs of Slurm's; a stage begins when all tasks of the one
+Tasks of a phase run side by side, in processes here or in jobs of Slurm's; a phase begins when all tasks of the one
 before are done. A task that is done is not done again.
 """
 
@@ -30,7 +30,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """Tasks that do not depend on each other."""
 
     name: str
@@ -50,7 +50,7 @@ class Step(ABC):
     """Whether a first step reads what stands in folders that links in its input lead to."""
 
     @abstractmethod
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         """What has to be done, in order. It is asked before the step before has begun: nothing of what is in the
         shards may be looked at."""
 
@@ -80,8 +80,8 @@ class Sift(Step):
         May change the document's text and metadata. A document that it raises an error for is dropped, with the error.
         """
 
-    def stages(self, place: Place) -> list[Stage]:
-        return [Stage("sift", len(place.shards), partial(write_shard, place.folder, partial(_sifted, self, place)))]
+    def phases(self, place: Place) -> list[Phase]:
+        return [Phase("sift", len(place.shards), partial(write_shard, place.folder, partial(_sifted, self, place)))]
 
 
 def _sifted(step: Sift, place: Place, number: int) -> Iterator[Judged]:

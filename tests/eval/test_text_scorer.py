@@ -40,9 +40,9 @@ def test_likelihoods_are_those_of_transformers(text_run: Path, exported: Path) -
 def test_what_is_wrong_with_a_model_is_told_before_the_work(text_run: Path, tmp_path: Path) -> None:
     place = place_of(tmp_path, [Document("a text", "id")], 1)
     with pytest.raises(UserError, match="rows of 128 tokens"):
-        PerplexityDifference(model=str(text_run)).stages(place)
+        PerplexityDifference(model=str(text_run)).phases(place)
     with pytest.raises(UserError, match="has no model"):
-        PerplexityDifference(model=str(tmp_path)).stages(place)
+        PerplexityDifference(model=str(tmp_path)).phases(place)
 
 
 def test_a_model_s_files_are_its_weights_and_no_export_beside_them(text_run: Path, exported: Path) -> None:

@@ -20,12 +20,12 @@ from tests.refine.corpus import CHINESE, docstrings, page, write_jsonl, write_wa
 
 
 def extracted(step: Extract, *inputs: Path) -> tuple[list[Document], list[Document]]:
-    """What it keeps and drops, through its own stages."""
+    """What it keeps and drops, through its own phases."""
     folder = inputs[0].parent / "01-extract"
     place = Place(inputs, folder)
-    for stage in step.stages(place):
-        for number in range(stage.tasks):
-            stage.run(number)
+    for phase in step.phases(place):
+        for number in range(phase.tasks):
+            phase.run(number)
     kept = [document for shard in step.kept(place) for document in read_shard(shard)]
     dropped = [
         one for number in range(len(step.kept(place))) for one in read_shard(folder / DROPPED / shard_name(number))

@@ -19,7 +19,7 @@ import yaml
 from internevo.files.errors import UserError
 from internevo.refine.config import load_refinery
 from internevo.refine.counts import tallies
-from internevo.refine.refine import StagesDone, refine
+from internevo.refine.refine import PhasesDone, refine
 from internevo.refine.shards import Document, read_shard
 from internevo.text.corpus import read_documents
 from internevo.text.documents import Document as Text
@@ -163,7 +163,7 @@ def test_data_prepare_reads_what_is_kept(unbroken: Path) -> None:
 
 def test_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
     config = beside(unbroken, tmp_path)
-    seen: list[StagesDone] = []
+    seen: list[PhasesDone] = []
     refine(load_refinery(config, ["executor.workers=3"]), lambda output: None, seen.append)
     assert outcome(tmp_path / "out") == outcome(unbroken / "out")
     assert [one.all_done for one in seen] == sorted(one.all_done for one in seen)

@@ -1,6 +1,6 @@
 """Files with the same content, white space aside: one is kept.
 
-Three stages. A task a shard hashes its documents; a task for each part of the hashes finds those that come more than
+Three phases. A task a shard hashes its documents; a task for each part of the hashes finds those that come more than
 once; a task a shard sifts. What a task holds in memory is one shard's share of 40 bytes a document. No result depends
 on the order of the tasks.
 """
@@ -19,7 +19,7 @@ from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.dates import microseconds
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"
 CONTENT = "content"
@@ -41,12 +41,12 @@ class FileDedup(Step):
         if self.keep not in ("newest", "first"):
             raise UserError(f"file_dedup.keep: expected newest or first, found {self.keep!r}")
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         tasks = len(place.shards)
         return [
-            Stage("hash", tasks, partial(_hash, self, place)),
-            Stage("choose", tasks, partial(_choose, place)),
-            Stage("sift", tasks, partial(write_shard, place.folder, partial(_sifted, place))),
+            Phase("hash", tasks, partial(_hash, self, place)),
+            Phase("choose", tasks, partial(_choose, place)),
+            Phase("sift", tasks, partial(write_shard, place.folder, partial(_sifted, place))),
         ]
 
 

@@ -21,7 +21,7 @@ from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
 from internevo.refine.shards import KEPT, Document, Judged, shard_name, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 _HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
 """A repository's own records: no files of it, and not counted."""
@@ -51,7 +51,7 @@ class Repositories(Step):
     max_line: Annotated[int, Between(1, 10**12)] = 5000
     """So is one with a line longer than this."""
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         """Raises UserError for an input that is no folder, one without repositories, and one name in two inputs."""
         found: dict[str, Path] = {}
         for folder in place.shards:
@@ -66,7 +66,7 @@ class Repositories(Step):
         for name, path in sorted(found.items()):
             digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
             shares[int.from_bytes(digest, "little") % self.shards].append((name, path))
-        return [Stage("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
+        return [Phase("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
         return tuple(place.folder / KEPT / shard_name(number) for number in range(self.shards))

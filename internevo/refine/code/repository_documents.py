@@ -22,7 +22,7 @@ from internevo.refine.code.imports.tree import FileTree, Import
 from internevo.refine.code.languages import language_of, noted_language
 from internevo.refine.code.order import dependency_order
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 _SETTINGS = ("go.mod",)
 NO_IMPORTS = "imports_not_found"
@@ -36,11 +36,11 @@ class RepositoryDocuments(Step):
     max_bytes: Annotated[int, Between(1, 10**12)] = 2**20
     """A repository of more is several documents, cut between files. A file of more is a document of its own, whole."""
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         tasks = len(place.shards)
         return [
-            Stage("join", tasks, partial(write_shard, place.folder, partial(_joined, self, place))),
-            Stage("check", 1, partial(_check, place.folder, tasks)),
+            Phase("join", tasks, partial(write_shard, place.folder, partial(_joined, self, place))),
+            Phase("check", 1, partial(_check, place.folder, tasks)),
         ]
 
     def documents(self, files: Sequence[Document]) -> Iterator[Document]:

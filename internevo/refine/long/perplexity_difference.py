@@ -16,7 +16,7 @@ from internevo.refine.failures import Failures, NotJudged
 from internevo.refine.long.context_gain import Segments, TextScorer, context_gains
 from internevo.refine.named import named_object
 from internevo.refine.shards import Document, Judged, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 NO_GAIN = "context does not help"
 TOO_SHORT = "too short to cut"
@@ -62,10 +62,10 @@ class PerplexityDifference(Step):
         stored = sorted([*folder.glob("checkpoints/**/*.distcp"), *folder.glob("*.safetensors")])
         return stored if folder.exists() else [folder]
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         """Raises UserError when there is no model, or it does not fit the segments."""
         self.make_scorer()
-        return [Stage("score", len(place.shards), partial(write_shard, place.folder, partial(_scored, self, place)))]
+        return [Phase("score", len(place.shards), partial(write_shard, place.folder, partial(_scored, self, place)))]
 
     def make_scorer(self) -> TextScorer:
         """The model; one in a process. Raises UserError when there is none."""

@@ -1,6 +1,6 @@
 """MinHash deduplication: of documents that are nearly the same, one is kept.
 
-Four stages. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
+Four phases. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
 many shards, finds pairs; one task makes clusters of them; a task a shard sifts. What a task holds in memory is bounded
 by its shard, its part of a band, or the number of documents that have duplicates. No result depends on the order or the
 number of tasks.
@@ -31,7 +31,7 @@ from internevo.refine.near_duplicates.near_pairs import near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.step import Phase, Place, Step
 
 NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
@@ -66,7 +66,7 @@ class Dedup(Step):
         if self.keep not in ("newest", "longest", "first"):
             raise UserError(f"dedup.keep: expected newest, longest or first, found {self.keep!r}")
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         for library in ("rensa", "scipy"):
             if find_spec(library) is None:
                 raise UserError(f"deduplication needs {library}: pip install 'internevo[refine]'")
@@ -74,10 +74,10 @@ class Dedup(Step):
         parts = 1 + shards // _SHARDS_OF_A_PART
         pair_tasks = bands_for(self.hashes, self.threshold).count * parts
         return [
-            Stage("signatures", shards, partial(_sign, self, place)),
-            Stage("pairs", pair_tasks, partial(_pair, self, place, parts)),
-            Stage("clusters", 1, partial(_cluster, self, place, pair_tasks)),
-            Stage("sift", shards, partial(write_shard, place.folder, partial(_sifted, place))),
+            Phase("signatures", shards, partial(_sign, self, place)),
+            Phase("pairs", pair_tasks, partial(_pair, self, place, parts)),
+            Phase("clusters", 1, partial(_cluster, self, place, pair_tasks)),
+            Phase("sift", shards, partial(write_shard, place.folder, partial(_sifted, place))),
         ]
 
     def priority(self, document: Document) -> int:
