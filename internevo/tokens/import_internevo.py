@@ -20,8 +20,8 @@ import numpy as np
 from internevo.files.errors import UserError
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store, quiet
-from internevo.tokens.tokenise import Line, Record, TokenisedPiece, share
+from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.tokenise import Documents, Record, TokenisedPiece, share
 from internevo.tokens.tokenizer import load_tokenizer
 from internevo.tokens.workers import Conversion
 
@@ -41,7 +41,7 @@ def import_internevo(
     max_rejects: float = 0.0,
     shard_tokens: int = 2**30,
     piece_bytes: int = PIECE_BYTES,
-    progress: Callable[[BytesDone], None] = quiet,
+    progress: Callable[[BytesDone], None] = lambda done: None,
 ) -> Manifest:
     """Make the token store folder `output` from `.bin` files, or folders of them, in the order of their names.
 
@@ -115,7 +115,8 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = F
     A line that cannot be used is a reject. Raises UserError where the file and its `.meta` disagree.
     """
     record = Record()
-    train, heldout = Line(DTYPE.name), Line(DTYPE.name)
+    train: Documents = []
+    heldout: Documents = []
     for begin, line in piece.lines():
         record.lines += 1
         tokens = _tokens(line, ids)
@@ -127,11 +128,11 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = F
             record.counts.empty += 1
         else:
             held = all_held_out or (held_out > 0 and share(tokens.tobytes()) < held_out)
-            (heldout if held else train).add_array(tokens)
+            (heldout if held else train).append(tokens)
             record.counts.masked_tokens += int((tokens < 0).sum())
     if piece.said is not None and record.lines < len(piece.said[1]):
         raise _disagree(piece.file, piece.said[0] + record.lines + 1, "the file has fewer lines")
-    return TokenisedPiece.of(record, train, heldout)
+    return TokenisedPiece.of(record, train, heldout, DTYPE)
 
 
 def _tokens(line: bytes, ids: int) -> np.ndarray | str:
@@ -170,7 +171,7 @@ def _compare(piece: IdLines, line: int, begin: int, tokens: np.ndarray | str) ->
 
 def _disagree(file: Path, line: int, how: str) -> UserError:
     return UserError(
-        f"{_meta_of(file)} disagrees with {file.name} at line {line:,}: {how}. Mend them, or move the .meta away to "
+        f"{_meta_of(file)} disagrees with {file.name} at line {line:,}: {how}. Fix them, or move the .meta away to "
         "import the lines as they are."
     )
 

@@ -28,7 +28,7 @@ from internevo.files.errors import UserError
 from internevo.files.lock import locked
 from internevo.files.urls import is_remote
 from internevo.tokens.flat import ENDINGS, NAMED
-from internevo.tokens.names import HELDOUT, MANIFEST, TRAIN
+from internevo.tokens.prepared_folder import HELDOUT, MANIFEST, TRAIN
 
 _CHUNK = 16 * 2**20
 """Bytes that are asked for at a time."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.tokens.megatron import pair_file
-from internevo.tokens.names import HELDOUT, TRAIN
+from internevo.tokens.prepared_folder import HELDOUT, TRAIN
 from internevo.tokens.store_writer import TokenStoreWriter, digest
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.workers import Ready, piece_file

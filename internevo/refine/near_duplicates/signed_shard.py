@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -62,7 +61,6 @@ class SignedShard:
         return self._mapped("bands", np.uint64).reshape(shape), self._mapped("band_rows", np.uint32).reshape(shape)
 
     def ids(self) -> list[str]:
-        """The documents' ids."""
         return json.loads((self._folder / "ids.json").read_text(encoding="utf-8"))
 
     def _mapped(self, name: str, dtype: type[np.generic]) -> np.ndarray:
@@ -108,9 +106,7 @@ class SignedShardWriter:
         self._sketches = (self._aside / "sketches").open("wb")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._signatures.close()
         self._sketches.close()
         if kind is not None:
