@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -75,20 +75,17 @@ def log_of(sweep: Sweep, run: PlannedRun) -> Path:
     return sweep.folder / "logs" / f"{run.name}.log"
 
 
-@contextmanager
-def held(sweep: Sweep) -> Iterator[None]:
+def held(sweep: Sweep) -> AbstractContextManager[None]:
     """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
     remedy = (
         "`--show` compares what is there; when the other process is over or was stopped, the same command resumes "
         "with what is not complete."
     )
-    with locked(sweep.folder / ".lock", remedy):
-        yield
+    return locked(sweep.folder / ".lock", remedy)
 
 
 def run_sweep(
     sweep: Sweep,
-    file: Path,
     chosen: Sequence[int],
     start: Callable[[int], Sequence[str]],
     changed: Callable[[PlannedRun, str], None],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
@@ -43,7 +43,7 @@ class Extract(Step):
     """Where it has its id. Without one, a document is called `FILE:LINE`."""
     fast: bool = False
     """Without trafilatura's further extractors, which are asked where the first finds little: about twice as fast."""
-    favor: str = "balanced"
+    favor: Literal["balanced", "precision", "recall"] = "balanced"
     """`precision` for less text with fewer menus in it, `recall` for the opposite, or `balanced`."""
     tables: bool = True
     """Whether tables are text."""
@@ -53,10 +53,6 @@ class Extract(Step):
     """CPU time that a page may take. It is not the time on the clock, which would drop good pages on a busy machine."""
     max_bytes: Annotated[int, Between(1, 10**12)] = 10_000_000
     """A page with more is left out."""
-
-    def __post_init__(self) -> None:
-        if self.favor not in ("balanced", "precision", "recall"):
-            raise UserError(f"extract.favor: expected balanced, precision or recall, found {self.favor!r}")
 
     def phases(self, place: Place) -> list[Phase]:
         groups = self._groups(place)

@@ -76,7 +76,7 @@ def refine(
 
         def show(job: PhaseJob, done: int) -> None:
             before = sum(tasks[: jobs.index(job)])
-            progress(PhasesDone(job.name, done, job.phase.tasks, before + done, sum(tasks)))
+            progress(PhasesDone(job.name, done, of=job.phase.tasks, all_done=before + done, all_of=sum(tasks)))
 
         run_here(jobs, refinery.executor.workers, show)
         finish(0)

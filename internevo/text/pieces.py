@@ -14,34 +14,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from internevo.files.errors import UserError
-from internevo.text.columnar import pyarrow_for, record_batches, row_groups
+from internevo.text.columnar import RecordBatches, RowGroups, pyarrow_for, record_batches, row_groups
 from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
 PIECE_BYTES = 16 * 2**20
 """How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
 have work to the end, and few enough pieces of a large corpus."""
 
-
 _SKIP_BYTES = 2**20
 """So much of another piece's line is read at a time."""
-
-
-class Piece(Protocol):
-    """A part of a corpus."""
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk that it stands for."""
-
-    @property
-    def begins(self) -> bool:
-        """Whether it is the first of its file: lines are counted from there."""
-
-    def read(self, text_key: str) -> Iterator[Item]:
-        """All its lines or rows. A reject's line is counted from the beginning of the piece."""
 
 
 def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -74,11 +58,7 @@ class Texts:
 
     files: tuple[Path, ...]
     size: int
-
-    @property
-    def begins(self) -> bool:
-        """Always: files are never cut."""
-        return True
+    begins: bool = True
 
     def read(self, text_key: str) -> Iterator[Item]:
         """A file as a line."""
@@ -100,16 +80,13 @@ class LineRange:
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return self.end - self.begin
 
     @property
     def begins(self) -> bool:
-        """Whether it has the first line."""
         return self.begin == 0
 
     def read(self, text_key: str) -> Iterator[Item]:
-        """All its documents."""
         for number, (_, line) in enumerate(self.lines(), 1):
             yield number, _json_document(self.file, number, line, text_key)
 
@@ -136,9 +113,13 @@ class Unpacked:
     begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
-        """All of them."""
         for number, line in enumerate(self.lines, 1):
             yield number, _json_document(self.file, number, line, text_key)
+
+
+Piece = Texts | LineRange | Unpacked | RowGroups | RecordBatches
+"""A part of a corpus: `size`, the bytes on disk that it stands for; `begins`, whether it is the first of its file, from
+where lines are counted; and `read`, all its lines or rows. A reject's line is counted from the piece's beginning."""
 
 
 def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:

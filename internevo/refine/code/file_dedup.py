@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from internevo.files.durable import write_durable
-from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.dates import microseconds
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
 from internevo.refine.step import Phase, Place, Step
@@ -31,15 +31,11 @@ _LATEST = 2**63 - 1
 class FileDedup(Step):
     """Keeps one of the documents that differ in nothing but white space."""
 
-    keep: str = "newest"
+    keep: Literal["newest", "first"] = "newest"
     """Which one: `newest`, or `first` in the order of the input. Among equals the first; a document without a date is
     older than any with one."""
     date: str = "date"
     """The key of a document's metadata that has its date."""
-
-    def __post_init__(self) -> None:
-        if self.keep not in ("newest", "first"):
-            raise UserError(f"file_dedup.keep: expected newest or first, found {self.keep!r}")
 
     def phases(self, place: Place) -> list[Phase]:
         tasks = len(place.shards)

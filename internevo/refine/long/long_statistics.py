@@ -12,11 +12,10 @@ from typing import Annotated
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
-from internevo.refine.failures import NotJudged
 from internevo.refine.long.features import Features, features
 from internevo.refine.long.words import WORDS
 from internevo.refine.shards import Document
-from internevo.refine.step import Sift
+from internevo.refine.step import NotJudged, Sift
 
 
 @dataclass

@@ -12,11 +12,10 @@ from typing import Annotated
 
 from internevo.config.bounds import Between, Count
 from internevo.files.errors import UserError
-from internevo.refine.failures import Failures, NotJudged
 from internevo.refine.long.context_gain import Segments, TextScorer, context_gains
-from internevo.refine.named import named_object
+from internevo.refine.scorers import named_object
 from internevo.refine.shards import Document, Judged, write_shard
-from internevo.refine.step import Phase, Place, Step
+from internevo.refine.step import Failures, NotJudged, Phase, Place, Step
 
 NO_GAIN = "context does not help"
 TOO_SHORT = "too short to cut"

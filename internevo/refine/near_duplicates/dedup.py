@@ -15,19 +15,18 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
 from internevo.config.bounds import Between
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
-from internevo.refine.near_duplicates.alike import SKETCH, Alike
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
 from internevo.refine.near_duplicates.dates import NO_DATE, microseconds
 from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, signatures
-from internevo.refine.near_duplicates.near_pairs import near_pairs
+from internevo.refine.near_duplicates.near_pairs import SKETCH, Alike, near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
@@ -42,6 +41,8 @@ DUPLICATE_OF = "duplicate_of"
 
 _BATCH = 2**20
 """Characters that are shingled and signed together."""
+SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
+"""Folders in the step's own."""
 _SHARDS_OF_A_PART = 64
 """A band's hashes are cut into one more part for so many shards."""
 
@@ -56,15 +57,11 @@ class Dedup(Step):
     """Words of a shingle; in scripts without spaces, characters."""
     threshold: Annotated[float, Between(0, 1, open_below=True)] = 0.7
     """The Jaccard similarity of two documents' sets of shingles from which on they are near-duplicates."""
-    keep: str = "newest"
+    keep: Literal["newest", "longest", "first"] = "newest"
     """Which of a cluster: `newest`, `longest` in characters, or `first` in the order of the input. Among equals the
     first; a document without a date is older than any with one."""
     date: str = "date"
     """The key of a document's metadata that has its date: ISO 8601, as in HTTP headers, or seconds since 1970."""
-
-    def __post_init__(self) -> None:
-        if self.keep not in ("newest", "longest", "first"):
-            raise UserError(f"dedup.keep: expected newest, longest or first, found {self.keep!r}")
 
     def phases(self, place: Place) -> list[Phase]:
         for library in ("rensa", "scipy"):
@@ -88,8 +85,8 @@ class Dedup(Step):
 
 
 def _sign(step: Dedup, place: Place, shard: int) -> None:
-    folder = _signatures(place) / f"{shard:05}"
-    if folder.exists() or _duplicates(place).exists():
+    folder = place.folder / SIGNATURES / f"{shard:05}"
+    if folder.exists() or (place.folder / DUPLICATES).exists():
         return
     bands = bands_for(step.hashes, step.threshold)
     with SignedShardWriter(folder) as out:
@@ -97,11 +94,11 @@ def _sign(step: Dedup, place: Place, shard: int) -> None:
             shingled = shingles([document.text for document in batch], step.ngrams)
             signed = signatures(shingled, step.hashes)
             out.add(
-                signed,
-                band_hashes(signed, bands),
-                bottom_sketches(shingled, SKETCH),
-                [step.priority(document) for document in batch],
-                [document.id for document in batch],
+                signatures=signed,
+                bands=band_hashes(signed, bands),
+                sketches=bottom_sketches(shingled, SKETCH),
+                priorities=[step.priority(document) for document in batch],
+                ids=[document.id for document in batch],
             )
 
 
@@ -120,7 +117,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     target = _pairs_file(place, task)
-    if target.exists() or _duplicates(place).exists():
+    if target.exists() or (place.folder / DUPLICATES).exists():
         return
     band, part = divmod(task, parts)
     shards = _signed(place)
@@ -131,15 +128,15 @@ def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
 
 
 def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
-    target = _duplicates(place)
+    target = place.folder / DUPLICATES
     if not target.exists():
         aside = target.with_suffix(".partial")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _write_duplicates(step, place, pair_tasks, aside)
         aside.rename(target)
-    for folder in (_signatures(place), _pairs(place)):  # as large as the text, and of no more use
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (SIGNATURES, PAIRS):  # as large as the text, and of no more use
+        shutil.rmtree(place.folder / folder, ignore_errors=True)
 
 
 def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) -> None:
@@ -158,7 +155,7 @@ def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) 
 
 
 def _sifted(place: Place, shard: int) -> Iterator[Judged]:
-    file = _duplicates(place) / _duplicates_file(shard)
+    file = place.folder / DUPLICATES / _duplicates_file(shard)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     duplicates = {row: (kept, reason) for row, kept, reason in found}
     for row, document in enumerate(read_shard(place.shards[shard])):
@@ -168,24 +165,12 @@ def _sifted(place: Place, shard: int) -> Iterator[Judged]:
         yield document, reason
 
 
-def _signatures(place: Place) -> Path:
-    return place.folder / "work" / "signatures"
-
-
 def _signed(place: Place) -> SignedShards:
-    return SignedShards(_signatures(place), len(place.shards))
-
-
-def _pairs(place: Place) -> Path:
-    return place.folder / "work" / "pairs"
+    return SignedShards(place.folder / SIGNATURES, len(place.shards))
 
 
 def _pairs_file(place: Place, task: int) -> Path:
-    return _pairs(place) / f"{task:06}.npy"
-
-
-def _duplicates(place: Place) -> Path:
-    return place.folder / "work" / "duplicates"
+    return place.folder / PAIRS / f"{task:06}.npy"
 
 
 def _duplicates_file(shard: int) -> str:

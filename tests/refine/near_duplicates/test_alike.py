@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internevo.refine.near_duplicates import alike
-from internevo.refine.near_duplicates.alike import SKETCH, Alike
+from internevo.refine.near_duplicates import near_pairs
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.minhash import signatures
+from internevo.refine.near_duplicates.near_pairs import SKETCH, Alike
 from internevo.refine.near_duplicates.ragged import Ragged, running
 from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, key_of
 
@@ -36,6 +36,6 @@ def test_pairs_of_all_similarities(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         found = Alike(SignedShards(tmp_path, 2), threshold)(left, right)
         assert (found == (exact >= threshold)[order]).all()
         with monkeypatch.context() as patch:
-            patch.setattr(alike, "_SIGNATURES", 100)
-            patch.setattr(alike, "_SKETCHES", 7)
+            patch.setattr(near_pairs, "_SIGNATURES", 100)
+            patch.setattr(near_pairs, "_SKETCHES", 7)
             assert (Alike(SignedShards(tmp_path, 2), threshold)(left, right) == found).all()
