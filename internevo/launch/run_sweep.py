@@ -13,13 +13,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 
 from internevo.config.derive import stage_steps
 from internevo.files.durable import write_durable
 from internevo.files.json_files import is_number, parsed, read_mapping
 from internevo.files.lock import locked
-from internevo.files.signals import stop_signals
+from internevo.files.signals import stops_noted
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
 
@@ -57,7 +56,7 @@ def state(sweep: Sweep, run: PlannedRun) -> RunState:
     if mark.get("code") == 0 and steps >= total:
         return RunState(run, Status.complete, steps, total)
     if mark.get("code") and not mark.get("stopped"):
-        return RunState(run, Status.failed, steps, total, str(mark.get("cause", "")))
+        return RunState(run, Status.failed, steps, total, cause=str(mark.get("cause", "")))
     return RunState(run, Status.started if folder.exists() else Status.waiting, steps, total)
 
 
@@ -96,15 +95,12 @@ def run_sweep(
     leave; the same sweep resumes later. `changed` is told when a run begins, and how it ended.
     """
     waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
-    asked: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def stop() -> None:
         for process in running.values():
             process.send_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, ask) for number in stop_signals()}
-    try:
+    with stops_noted(stop) as asked:
         while running or (waiting and not asked):
             while waiting and len(running) < sweep.at_once and not asked:
                 number = waiting.pop(0)
@@ -115,9 +111,6 @@ def run_sweep(
                 if (code := process.poll()) is not None:
                     del running[number]
                     changed(sweep.runs[number], _ended(sweep, sweep.runs[number], code))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return asked[0] if asked else None
 
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import IO
 
 from internevo.files.errors import UserError
-from internevo.files.signals import stop_signals
+from internevo.files.signals import stops_noted
 from internevo.launch.local import GRACE, GRACE_S
 
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
@@ -51,17 +49,10 @@ def launch_over_ssh(
         _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, port, name)], show)
         for number, node in enumerate(nodes)
     ]
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None = None) -> None:
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in stop_signals()}
     try:
-        return _watch(parts, asked, lambda node: [*ssh, node, f"kill -TERM $(cat /tmp/{name}-{_place(node)}.pid)"])
+        with stops_noted() as asked:
+            return _watch(parts, asked, lambda node: [*ssh, node, f"kill -TERM $(cat /tmp/{name}-{_place(node)}.pid)"])
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for part in parts:
             part.close()
 

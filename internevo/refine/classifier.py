@@ -54,7 +54,6 @@ class Classifier:
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
     def save(self, path: Path) -> None:
-        """Write it into a file."""
         from safetensors.numpy import save
 
         head = {"internevo": json.dumps({"format": _FORMAT, "bias": self._bias})}

@@ -67,8 +67,6 @@ class NamedStep:
     """A step of a chain."""
 
     name: str
-    options: dict[str, Any]
-    """Its keys as the configuration gives them."""
     step: Step
 
 
@@ -127,7 +125,7 @@ def _step(place: int, tree: Any, problems: list[str]) -> NamedStep | None:
     if len(problems) > before:
         return None
     try:
-        return NamedStep(name, options, build(kind, values))
+        return NamedStep(name, build(kind, values))
     except UserError as error:
         problems.append(f"{path}.{error}")
         return None

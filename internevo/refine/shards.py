@@ -7,6 +7,7 @@ document with the reason, and what it counted, in `counts/`.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -86,24 +87,13 @@ def read_shard(path: Path) -> Iterator[Document]:
         try:
             if not path.stat().st_size:  # a shard without documents has the head of an archive
                 raise ValueError("it is empty")
-            for line in _lines(file):
+            for line in io.BufferedReader(file, 2**20):
+                if not line.endswith(b"\n"):
+                    raise ValueError("its last line does not end")
                 yield Document(**json.loads(line))
         except (OSError, ValueError, TypeError) as error:
             remove = "Remove its step's folder and those after it, and run again."
             raise UserError(f"{path} is damaged: {error}. {remove}") from None
-
-
-def _lines(file: Any) -> Iterator[bytes]:
-    left: list[bytes] = []  # joined when their line ends: a document may be as long as many chunks
-    while chunk := file.read(2**20):
-        first, *others = chunk.split(b"\n")
-        left.append(first)
-        if others:
-            yield b"".join(left)
-            yield from others[:-1]
-            left = [others[-1]]
-    if any(left):
-        raise ValueError("its last line does not end")
 
 
 class ShardWriter:

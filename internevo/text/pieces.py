@@ -131,39 +131,33 @@ def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
 
 def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
     with path.open("rb") as raw:
-        file, number = unpacking(path, raw), 0
         lines: list[bytes] = []
         held = read = 0
         begins = True
-        try:
-            for line in file:
-                number += 1
-                lines.append(line)
-                held += len(line)
-                if held >= piece_bytes:
-                    yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
-                    lines, held, read, begins = [], 0, raw.tell(), False
-        except (EOFError, OSError, zlib.error) as error:
-            # not a reject: one torn archive may be a large part of the corpus
-            raise damaged(path, number, error) from None
+        for _, line in _lines(path, raw):
+            lines.append(line)
+            held += len(line)
+            if held >= piece_bytes:
+                yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
+                lines, held, read, begins = [], 0, raw.tell(), False
         if lines:
             yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read, begins)
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
     """All lines of a file, unpacked, each with its number from 1. Raises UserError for an archive that is damaged."""
-    number = 0
     with file.open("rb") as raw:
-        try:
-            for number, line in enumerate(unpacking(file, raw) if is_packed(file) else raw, 1):
-                yield number, line
-        except (EOFError, OSError, zlib.error) as error:
-            raise damaged(file, number, error) from None
+        yield from _lines(file, raw)
 
 
-def damaged(file: Path, lines: int, error: Exception) -> UserError:
-    """What to say of an archive that can be read so far only."""
-    return UserError(f"{file} is damaged after line {lines:,}: {error}. Fix it or leave it out.")
+def _lines(file: Path, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        for number, line in enumerate(unpacking(file, raw) if is_packed(file) else raw, 1):
+            yield number, line
+    except (EOFError, OSError, zlib.error) as error:
+        # not a reject: one torn archive may be a large part of the corpus
+        raise UserError(f"{file} is damaged after line {number:,}: {error}. Fix it or leave it out.") from None
 
 
 def unpacking(path: Path, raw: IO[bytes]) -> IO[bytes]:
