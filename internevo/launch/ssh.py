@@ -46,7 +46,7 @@ def launch_over_ssh(
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
     name = f"internevo-{uuid.uuid4().hex[:12]}"
     parts = [
-        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, port, name)], show)
+        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes=processes, port=port, name=name)], show)
         for number, node in enumerate(nodes)
     ]
     try:

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
+from internevo.files.hashing import share_of
 from internevo.text.corpus import read_documents
 from internevo.text.documents import Document
 
@@ -109,7 +109,7 @@ def train_classifier(
                 texts.append(one.text)
                 labels.append(label)
     truth = np.array(labels)
-    held = np.array([_hash(text) < held_out for text in texts], bool)
+    held = np.array([share_of(text.encode(errors="replace")) < held_out for text in texts], bool)
     for name, label in (("good", 1), ("bad", 0)):
         for what, side in (("to learn from", ~held), ("held out", held)):
             if not (side & (truth == label)).any():
@@ -126,10 +126,6 @@ def train_classifier(
     accuracy = float(((scores > 0.5) == (truth[held] == 1)).mean())
     fitted.save(output)
     return Fitted(int((~held).sum()), int(held.sum()), accuracy, float(roc_auc_score(truth[held], scores)))
-
-
-def _hash(text: str) -> float:
-    return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=8).digest(), "little") / 2**64
 
 
 def _vectorizer(size: int) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
 from internevo.config.bounds import Between, Seed
+from internevo.files.hashing import share_of
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
 from internevo.refine.step import Phase, Place, Step
 
@@ -38,8 +38,7 @@ class Sample(Step):
     def copies(self, document: Document) -> int:
         """How often this document is kept."""
         weight = self.weights.get(str(document.metadata.get(self.by)), self.other)
-        digest = hashlib.blake2b(f"{self.seed}:{document.id}".encode(errors="surrogatepass"), digest_size=8).digest()
-        chance = int.from_bytes(digest, "little") / 2**64
+        chance = share_of(f"{self.seed}:{document.id}".encode(errors="surrogatepass"))
         return int(weight) + (chance < weight - int(weight))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from internevo.files.errors import UserError
+from internevo.files.hashing import hash64
 
 _WORDS = re.compile(r"\w+")
 _SPACELESS = (
@@ -49,7 +49,7 @@ class Domains:
 
 
 def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.lower().encode(errors="replace"), digest_size=8).digest(), "little")
+    return hash64(name.lower().encode(errors="replace"))
 
 
 class Words:

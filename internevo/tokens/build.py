@@ -132,9 +132,9 @@ def _join_all(job: StoreJob, joiner: Joiner, workers: int, progress: Callable[[B
     pieces = tokenised(
         job.files,
         job.held_files,
-        job.conversion,
-        workers,
-        joiner.folder / "pieces",
+        conversion=job.conversion,
+        workers=workers,
+        folder=joiner.folder / "pieces",
         skip=joiner.joined.pieces,
         piece_bytes=job.piece_bytes,
     )

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from internevo.files.errors import UserError
+from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
 from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
-from internevo.tokens.tokenise import Documents, Record, TokenisedPiece, share
+from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
 from internevo.tokens.workers import Conversion
 
@@ -127,7 +128,7 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = F
         elif not len(tokens):
             record.counts.empty += 1
         else:
-            held = all_held_out or (held_out > 0 and share(tokens.tobytes()) < held_out)
+            held = all_held_out or (held_out > 0 and share_of(tokens.tobytes()) < held_out)
             (heldout if held else train).append(tokens)
             record.counts.masked_tokens += int((tokens < 0).sum())
     if piece.said is not None and record.lines < len(piece.said[1]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from internevo.files.durable import write_durable
+from internevo.files.hashing import share_of
 from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -128,7 +128,7 @@ def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out:
     heldout: Documents = []
     for texts in _groups(piece, options.text_key, record):
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            held = limit > 0 and share(text.encode()) < limit
+            held = limit > 0 and share_of(text.encode()) < limit
             framed = np.fromiter((tokenizer.bos_id, *ids, tokenizer.eos_id), dtype, len(ids) + 2)
             (heldout if held else train).append(framed)
     return TokenisedPiece.of(record, train, heldout, dtype)
@@ -154,9 +154,3 @@ def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
                 texts, held = [], 0
     if texts:
         yield texts
-
-
-def share(content: bytes) -> float:
-    """A number in [0, 1) that depends on a document's content alone."""
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64

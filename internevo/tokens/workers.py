@@ -84,7 +84,7 @@ def tokenised(
         for number, piece, held, path in todo():
             if new := TokenisedPiece.find(path) is None:
                 encode(piece, held).save(path)
-            yield Ready(number, piece.begins, piece.size, new, path)
+            yield Ready(number, piece.begins, piece.size, new=new, path=path)
         return
     waiting: deque[tuple[Future[None] | None, Ready]] = deque()
     try:
@@ -93,7 +93,7 @@ def tokenised(
                 new = TokenisedPiece.find(path) is None
                 with ctrl_c_held():  # workers are started as they are needed
                     future = pool.submit(_work, piece, held, path) if new else None
-                waiting.append((future, Ready(number, piece.begins, piece.size, new, path)))
+                waiting.append((future, Ready(number, piece.begins, piece.size, new=new, path=path)))
                 # a few more than there are workers: a slow piece must not leave the others without work
                 if len(waiting) > 3 * workers:
                     yield _when_done(*waiting.popleft())

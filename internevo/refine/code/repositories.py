@@ -6,7 +6,6 @@ What the chain needs to know of a file is in its document's metadata: `repositor
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Annotated, ClassVar, NoReturn
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
+from internevo.files.hashing import hash64
 from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
@@ -64,8 +64,7 @@ class Repositories(Step):
             found |= here
         shares: list[list[tuple[str, Path]]] = [[] for _ in range(self.shards)]
         for name, path in sorted(found.items()):
-            digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
-            shares[int.from_bytes(digest, "little") % self.shards].append((name, path))
+            shares[hash64(name.encode(errors="surrogateescape")) % self.shards].append((name, path))
         return [Phase("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
