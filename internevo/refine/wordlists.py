@@ -29,9 +29,6 @@ class Domains:
     def __init__(self, names: Iterator[str]):
         self._hashes = np.unique(np.fromiter((_hash(name.rstrip(".")) for name in names), np.uint64))
 
-    def __len__(self) -> int:
-        return len(self._hashes)
-
     def of(self, url: str) -> str | None:
         """The one that the address is in."""
         try:

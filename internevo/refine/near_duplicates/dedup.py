@@ -26,9 +26,9 @@ from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
 from internevo.refine.near_duplicates.dates import NO_DATE, microseconds
 from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, signatures
-from internevo.refine.near_duplicates.near_pairs import SKETCH, Alike, near_pairs
+from internevo.refine.near_duplicates.near_pairs import SKETCH, alike_in, near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
-from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard
+from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, by_shard, write_signed_shard
 from internevo.refine.shards import Document, Judged, read_shard, write_shard
 from internevo.refine.step import Phase, Place, Step
 
@@ -88,18 +88,19 @@ def _sign(step: Dedup, place: Place, shard: int) -> None:
     folder = place.folder / SIGNATURES / f"{shard:05}"
     if folder.exists() or (place.folder / DUPLICATES).exists():
         return
-    bands = bands_for(step.hashes, step.threshold)
-    with SignedShardWriter(folder) as out:
-        for batch in _batches(read_shard(place.shards[shard])):
-            shingled = shingles([document.text for document in batch], step.ngrams)
-            signed = signatures(shingled, step.hashes)
-            out.add(
-                signatures=signed,
-                bands=band_hashes(signed, bands),
-                sketches=bottom_sketches(shingled, SKETCH),
-                priorities=[step.priority(document) for document in batch],
-                ids=[document.id for document in batch],
-            )
+    write_signed_shard(folder, (_signed(step, batch) for batch in _batches(read_shard(place.shards[shard]))))
+
+
+def _signed(step: Dedup, batch: list[Document]) -> SignedBatch:
+    shingled = shingles([document.text for document in batch], step.ngrams)
+    signed = signatures(shingled, step.hashes)
+    return SignedBatch(
+        signatures=signed,
+        bands=band_hashes(signed, bands_for(step.hashes, step.threshold)),
+        sketches=bottom_sketches(shingled, SKETCH),
+        priorities=[step.priority(document) for document in batch],
+        ids=[document.id for document in batch],
+    )
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -120,9 +121,9 @@ def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     if target.exists() or (place.folder / DUPLICATES).exists():
         return
     band, part = divmod(task, parts)
-    shards = _signed(place)
+    shards = _signed_shards(place)
     hashes, keys = shards.band(band, part * 2**64 // parts, (part + 1) * 2**64 // parts - 1)
-    found = near_pairs(hashes, keys, Alike(shards, step.threshold))
+    found = near_pairs(hashes, keys, partial(alike_in, shards, step.threshold))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_durable(target, lambda file: np.save(file, found))
 
@@ -140,7 +141,7 @@ def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
 
 
 def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) -> None:
-    shards = _signed(place)
+    shards = _signed_shards(place)
     clusters = Clusters.of(np.load(_pairs_file(place, task)) for task in range(pair_tasks))
     priorities = shards.priorities(clusters.keys)
     dropped, kept = clusters.dropped(priorities)
@@ -165,7 +166,7 @@ def _sifted(place: Place, shard: int) -> Iterator[Judged]:
         yield document, reason
 
 
-def _signed(place: Place) -> SignedShards:
+def _signed_shards(place: Place) -> SignedShards:
     return SignedShards(place.folder / SIGNATURES, len(place.shards))
 
 

@@ -52,32 +52,27 @@ def near_pairs(
     return np.concatenate(found)
 
 
-class Alike:
-    """Near-duplicates have a Jaccard similarity of at least `threshold`."""
+def alike_in(shards: SignedShards, threshold: float, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Whether documents, given by their keys, int64, have a Jaccard similarity of at least `threshold`, one on the left
+    with one on the right: bool (pairs,)."""
+    result = np.empty(len(left), bool)
+    for at, keys, one, other in _parts(left, right, _SIGNATURES):
+        signatures = shards.signatures(keys)
+        same = (signatures[one] == signatures[other]).mean(axis=1)
+        deviation = (threshold * (1 - threshold) / signatures.shape[1]) ** 0.5
+        doubtful = np.abs(same - threshold) <= _DOUBT * deviation
+        alike = same >= threshold
+        alike[doubtful] = _alike_by_sketches(shards, threshold, left[at][doubtful], right[at][doubtful])
+        result[at] = alike
+    return result
 
-    def __init__(self, shards: SignedShards, threshold: float):
-        self._shards = shards
-        self._threshold = threshold
 
-    def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Whether these documents, given by their keys, int64, are alike, one on the left with one on the right."""
-        result = np.empty(len(left), bool)
-        for at, keys, one, other in _parts(left, right, _SIGNATURES):
-            signatures = self._shards.signatures(keys)
-            same = (signatures[one] == signatures[other]).mean(axis=1)
-            deviation = (self._threshold * (1 - self._threshold) / signatures.shape[1]) ** 0.5
-            doubtful = np.abs(same - self._threshold) <= _DOUBT * deviation
-            alike = same >= self._threshold
-            alike[doubtful] = self._by_sketches(left[at][doubtful], right[at][doubtful])
-            result[at] = alike
-        return result
-
-    def _by_sketches(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        result = np.empty(len(left), bool)
-        for at, keys, one, other in _parts(left, right, _SKETCHES):
-            sketches = self._shards.sketches(keys)
-            result[at] = similarities(sketches[one], sketches[other], SKETCH) >= self._threshold
-        return result
+def _alike_by_sketches(shards: SignedShards, threshold: float, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    result = np.empty(len(left), bool)
+    for at, keys, one, other in _parts(left, right, _SKETCHES):
+        sketches = shards.sketches(keys)
+        result[at] = similarities(sketches[one], sketches[other], SKETCH) >= threshold
+    return result
 
 
 def _parts(
