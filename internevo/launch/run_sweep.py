@@ -92,7 +92,7 @@ def run_sweep(
     """Run the runs of these numbers, `sweep.at_once` at a time; the signal that ended it early, or None.
 
     `start` gives the command of a run's number. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and
-    leave; the same sweep resumes later. `changed` is told when a run begins, and how it ended.
+    leave; the same sweep resumes later. `changed` is called when a run begins, and with how it ended.
     """
     waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
 

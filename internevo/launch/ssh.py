@@ -83,7 +83,7 @@ class _Part:
 
 
 def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[str]]) -> int:
-    told = False
+    stopping = False
     deadline = float("inf")
     while True:
         codes = [part.process.poll() for part in parts]
@@ -93,8 +93,8 @@ def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[
                 return 128 + asked[0]
             # 255 is ssh's own trouble; a rank's code says more
             return next((code for code in failed if code not in (143, 255)), failed[0] if failed else 0)
-        if (asked or failed) and not told:
-            told, deadline = True, time.monotonic() + _GRACE_S
+        if (asked or failed) and not stopping:
+            stopping, deadline = True, time.monotonic() + _GRACE_S
             for part, code in zip(parts, codes, strict=True):
                 if code is None:
                     subprocess.run(stop(part.node), stdin=subprocess.DEVNULL, check=False)

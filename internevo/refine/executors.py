@@ -75,7 +75,7 @@ class _Submitted(SlurmPipelineExecutor):
 
 
 def run_here(jobs: Sequence[PhaseJob], workers: int, progress: Callable[[PhaseJob, int], None]) -> None:
-    """Do all that is not done yet, phase by phase. Is told when tasks of a job are done: the job, and how many are.
+    """Do all that is not done yet, phase by phase. `progress` is given a job and how many of its tasks are done.
 
     Raises UserError for a task's, and when a worker is killed; whatever else is in progress is then ended.
     """

@@ -62,7 +62,7 @@ def import_internevo(
                     f"`internevo data index {file} --eos ID` finds the documents, and {file} can be named in a config."
                 )
         if _meta_of(file).is_file():
-            _read_meta(_meta_of(file))  # one that is none is told before the work begins
+            _read_meta(_meta_of(file))  # one that is none is reported before the work begins
     job = StoreJob(
         inputs=inputs,
         files=files,
@@ -157,7 +157,7 @@ def _tokens(line: bytes, ids: int) -> np.ndarray | str:
 
 
 def _compare(piece: IdLines, line: int, begin: int, tokens: np.ndarray | str) -> None:
-    """A line, from 1 in its piece, with its row. One that cannot be read is told for itself."""
+    """A line, from 1 in its piece, with its row. One that cannot be read is reported for itself."""
     if piece.said is None or isinstance(tokens, str):
         return
     before, rows = piece.said

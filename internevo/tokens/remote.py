@@ -46,7 +46,7 @@ _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingfac
 """Packages whose errors come from the way to the storage."""
 
 Show = Callable[[int, int], None]
-"""Is told how many bytes are copied, of how many."""
+"""Called with how many bytes are copied, and of how many."""
 
 
 @dataclass(frozen=True)

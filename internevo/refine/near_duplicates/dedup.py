@@ -34,7 +34,7 @@ from internevo.refine.step import Phase, Place, Step
 
 NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
-"""Reasons. The second is told apart where the newest is kept: age had no say."""
+"""Reasons. The second is kept apart where the newest is kept: age had no say."""
 
 DUPLICATE_OF = "duplicate_of"
 """The key of a dropped document's metadata that has the id of the one that is kept."""

@@ -38,7 +38,7 @@ _SCRIPTS_WITHOUT_SPACES = (
     (0x20000, 0x3FFFF),  # Han, two planes of nothing else
 )
 _MIXED_PLANES = 0x20000
-"""Below, some characters are letters and some are not. Behind the planes of Han there are none."""
+"""Below, some characters are letters and some are not. After the planes of Han there are none."""
 
 _PIECE = 2**17
 """Characters that are looked at together: their arrays fit into a core's cache."""
