@@ -1,4 +1,4 @@
-"""Running a sweep's runs on this machine, so many at a time, and knowing where each of them is."""
+"""Running a sweep's runs on this machine, several at a time, and knowing where each of them is."""
 
 from __future__ import annotations
 

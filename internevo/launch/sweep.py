@@ -1,4 +1,4 @@
-"""Many runs of one configuration: which they are, and running them, so many at a time.
+"""Many runs of one configuration: which they are.
 
 A sweep is a YAML file:
 
@@ -14,7 +14,7 @@ A sweep is a YAML file:
     derive: {model.feed_forward.width: "2.5 * model.hidden"}
     rank_by: heldout                     # or `train`, or `heldout/SOURCE`
 
-Instead of `grid`: `list`, the runs one by one, or `random`, so many drawn from ranges.
+Instead of `grid`: `list`, the runs one by one, or `random`, a number of them drawn from ranges.
 """
 
 from __future__ import annotations

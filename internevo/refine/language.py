@@ -47,7 +47,7 @@ class Language(Sift):
 
 
 def detect(text: str) -> tuple[str, float]:
-    """The language that most of the text is in, and its share of the text; `un` where nothing can be told."""
+    """The language that most of the text is in, and its share of the text; `un` where the detector does not know."""
     import pycld2
 
     try:

@@ -163,7 +163,7 @@ class _Rows:
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:
-    """A batch's rows. What Python cannot say, such as text that is not UTF-8 or a date beyond its years, is None."""
+    """A batch's rows. Values that cannot be decoded (not UTF-8, or a date beyond Python's years) become None."""
     try:
         found: list[dict[str, Any]] = batch.to_pylist()
     except (ValueError, OverflowError):

@@ -35,7 +35,7 @@ class Document:
 
 @dataclass
 class DocumentCount:
-    """Documents with something in common."""
+    """Count, size and examples of documents with one verdict."""
 
     documents: int = 0
     characters: int = 0

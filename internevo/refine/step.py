@@ -99,7 +99,7 @@ class Failures:
         return f"failed: {type(error).__name__}"
 
     def check(self) -> None:
-        """Raises UserError when so many of a shard's documents have failed that it is no longer their fault."""
+        """Raises UserError when more of a shard's documents have failed than can be the documents' own fault."""
         if self._first and self._count > max(1, _MOST * self._documents):  # one alone proves nothing
             said, error = self._first
             raise UserError(

@@ -283,9 +283,9 @@ def _as_user_error(url: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if (told := _cause(error)) is None:
+        if (cause := _cause(error)) is None:
             raise
-        raise UserError(f"{url}: {told}") from None
+        raise UserError(f"{url}: {cause}") from None
 
 
 def _cause(error: Exception) -> str | None:

@@ -28,7 +28,7 @@ class Joined:
     read: int = 0
     """Bytes of the input."""
     lines: int = 0
-    """Lines of the last piece's file that were read: rejects are told by line."""
+    """Lines of the last piece's file that were read: rejects are reported by line."""
     rejects: int = 0
     """Bytes of the file of rejects."""
     last_reject: str = ""

@@ -19,7 +19,7 @@ from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 _GROUP_CHARACTERS = 2**20
-"""About so much text is encoded at a time."""
+"""About as many characters are encoded at a time."""
 
 
 @dataclass

@@ -23,9 +23,9 @@ class Conversion:
     """How files become tokens."""
 
     cut: Callable[[Iterable[Path], int], Iterable[Any]]
-    """Files and a number of bytes to pieces in order, each of about so many bytes; they have `size` and `begins`."""
+    """Files and a number of bytes to pieces of about that size, in order; they have `size` and `begins`."""
     encoder: Callable[[], Encode]
-    """Called once in every process, of which it may be sent to others."""
+    """Picklable; called once in each worker."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ _BATCH = 2**20
 SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
 """Folders in the step's own."""
 _SHARDS_OF_A_PART = 64
-"""A band's hashes are cut into one more part for so many shards."""
+"""For each this many shards, a band's hashes are cut into one more part."""
 
 
 @dataclass
