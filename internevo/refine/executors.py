@@ -121,7 +121,8 @@ def submit(name: str, jobs: Sequence[PhaseJob], last: PhaseJob, config: Executor
         try:
             executor.run()
         except (subprocess.CalledProcessError, OSError) as error:
-            _cancel(numbers)
+            if numbers:
+                subprocess.run(["scancel", *numbers], capture_output=True)
             script = job.folder / "launch_script.slurm"
             raise UserError(f"sbatch refused {script}: {error}. Nothing is left in the queue.") from None
         if numbers[first:]:
@@ -175,8 +176,3 @@ def still_queued(record: Path) -> list[str]:
             "command again when it does: a second set of jobs beside the first would write the same files."
         )
     return sorted(set(known.stdout.split()) & set(numbers))
-
-
-def _cancel(numbers: Sequence[str]) -> None:
-    if numbers:
-        subprocess.run(["scancel", *numbers], capture_output=True)
