@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -141,7 +140,8 @@ def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
                 yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
                 lines, held, read, begins = [], 0, raw.tell(), False
         if lines:
-            yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read, begins)
+            # not asked of `raw`, which pyarrow has closed with its own reader
+            yield Unpacked(path, tuple(lines), path.stat().st_size - read, begins)
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
