@@ -62,6 +62,14 @@ def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
         ({"steps": [{"extract": {"fast": 1}}]}, "steps[0].extract.fast: expected true or false, found 1"),
         ({"steps": [{"extract": 3}]}, "steps[0].extract: expected a mapping of keys to values, found 3"),
         (
+            {"steps": ["extract", {"dedup": {"keep": "oldest"}}]},
+            "steps[1].dedup.keep: unknown value 'oldest'; did you mean longest?",
+        ),
+        (
+            {"steps": ["extract", {"file_dedup": {"keep": "oldest"}}]},
+            "steps[1].file_dedup.keep: unknown value 'oldest'; known are newest, first",
+        ),
+        (
             {"steps": [{"extract": {"favor": "x"}}]},
             "steps[0].extract.favor: unknown value 'x'; known are",
         ),

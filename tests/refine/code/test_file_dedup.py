@@ -7,11 +7,9 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.files.errors import UserError
 from internevo.refine.code.file_dedup import CONTENT, DUPLICATE, FileDedup
 from internevo.refine.shards import Document
 from tests.refine.code.library import LIBRARY
@@ -75,8 +73,3 @@ def test_planted_copies_in_the_library(tmp_path: Path) -> None:
     before = output(place)
     run_phases(FileDedup(), place)
     assert output(place) == before
-
-
-def test_a_mistaken_rule() -> None:
-    with pytest.raises(UserError, match=r"file_dedup\.keep"):
-        FileDedup(keep="oldest")

@@ -132,11 +132,6 @@ def test_phases_travel(tmp_path: Path) -> None:
     assert [phase.name for phase in pickle.loads(pickle.dumps(phases))] == [phase.name for phase in phases]
 
 
-def test_a_choice_that_cannot_be() -> None:
-    with pytest.raises(UserError, match="newest, longest or first"):
-        Dedup(keep="oldest")
-
-
 @pytest.mark.parametrize("library", ["rensa", "scipy"])
 def test_a_library_that_is_missing(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)  # as Python itself marks what cannot be imported
