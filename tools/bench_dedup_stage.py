@@ -20,7 +20,7 @@ def internevo_stage(processes: int, corpus: Path, folder: Path, number: int) -> 
     from internevo.refine.near_duplicates.dedup import Dedup
     from internevo.refine.step import Place
 
-    stage = Dedup(keep="first").stages(Place(tuple(sorted(corpus.iterdir())), folder))[number]
+    stage = Dedup(keep="first").phases(Place(tuple(sorted(corpus.iterdir())), folder))[number]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         pool.map(stage.run, range(stage.tasks), chunksize=1)
         pool.close()

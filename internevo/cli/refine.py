@@ -15,7 +15,7 @@ from internevo.cli.shared import TextKeyOption, data_app, number_option, out, pl
 from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
-    from internevo.refine.refine import StagesDone
+    from internevo.refine.refine import PhasesDone
 
 classifier_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Train classifiers of text.")
 data_app.add_typer(classifier_app, name="classifier")
@@ -72,8 +72,8 @@ def data_refine(
 
 
 @contextmanager
-def _tasks(job: str) -> Iterator[Callable[[StagesDone], None]]:
-    """A progress bar over tasks. Without a terminal, a line for each stage, and twice a minute."""
+def _tasks(job: str) -> Iterator[Callable[[PhasesDone], None]]:
+    """A progress bar over tasks. Without a terminal, a line for each phase, and twice a minute."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -87,7 +87,7 @@ def _tasks(job: str) -> Iterator[Callable[[StagesDone], None]]:
         task = bar.add_task("", total=None)
         printed = time.monotonic()
 
-        def show(now: StagesDone) -> None:
+        def show(now: PhasesDone) -> None:
             nonlocal printed
             bar.update(task, completed=now.all_done, total=now.all_of, description=f"{now.job}: {now.done} of {now.of}")
             if not out.is_terminal and (now.done == now.of or time.monotonic() - printed > 30):

@@ -101,7 +101,6 @@ def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | 
     )
     return run_sweep(
         planned,
-        file,
         chosen,
         lambda number: command(file, number, planned.processes),
         lambda run, what: out.print(plain(f"{run.name}: {what}")),

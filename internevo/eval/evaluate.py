@@ -17,7 +17,7 @@ from internevo.eval.page import Findings
 from internevo.eval.scorer import Scorer
 from internevo.files.errors import UserError
 from internevo.parallel.world import World
-from internevo.tokens.names import HELDOUT
+from internevo.tokens.prepared_folder import HELDOUT
 from internevo.tokens.remote import local_copy
 from internevo.tokens.store import TokenStore
 from internevo.train.folder import RunFolder

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
@@ -12,3 +15,20 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     """
     always = (signal.SIGTERM, signal.SIGINT)
     return always if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*always, signal.SIGHUP)
+
+
+@contextmanager
+def stops_noted(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
+    """Within, a stop signal does nothing but call `then`. The list has the numbers of those that came."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        then()
+
+    before = {number: signal.signal(number, note) for number in stop_signals()}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

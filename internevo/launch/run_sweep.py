@@ -1,4 +1,4 @@
-"""Running a sweep's runs on this machine, so many at a time, and knowing where each of them is."""
+"""Running a sweep's runs on this machine, several at a time, and knowing where each of them is."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 
 from internevo.config.derive import stage_steps
 from internevo.files.durable import write_durable
 from internevo.files.json_files import is_number, parsed, read_mapping
 from internevo.files.lock import locked
-from internevo.files.signals import stop_signals
+from internevo.files.signals import stops_noted
 from internevo.launch.slurm import why
 from internevo.launch.sweep import PlannedRun, Sweep
 
@@ -57,7 +56,7 @@ def state(sweep: Sweep, run: PlannedRun) -> RunState:
     if mark.get("code") == 0 and steps >= total:
         return RunState(run, Status.complete, steps, total)
     if mark.get("code") and not mark.get("stopped"):
-        return RunState(run, Status.failed, steps, total, str(mark.get("cause", "")))
+        return RunState(run, Status.failed, steps, total, cause=str(mark.get("cause", "")))
     return RunState(run, Status.started if folder.exists() else Status.waiting, steps, total)
 
 
@@ -75,20 +74,17 @@ def log_of(sweep: Sweep, run: PlannedRun) -> Path:
     return sweep.folder / "logs" / f"{run.name}.log"
 
 
-@contextmanager
-def held(sweep: Sweep) -> Iterator[None]:
+def held(sweep: Sweep) -> AbstractContextManager[None]:
     """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
     remedy = (
         "`--show` compares what is there; when the other process is over or was stopped, the same command resumes "
         "with what is not complete."
     )
-    with locked(sweep.folder / ".lock", remedy):
-        yield
+    return locked(sweep.folder / ".lock", remedy)
 
 
 def run_sweep(
     sweep: Sweep,
-    file: Path,
     chosen: Sequence[int],
     start: Callable[[int], Sequence[str]],
     changed: Callable[[PlannedRun, str], None],
@@ -96,18 +92,15 @@ def run_sweep(
     """Run the runs of these numbers, `sweep.at_once` at a time; the signal that ended it early, or None.
 
     `start` gives the command of a run's number. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and
-    leave; the same sweep resumes later. `changed` is told when a run begins, and how it ended.
+    leave; the same sweep resumes later. `changed` is called when a run begins, and with how it ended.
     """
     waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
-    asked: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def stop() -> None:
         for process in running.values():
             process.send_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, ask) for number in stop_signals()}
-    try:
+    with stops_noted(stop) as asked:
         while running or (waiting and not asked):
             while waiting and len(running) < sweep.at_once and not asked:
                 number = waiting.pop(0)
@@ -118,9 +111,6 @@ def run_sweep(
                 if (code := process.poll()) is not None:
                     del running[number]
                     changed(sweep.runs[number], _ended(sweep, sweep.runs[number], code))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return asked[0] if asked else None
 
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import IO
 
 from internevo.files.errors import UserError
-from internevo.files.signals import stop_signals
+from internevo.files.signals import stops_noted
 from internevo.launch.local import GRACE, GRACE_S
 
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
@@ -48,20 +46,13 @@ def launch_over_ssh(
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
     name = f"internevo-{uuid.uuid4().hex[:12]}"
     parts = [
-        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, port, name)], show)
+        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes=processes, port=port, name=name)], show)
         for number, node in enumerate(nodes)
     ]
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None = None) -> None:
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in stop_signals()}
     try:
-        return _watch(parts, asked, lambda node: [*ssh, node, f"kill -TERM $(cat /tmp/{name}-{_place(node)}.pid)"])
+        with stops_noted() as asked:
+            return _watch(parts, asked, lambda node: [*ssh, node, f"kill -TERM $(cat /tmp/{name}-{_place(node)}.pid)"])
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for part in parts:
             part.close()
 
@@ -92,7 +83,7 @@ class _Part:
 
 
 def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[str]]) -> int:
-    told = False
+    stopping = False
     deadline = float("inf")
     while True:
         codes = [part.process.poll() for part in parts]
@@ -102,8 +93,8 @@ def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[
                 return 128 + asked[0]
             # 255 is ssh's own trouble; a rank's code says more
             return next((code for code in failed if code not in (143, 255)), failed[0] if failed else 0)
-        if (asked or failed) and not told:
-            told, deadline = True, time.monotonic() + _GRACE_S
+        if (asked or failed) and not stopping:
+            stopping, deadline = True, time.monotonic() + _GRACE_S
             for part, code in zip(parts, codes, strict=True):
                 if code is None:
                     subprocess.run(stop(part.node), stdin=subprocess.DEVNULL, check=False)

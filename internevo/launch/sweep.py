@@ -1,4 +1,4 @@
-"""Many runs of one configuration: which they are, and running them, so many at a time.
+"""Many runs of one configuration: which they are.
 
 A sweep is a YAML file:
 
@@ -14,7 +14,7 @@ A sweep is a YAML file:
     derive: {model.feed_forward.width: "2.5 * model.hidden"}
     rank_by: heldout                     # or `train`, or `heldout/SOURCE`
 
-Instead of `grid`: `list`, the runs one by one, or `random`, so many drawn from ranges.
+Instead of `grid`: `list`, the runs one by one, or `random`, a number of them drawn from ranges.
 """
 
 from __future__ import annotations
@@ -123,19 +123,28 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     for varied in _combinations(path, file):
         called = varied.pop("name", None)
         try:
-            given, run = _resolve(config, folder, called, varied, file, check_data)
+            run = _resolve(file, config=config, folder=folder, called=called, varied=varied, check_data=check_data)
         except UserError as error:
             raise UserError(f"{path}: the run {_label(varied)}: {error}") from None
-        if given:
-            planned.append(run)
-        else:
+        if run is None:
             left_out += 1
+        else:
+            planned.append(run)
     if not planned:
         raise UserError(f"{path} has no runs: give `grid`, `list` or `random`, and a `where` that leaves some")
     twice = {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}
     if twice:
         raise UserError(f"{path}: two runs are called {', '.join(sorted(twice))}; give them names of their own")
-    return Sweep(name, folder, config, file.at_once, file.processes, file.rank_by, tuple(planned), left_out)
+    return Sweep(
+        name,
+        folder,
+        config,
+        at_once=file.at_once,
+        processes=file.processes,
+        rank_by=file.rank_by,
+        runs=tuple(planned),
+        left_out=left_out,
+    )
 
 
 def _combinations(path: Path, file: SweepConfig) -> Iterator[dict[str, Any]]:
@@ -189,9 +198,9 @@ def _number(value: Any) -> float | int | None:
 
 
 def _resolve(
-    config: Path, folder: Path, called: str | None, varied: dict[str, Any], file: SweepConfig, check_data: bool
-) -> tuple[bool, PlannedRun]:
-    """Whether `where` wants the run, and the run."""
+    file: SweepConfig, config: Path, folder: Path, called: str | None, varied: dict[str, Any], check_data: bool
+) -> PlannedRun | None:
+    """The run; None when `where` does not want it."""
     label = called or _label(varied)
     base = [f"name={label}", f"runs={folder.as_posix()}"]
     overrides = [*base, *(_override(key, value) for key, value in {**file.set, **varied}.items())]
@@ -200,11 +209,10 @@ def _resolve(
         overrides.append(_override(key, _whole(evaluate(str(text), partial(_get, tree)))))
     tree = load_config(config, overrides, check_data=False, check_values=False)
     conditions = [file.where] if isinstance(file.where, str) else (file.where or [])
-    run = PlannedRun(label, varied, tuple(overrides))
     if not all(evaluate(str(one), partial(_get, tree)) for one in conditions):
-        return False, run
+        return None
     load_config(config, overrides, check_data)
-    return True, run
+    return PlannedRun(label, varied, tuple(overrides))
 
 
 def _whole(value: Any) -> Any:

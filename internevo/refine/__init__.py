@@ -1,1 +1,1 @@
-"""The refinery: from what was collected to what is worth training on, step by step."""
+"""The refinery: web pages, code and long texts to a corpus, by filtering and deduplication in steps."""

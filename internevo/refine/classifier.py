@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,14 @@ import numpy as np
 
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
+from internevo.files.hashing import share_of
 from internevo.text.corpus import read_documents
 from internevo.text.documents import Document
 
 _FORMAT = "hashed n-grams, logistic regression, 1"
 _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|\w+|[^\w\s]")
+_STRENGTH = 10.0
+"""scikit-learn's `C`: more follows the examples more closely."""
 _LONGEST = 100_000
 """Characters of a text that are looked at: what comes after changes little and costs as much."""
 
@@ -54,7 +56,6 @@ class Classifier:
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
     def save(self, path: Path) -> None:
-        """Write it into a file."""
         from safetensors.numpy import save
 
         head = {"internevo": json.dumps({"format": _FORMAT, "bias": self._bias})}
@@ -84,15 +85,13 @@ def train_classifier(
     text_key: str = "text",
     held_out: float = 0.1,
     bits: int = 20,
-    strength: float = 10.0,
     max_documents: int = 500_000,
 ) -> Fitted:
     """Fit a classifier and write it to `output`.
 
     A document is held out when a hash of its text falls below that share: equal texts are on the same side. There are
-    `2 ** bits` weights; `strength` is scikit-learn's `C`, more follows the examples more closely; both classes count
-    the same, however many documents they have. Raises UserError when `output` exists, nothing can be read, or a class
-    has too few documents.
+    `2 ** bits` weights; both classes count the same, however many documents they have. Raises UserError when `output`
+    exists, nothing can be read, or a class has too few documents.
     """
     if output.exists():
         raise UserError(f"{output} exists already; it is not overwritten. Choose another name or remove it.")
@@ -110,7 +109,7 @@ def train_classifier(
                 texts.append(one.text)
                 labels.append(label)
     truth = np.array(labels)
-    held = np.array([_hash(text) < held_out for text in texts], bool)
+    held = np.array([share_of(text.encode(errors="replace")) < held_out for text in texts], bool)
     for name, label in (("good", 1), ("bad", 0)):
         for what, side in (("to learn from", ~held), ("held out", held)):
             if not (side & (truth == label)).any():
@@ -118,7 +117,7 @@ def train_classifier(
                 raise UserError(f"of {count:,} {name} documents none is {what}: give more, a few thousand are good")
     hashed = _vectorizer(2**bits).transform(texts)
     used = np.unique(hashed[~held].indices)  # weights of what never occurs are 0 in any case
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
+    model = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=300)
     model.fit(hashed[~held][:, used], truth[~held])
     weights = np.zeros(2**bits, np.float32)
     weights[used] = model.coef_[0]
@@ -127,10 +126,6 @@ def train_classifier(
     accuracy = float(((scores > 0.5) == (truth[held] == 1)).mean())
     fitted.save(output)
     return Fitted(int((~held).sum()), int(held.sum()), accuracy, float(roc_auc_score(truth[held], scores)))
-
-
-def _hash(text: str) -> float:
-    return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=8).digest(), "little") / 2**64
 
 
 def _vectorizer(size: int) -> Any:

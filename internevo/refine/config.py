@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from internevo.config.bounds import Between
 from internevo.config.kind import REFINERY, check_kind
@@ -21,8 +21,8 @@ from internevo.refine.steps import STEPS
 class ExecutorConfig:
     """Who does the work. It may change whenever a refinery resumes: no result depends on it."""
 
-    kind: str = "local"
-    """`local`, processes on this machine, or `slurm`, an array of jobs for each stage."""
+    kind: Literal["local", "slurm"] = "local"
+    """`local`, processes on this machine, or `slurm`, an array of jobs for each phase."""
     workers: Annotated[int, Between(0, 10**5)] = 0
     """Tasks side by side. 0: one for each core of this machine; with Slurm, as many as it gives."""
     partition: str | None = None
@@ -67,8 +67,6 @@ class NamedStep:
     """A step of a chain."""
 
     name: str
-    options: dict[str, Any]
-    """Its keys as the configuration gives them."""
     step: Step
 
 
@@ -127,7 +125,7 @@ def _step(place: int, tree: Any, problems: list[str]) -> NamedStep | None:
     if len(problems) > before:
         return None
     try:
-        return NamedStep(name, options, build(kind, values))
+        return NamedStep(name, build(kind, values))
     except UserError as error:
         problems.append(f"{path}.{error}")
         return None
@@ -149,9 +147,7 @@ def _problems(config: RefineConfig, tree: dict[str, Any], chain: Sequence[NamedS
             must = f"the first step reads the input: one of {', '.join(readers)}"
             problems.append(f"steps[{place}]: {must}" if place == 0 else f"steps[{place}].{one.name}: only {must}")
     executor = config.executor
-    if executor.kind not in ("local", "slurm"):
-        problems.append(f"executor.kind: expected local or slurm, found {executor.kind!r}")
-    elif executor.kind == "slurm" and not executor.partition:
+    if executor.kind == "slurm" and not executor.partition:
         problems.append("executor.partition: missing; Slurm needs one")
     return problems
 

@@ -37,18 +37,13 @@ def step_counts(output: Path) -> list[StepCounts]:
         total = Tally()
         for tally in tallies.values():
             total.merge(tally)
-        dropped = sum(heap.documents for heap in total.dropped.values())
+        dropped = sum(one.documents for one in total.dropped.values())
         given = total.kept.documents + dropped
         if before is not None:
             given = sum(before.get(number, 0) for number in tallies)
-        found.append(StepCounts(folder.name, total, given, dropped, len(tallies), shards))
+        found.append(StepCounts(folder.name, total, given, dropped, done=len(tallies), shards=shards))
         before = {number: tally.kept.documents for number, tally in tallies.items()}
     return found
-
-
-def tallies(output: Path) -> dict[str, Tally]:
-    """What each step that has begun has counted, by the names of their folders."""
-    return {step.name: step.tally for step in step_counts(output) if step.done}
 
 
 def share(part: int, whole: int) -> str:

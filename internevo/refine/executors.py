@@ -1,4 +1,4 @@
-"""The stages of a chain on datatrove's executors: processes of this machine, or Slurm's jobs.
+"""The phases of a chain on datatrove's executors: processes of this machine, or Slurm's jobs.
 
 datatrove keeps the account of tasks, their logs, and how jobs are submitted; a task is a function of its number.
 """
@@ -22,7 +22,7 @@ from typing import Any
 from internevo.files.errors import UserError
 from internevo.files.processes import ctrl_c_held, worker_pool
 from internevo.refine.config import ExecutorConfig
-from internevo.refine.step import Stage
+from internevo.refine.step import Phase
 
 try:
     import pyarrow  # noqa: F401, what shards are written with
@@ -34,27 +34,27 @@ except ImportError:
 
 
 @dataclass(frozen=True)
-class StageJob:
-    """A stage, and where datatrove keeps its account of it."""
+class PhaseJob:
+    """A phase, and where datatrove keeps its account of it."""
 
     name: str
     """`02-rules sift`"""
-    stage: Stage
+    phase: Phase
     folder: Path
 
 
 class _Task(PipelineStep):
-    """A stage's task as the one step of a pipeline of datatrove's."""
+    """A phase's task as the one step of a pipeline of datatrove's."""
 
     type = "internevo"
 
-    def __init__(self, job: StageJob):
+    def __init__(self, job: PhaseJob):
         super().__init__()
         self.name = job.name
         self.job = job
 
     def run(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        self.job.stage.run(rank)
+        self.job.phase.run(rank)
         return iter(())
 
 
@@ -74,8 +74,8 @@ class _Submitted(SlurmPipelineExecutor):
         """There is no job for datatrove's statistics: ours are counted by the tasks."""
 
 
-def run_here(jobs: Sequence[StageJob], workers: int, progress: Callable[[StageJob, int], None]) -> None:
-    """Do all that is not done yet, stage by stage. Is told when tasks of a job are done: the job, and how many are.
+def run_here(jobs: Sequence[PhaseJob], workers: int, progress: Callable[[PhaseJob, int], None]) -> None:
+    """Do all that is not done yet, phase by phase. `progress` is given a job and how many of its tasks are done.
 
     Raises UserError for a task's, and when a worker is killed; whatever else is in progress is then ended.
     """
@@ -84,12 +84,12 @@ def run_here(jobs: Sequence[StageJob], workers: int, progress: Callable[[StageJo
     try:
         with worker_pool(workers, _start_worker, (max(1, cores // workers),)) as pool:
             for job in jobs:
-                tasks = _Here([_Task(job)], tasks=job.stage.tasks, logging_dir=str(job.folder))
+                tasks = _Here([_Task(job)], tasks=job.phase.tasks, logging_dir=str(job.folder))
                 left = tasks.get_incomplete_ranks()
-                progress(job, job.stage.tasks - len(left))
+                progress(job, job.phase.tasks - len(left))
                 with ctrl_c_held():  # workers are started as they are needed
                     waiting = [pool.submit(tasks.do, rank) for rank in left]
-                for count, future in enumerate(as_completed(waiting), job.stage.tasks - len(left) + 1):
+                for count, future in enumerate(as_completed(waiting), job.phase.tasks - len(left) + 1):
                     future.result()
                     progress(job, count)
     except BrokenProcessPool:
@@ -103,8 +103,8 @@ def _start_worker(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # models on all cores in each worker wait for each other
 
 
-def submit(name: str, jobs: Sequence[StageJob], last: StageJob, config: ExecutorConfig, record: Path) -> list[str]:
-    """Hand all that is not done to Slurm, each stage to begin when the one before has succeeded; `last` even if it was
+def submit(name: str, jobs: Sequence[PhaseJob], last: PhaseJob, config: ExecutorConfig, record: Path) -> list[str]:
+    """Hand all that is not done to Slurm, each phase to begin when the one before has succeeded; `last` even if it was
     done before.
 
     Returns the jobs' numbers, which are kept in `record`. Raises UserError when Slurm refuses.
@@ -116,12 +116,13 @@ def submit(name: str, jobs: Sequence[StageJob], last: StageJob, config: Executor
     for job in (*jobs, last):
         first = len(numbers)
         executor = _slurm(name, job, config, skip=job is not last, submitted=numbers)
-        # on all arrays of the stage before: its last one begins whether or not the others have failed
+        # on all arrays of the phase before: its last one begins whether or not the others have failed
         executor.depends_job_id = ":".join(before) or None
         try:
             executor.run()
         except (subprocess.CalledProcessError, OSError) as error:
-            _cancel(numbers)
+            if numbers:
+                subprocess.run(["scancel", *numbers], capture_output=True)
             script = job.folder / "launch_script.slurm"
             raise UserError(f"sbatch refused {script}: {error}. Nothing is left in the queue.") from None
         if numbers[first:]:
@@ -130,14 +131,14 @@ def submit(name: str, jobs: Sequence[StageJob], last: StageJob, config: Executor
     return numbers
 
 
-def _slurm(name: str, job: StageJob, config: ExecutorConfig, skip: bool, submitted: list[str]) -> _Submitted:
+def _slurm(name: str, job: PhaseJob, config: ExecutorConfig, skip: bool, submitted: list[str]) -> _Submitted:
     here = f'export PATH="{Path(sys.executable).parent}:$PATH"\ncd "{Path.cwd()}"'
     options = {"kill-on-invalid-dep": "yes", **config.options}
     if config.account:
         options["account"] = config.account
     return _Submitted(
         [_Task(job)],
-        tasks=job.stage.tasks,
+        tasks=job.phase.tasks,
         time=config.time,
         partition=config.partition,
         cpus_per_task=config.cpus,
@@ -156,7 +157,7 @@ def _slurm(name: str, job: StageJob, config: ExecutorConfig, skip: bool, submitt
 
 
 def _note(submitted: list[str], said: str) -> str:
-    """The number of an array, of which a stage with very many tasks has several."""
+    """The number of an array, of which a phase with very many tasks has several."""
     submitted.append(said.split()[-1])
     return submitted[-1]
 
@@ -175,8 +176,3 @@ def still_queued(record: Path) -> list[str]:
             "command again when it does: a second set of jobs beside the first would write the same files."
         )
     return sorted(set(known.stdout.split()) & set(numbers))
-
-
-def _cancel(numbers: Sequence[str]) -> None:
-    if numbers:
-        subprocess.run(["scancel", *numbers], capture_output=True)

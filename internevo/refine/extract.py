@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.refine.html import TooLong, cpu_limit, decode, extractor
-from internevo.refine.read import Found, Page, Unusable, read
-from internevo.refine.shards import KEPT, QUOTE, Document, ShardWriter, done, shard_name
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.read import Page, Unusable, read
+from internevo.refine.shards import KEPT, QUOTE, Document, Judged, shard_name, write_shard
+from internevo.refine.step import Phase, Place, Step
 
 NO_TEXT = "no main text"
 TOO_LONG = "too much CPU time"
@@ -43,7 +43,7 @@ class Extract(Step):
     """Where it has its id. Without one, a document is called `FILE:LINE`."""
     fast: bool = False
     """Without trafilatura's further extractors, which are asked where the first finds little: about twice as fast."""
-    favor: str = "balanced"
+    favor: Literal["balanced", "precision", "recall"] = "balanced"
     """`precision` for less text with fewer menus in it, `recall` for the opposite, or `balanced`."""
     tables: bool = True
     """Whether tables are text."""
@@ -54,16 +54,13 @@ class Extract(Step):
     max_bytes: Annotated[int, Between(1, 10**12)] = 10_000_000
     """A page with more is left out."""
 
-    def __post_init__(self) -> None:
-        if self.favor not in ("balanced", "precision", "recall"):
-            raise UserError(f"extract.favor: expected balanced, precision or recall, found {self.favor!r}")
-
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         groups = self._groups(place)
         for package in ("warcio", "trafilatura"):
             if any(is_warc(file) for group in groups for file in group) and find_spec(package) is None:
                 raise UserError(f"web archives need {package}: pip install 'internevo[refine]'")
-        return [Stage("extract", len(groups), partial(_extract, self, place.folder, groups))]
+        run = partial(write_shard, place.folder, partial(_extracted, self, groups))
+        return [Phase("extract", len(groups), run)]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
         return tuple(place.folder / KEPT / shard_name(number) for number in range(len(self._groups(place))))
@@ -89,31 +86,21 @@ class Extract(Step):
         return tuple(tuple(group) for group in groups)
 
 
-def _extract(step: Extract, folder: Path, groups: tuple[tuple[Path, ...], ...], number: int) -> None:
-    if done(folder, number):
-        return
-    with ShardWriter(folder, number) as out:
-        for found in _all(step, groups[number]):
-            document, reason = found, None
-            if isinstance(found, Unusable):
+def _extracted(step: Extract, groups: tuple[tuple[Path, ...], ...], number: int) -> Iterator[Judged]:
+    for file in groups[number]:
+        for found in read(file, step.text_key, step.id_key):
+            if isinstance(found, Document):
+                document, reason = found, None
+            elif isinstance(found, Unusable):
                 document, reason = found.document, found.reason
-            elif isinstance(found, Page):
+            else:
                 document, reason = _from_page(step, found)
-            assert isinstance(document, Document)
             if reason is None and not document.text.strip():
                 reason = NO_TEXT
-            if reason is None:
-                out.keep(document)
-            else:
-                out.drop(document, reason)
+            yield document, reason
 
 
-def _all(step: Extract, files: tuple[Path, ...]) -> Iterator[Found]:
-    for file in files:
-        yield from read(file, step.text_key, step.id_key)
-
-
-def _from_page(step: Extract, page: Page) -> tuple[Document, str | None]:
+def _from_page(step: Extract, page: Page) -> Judged:
     """The page's document, or the beginning of its HTML and why it has none."""
     if len(page.body) > step.max_bytes:
         return Document("", page.id, page.metadata), TOO_LARGE

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from internevo.files.errors import UserError
-from internevo.refine.named import named_object
+from internevo.refine.scorers import named_object
 from internevo.refine.shards import Document
 from internevo.refine.step import Sift
 

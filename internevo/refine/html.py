@@ -44,7 +44,7 @@ def decode(body: bytes, charset: str | None) -> str:
 def _guess(body: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    # the head of a page is ASCII, of which nothing can be told
+    # ASCII, as in the head of a page, is the same in all encodings
     best = from_bytes(re.sub(rb"[\x00-\x7f]{20,}", b" ", body)[:20_000]).best()
     return body.decode(best.encoding if best else "utf-8", errors="replace")
 
@@ -66,7 +66,7 @@ def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[
 
 @contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
-    """Raise TooLong in here once this process has used so much CPU time, user's and system's.
+    """Raise TooLong in here once this process has used `seconds` of CPU time, user's and system's.
 
     Only in a process's main thread, where Python's signals arrive; and not inside of a call into C, but after it.
     """

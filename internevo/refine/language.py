@@ -29,7 +29,11 @@ class Language(Sift):
     def __post_init__(self) -> None:
         if not self.keep:
             raise UserError("language.keep: no language is named")
-        known = _known()
+        try:
+            from pycld2 import LANGUAGES
+        except ImportError:
+            raise UserError("language: it needs pycld2: pip install 'internevo[refine]'") from None
+        known = {code for _, code in LANGUAGES if code != "un"}
         for code in self.keep:
             if code not in known:
                 raise UserError(f"language.keep: {code!r} is not known; expected ISO 639-1 codes such as en, zh, de")
@@ -43,7 +47,7 @@ class Language(Sift):
 
 
 def detect(text: str) -> tuple[str, float]:
-    """The language that most of the text is in, and its share of the text; `un` where nothing can be told."""
+    """The language that most of the text is in, and its share of the text; `un` where the detector does not know."""
     import pycld2
 
     try:
@@ -55,11 +59,3 @@ def detect(text: str) -> tuple[str, float]:
             return "un", 0.0
     _, code, percent, _ = found[0]
     return (code, percent / 100) if sure else ("un", 0.0)
-
-
-def _known() -> set[str]:
-    try:
-        import pycld2
-    except ImportError:
-        raise UserError("language: it needs pycld2: pip install 'internevo[refine]'") from None
-    return {code for _, code in pycld2.LANGUAGES if code != "un"}

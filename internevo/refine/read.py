@@ -57,9 +57,9 @@ def read(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
     if is_warc(file):
         yield from _warc(file)
     elif file.name.lower().endswith(JSON_LINES):
-        yield from _json_lines(file, text_key, id_key)
+        yield from _Rows(file, text_key, id_key).of_json_lines()
     else:
-        yield from _columns(file, text_key, id_key)
+        yield from _Rows(file, text_key, id_key).of_columns()
 
 
 def _warc(file: Path) -> Iterator[Found]:
@@ -111,42 +111,59 @@ def _page(record: Any, file: Path, number: int) -> Found:
     body = record.content_stream().read()
     if record.raw_stream.limit:  # warcio takes the end of the file for the end of the record
         raise EOFError("it is cut off")
-    return Page(name, body, more.partition("charset=")[2].strip("\"' ") or None, plain, metadata)
+    charset = more.partition("charset=")[2].strip("\"' ") or None
+    return Page(name, body, charset=charset, plain=plain, metadata=metadata)
 
 
-def _json_lines(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
-    for number, line in lines_of(file):
-        if line.strip():
-            yield _from_line(line, f"{file}:{number}", file, text_key, id_key)
+@dataclass(frozen=True)
+class _Rows:
+    """A file with a document a line or row, and where these have their texts and ids."""
 
+    file: Path
+    text_key: str
+    id_key: str
 
-def _from_line(line: bytes, name: str, file: Path, text_key: str, id_key: str) -> Found:
-    try:
-        row = json.loads(line)
-        if isinstance(row, dict) and isinstance(text := row.get(text_key), str):
-            text.encode()
-            return _from_row(row, name, file, text_key, id_key)
-    except (ValueError, RecursionError):
-        pass
-    return Unusable(Document(line.decode(errors="replace"), name, {"file": str(file)}), NO_DOCUMENT)
+    def of_json_lines(self) -> Iterator[Found]:
+        for number, line in lines_of(self.file):
+            if line.strip():
+                yield self._from_line(number, line)
 
+    def _from_line(self, number: int, line: bytes) -> Found:
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(text := row.get(self.text_key), str):
+                text.encode()
+                return self._document(number, row)
+        except (ValueError, RecursionError):
+            pass
+        return self._unusable(number, line.decode(errors="replace"))
 
-def _columns(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
-    number = 0
-    for batch in batches_of(file):
-        if text_key not in batch.schema.names:
-            has = ", ".join(batch.schema.names)
-            raise UserError(f"{file} has no column {text_key!r}; it has {has}. Set extract.text_key.")
-        for row in _rows(batch):
-            number += 1
-            if isinstance(row[text_key], str):
-                yield _from_row(row, f"{file}:{number}", file, text_key, id_key)
-            else:
-                yield Unusable(Document("", f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
+    def of_columns(self) -> Iterator[Found]:
+        number = 0
+        for batch in batches_of(self.file):
+            if self.text_key not in batch.schema.names:
+                has = ", ".join(batch.schema.names)
+                raise UserError(f"{self.file} has no column {self.text_key!r}; it has {has}. Set extract.text_key.")
+            for row in _rows(batch):
+                number += 1
+                is_text = isinstance(row[self.text_key], str)
+                yield self._document(number, row) if is_text else self._unusable(number, "")
+
+    def _document(self, number: int, row: dict[str, Any]) -> Document:
+        """The row's own id when it has one; what else it has is metadata, as is what it calls so itself."""
+        text, own = row.pop(self.text_key), row.pop(self.id_key, None)
+        inner = row.pop("metadata", None)
+        metadata = {**row, **inner} if isinstance(inner, dict) else row if inner is None else {**row, "metadata": inner}
+        metadata = {str(key): _plain(value) for key, value in metadata.items()}
+        name = f"{self.file}:{number}" if own is None else str(own)
+        return Document(text, name, {"file": str(self.file), **metadata})
+
+    def _unusable(self, number: int, text: str) -> Unusable:
+        return Unusable(Document(text, f"{self.file}:{number}", {"file": str(self.file)}), NO_DOCUMENT)
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:
-    """A batch's rows. What Python cannot say, such as text that is not UTF-8 or a date beyond its years, is None."""
+    """A batch's rows. Values that cannot be decoded (not UTF-8, or a date beyond Python's years) become None."""
     try:
         found: list[dict[str, Any]] = batch.to_pylist()
     except (ValueError, OverflowError):
@@ -162,15 +179,6 @@ def _value(scalar: Any) -> Any:
         return scalar.as_py()
     except (ValueError, OverflowError):
         return None
-
-
-def _from_row(row: dict[str, Any], name: str, file: Path, text_key: str, id_key: str) -> Document:
-    """The row's own id when it has one; what else it has is metadata, as is what it calls so itself."""
-    text, own = row.pop(text_key), row.pop(id_key, None)
-    inner = row.pop("metadata", None)
-    metadata = {**row, **inner} if isinstance(inner, dict) else row if inner is None else {**row, "metadata": inner}
-    metadata = {str(key): _plain(value) for key, value in metadata.items()}
-    return Document(text, name if own is None else str(own), {"file": str(file), **metadata})
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from internevo.files.errors import UserError
 from internevo.refine.config import Refinery
 from internevo.refine.plan import begin, check_inputs, step_folders, unfinished
 from internevo.refine.shards import KEPT
-from internevo.refine.step import Stage
+from internevo.refine.step import Phase
 from internevo.tokens.work_folder import alone_in
 
 LOGS = "logs"
@@ -31,21 +31,21 @@ Report = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
-class StagesDone:
+class PhasesDone:
     """How far the work is."""
 
     job: str
-    """The stage in progress, `02-language sift`."""
+    """The phase in progress, `02-language sift`."""
     done: int
     """Tasks of it."""
     of: int
     all_done: int
-    """Tasks of all stages."""
+    """Tasks of all phases."""
     all_of: int
 
 
 def refine(
-    refinery: Refinery, report: Report, progress: Callable[[StagesDone], None] = lambda progress: None
+    refinery: Refinery, report: Report, progress: Callable[[PhasesDone], None] = lambda progress: None
 ) -> list[str]:
     """Do all steps of a chain, those and their tasks that are done already left out.
 
@@ -53,7 +53,7 @@ def refine(
     jobs, in which the work continues; without Slurm, none, and all is done. Raises UserError when the folder was begun
     otherwise, the input changes meanwhile, something is damaged, or the disk is full.
     """
-    from internevo.refine.executors import StageJob, run_here, still_queued, submit
+    from internevo.refine.executors import PhaseJob, run_here, still_queued, submit
 
     output = refinery.output
     with alone_in(output):
@@ -64,19 +64,19 @@ def refine(
             )
         places = begin(refinery)
         jobs = [
-            StageJob(f"{place.folder.name} {stage.name}", stage, place.folder / LOGS / stage.name)
+            PhaseJob(f"{place.folder.name} {phase.name}", phase, place.folder / LOGS / phase.name)
             for one, place in zip(refinery.steps, places, strict=True)
-            for stage in one.step.stages(place)
+            for phase in one.step.phases(place)
         ]
         finish = partial(_finish, refinery, report)
         if refinery.executor.kind == "slurm":
-            last = StageJob("report", Stage("report", 1, finish), output / LOGS / "report")
+            last = PhaseJob("report", Phase("report", 1, finish), output / LOGS / "report")
             return submit(refinery.name, jobs, last, refinery.executor, output / SUBMITTED)
-        tasks = [job.stage.tasks for job in jobs]
+        tasks = [job.phase.tasks for job in jobs]
 
-        def show(job: StageJob, done: int) -> None:
+        def show(job: PhaseJob, done: int) -> None:
             before = sum(tasks[: jobs.index(job)])
-            progress(StagesDone(job.name, done, job.stage.tasks, before + done, sum(tasks)))
+            progress(PhasesDone(job.name, done, of=job.phase.tasks, all_done=before + done, all_of=sum(tasks)))
 
         run_here(jobs, refinery.executor.workers, show)
         finish(0)
@@ -88,7 +88,7 @@ def _finish(refinery: Refinery, report: Report, number: int) -> None:
     check_inputs(refinery)
     if left := unfinished(refinery.output):
         raise UserError(
-            f"{refinery.output} is not all done: {', '.join(left)}. Why is in the step's {LOGS}/STAGE/logs. The same "
+            f"{refinery.output} is not all done: {', '.join(left)}. Why is in the step's {LOGS}/PHASE/logs. The same "
             "command resumes; if nothing is left for it to do, remove the step's folder and those after it first."
         )
     link = refinery.output / KEPT

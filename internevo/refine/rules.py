@@ -1,4 +1,4 @@
-"""Rules of form: what pages that are no prose give themselves away by.
+"""Rules of form: heuristics that detect pages without prose.
 
 From the InternLM2 report (arXiv 2403.17297, section 3.1.1): separators and line breaks, abnormal characters, the
 distribution of punctuation. From Gopher (arXiv 2112.11446, appendix A1): lengths, symbols, bullets, stop words,

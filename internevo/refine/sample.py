@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
 from internevo.config.bounds import Between, Seed
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.files.hashing import share_of
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.step import Phase, Place, Step
 
 NOT_SAMPLED = "not sampled"
 
@@ -30,26 +31,20 @@ class Sample(Step):
     seed: Seed = 0
     """Another number chooses other documents."""
 
-    def stages(self, place: Place) -> list[Stage]:
-        return [Stage("sample", len(place.shards), partial(_sample, self, place))]
+    def phases(self, place: Place) -> list[Phase]:
+        run = partial(write_shard, place.folder, partial(_sampled, self, place))
+        return [Phase("sample", len(place.shards), run)]
 
     def copies(self, document: Document) -> int:
         """How often this document is kept."""
         weight = self.weights.get(str(document.metadata.get(self.by)), self.other)
-        digest = hashlib.blake2b(f"{self.seed}:{document.id}".encode(errors="surrogatepass"), digest_size=8).digest()
-        chance = int.from_bytes(digest, "little") / 2**64
+        chance = share_of(f"{self.seed}:{document.id}".encode(errors="surrogatepass"))
         return int(weight) + (chance < weight - int(weight))
 
 
-def _sample(step: Sample, place: Place, number: int) -> None:
-    if done(place.folder, number):
-        return
-    with ShardWriter(place.folder, number) as out:
-        for document in read_shard(place.shards[number]):
-            copies = step.copies(document)
-            if not copies:
-                out.drop(document, f"{NOT_SAMPLED}: {document.metadata.get(step.by)}")
-                continue
-            out.keep(document)
-            for copy in range(2, copies + 1):
-                out.keep(Document(document.text, f"{document.id}@{copy}", {**document.metadata, "copy": copy}))
+def _sampled(step: Sample, place: Place, number: int) -> Iterator[Judged]:
+    for document in read_shard(place.shards[number]):
+        copies = step.copies(document)
+        yield document, None if copies else f"{NOT_SAMPLED}: {document.metadata.get(step.by)}"
+        for copy in range(2, copies + 1):
+            yield Document(document.text, f"{document.id}@{copy}", {**document.metadata, "copy": copy}), None

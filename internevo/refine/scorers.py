@@ -1,16 +1,35 @@
-"""Functions from a text to a number, by name: `module:attribute`, or the file of a classifier that was trained here."""
+"""A user's own functions and classes by name, `module:attribute`, and what scores a text: such a function, or the file
+of a classifier that was trained here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from internevo.refine.failures import NotJudged
-from internevo.refine.named import named_object
+from internevo.files.errors import UserError
+from internevo.refine.step import NotJudged
 
 Scorer = Callable[[str], float]
+
+
+def named_object(name: str, key: str) -> Any:
+    """What `module:attribute` names. Raises UserError, which begins with `key`, when it cannot be imported."""
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise UserError(f"{key}: expected `module:attribute`, found {name!r}")
+    try:
+        found = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise UserError(f"{key}: {module} cannot be imported: {error}. Is its folder in PYTHONPATH?") from None
+    except AttributeError:
+        raise UserError(f"{key}: {module} has no {attribute!r}") from None
+    if not callable(found):
+        raise UserError(f"{key}: {name} cannot be called")
+    return found
 
 
 def check_scorer(key: str, name: str | None) -> None:

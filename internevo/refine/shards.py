@@ -7,11 +7,11 @@ document with the reason, and what it counted, in `counts/`.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from internevo.files.durable import make_durable, write_durable
@@ -35,7 +35,7 @@ class Document:
 
 @dataclass
 class DocumentCount:
-    """Documents with something in common."""
+    """Count, size and examples of documents with one verdict."""
 
     documents: int = 0
     characters: int = 0
@@ -43,14 +43,12 @@ class DocumentCount:
     """The first few: `id` and the beginning of `text`."""
 
     def add(self, document: Document) -> None:
-        """Count one more."""
         self.documents += 1
         self.characters += len(document.text)
         if len(self.examples) < EXAMPLES:
             self.examples.append({"id": document.id, "text": document.text[:QUOTE]})
 
     def merge(self, other: DocumentCount) -> None:
-        """Count these too."""
         self.documents += other.documents
         self.characters += other.characters
         self.examples = (self.examples + other.examples)[:EXAMPLES]
@@ -65,21 +63,19 @@ class Tally:
     """By reason."""
 
     def merge(self, other: Tally) -> None:
-        """Count these too."""
         self.kept.merge(other.kept)
-        for reason, heap in other.dropped.items():
-            self.dropped.setdefault(reason, DocumentCount()).merge(heap)
+        for reason, count in other.dropped.items():
+            self.dropped.setdefault(reason, DocumentCount()).merge(count)
 
     @classmethod
     def load(cls, path: Path) -> Tally:
         """What a task has written."""
         found = json.loads(path.read_text(encoding="utf-8"))
-        dropped = {reason: DocumentCount(**heap) for reason, heap in found["dropped"].items()}
+        dropped = {reason: DocumentCount(**count) for reason, count in found["dropped"].items()}
         return cls(DocumentCount(**found["kept"]), dropped)
 
 
 def shard_name(number: int) -> str:
-    """A shard's file."""
     return f"{number:05}.jsonl.zst"
 
 
@@ -91,24 +87,13 @@ def read_shard(path: Path) -> Iterator[Document]:
         try:
             if not path.stat().st_size:  # a shard without documents has the head of an archive
                 raise ValueError("it is empty")
-            for line in _lines(file):
+            for line in io.BufferedReader(file, 2**20):
+                if not line.endswith(b"\n"):
+                    raise ValueError("its last line does not end")
                 yield Document(**json.loads(line))
         except (OSError, ValueError, TypeError) as error:
             remove = "Remove its step's folder and those after it, and run again."
             raise UserError(f"{path} is damaged: {error}. {remove}") from None
-
-
-def _lines(file: Any) -> Iterator[bytes]:
-    left: list[bytes] = []  # joined when their line ends: a document may be as long as many chunks
-    while chunk := file.read(2**20):
-        first, *others = chunk.split(b"\n")
-        left.append(first)
-        if others:
-            yield b"".join(left)
-            yield from others[:-1]
-            left = [others[-1]]
-    if any(left):
-        raise ValueError("its last line does not end")
 
 
 class ShardWriter:
@@ -121,12 +106,11 @@ class ShardWriter:
         self._paths = [step / KEPT / shard_name(number), step / DROPPED / shard_name(number)]
 
     def keep(self, document: Document) -> None:
-        """This one is kept."""
         self.tally.kept.add(document)
         self._write(0, document)
 
     def drop(self, document: Document, reason: str) -> None:
-        """This one does not. `reason` is one of few: it is what documents are counted by."""
+        """`reason` is one of few: it is what documents are counted by."""
         self.tally.dropped.setdefault(reason, DocumentCount()).add(document)
         self._write(1, Document(document.text, document.id, {**document.metadata, "reason": reason}))
 
@@ -141,9 +125,7 @@ class ShardWriter:
         self._files = [pyarrow.CompressedOutputStream(str(_aside(path)), "zstd") for path in self._paths]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for file in self._files:
             file.close()
         if kind is not None:
@@ -153,6 +135,22 @@ class ShardWriter:
         for path in self._paths:
             make_durable(_aside(path), path)
         write_durable(self._counts, _json(asdict(self.tally)))
+
+
+Judged = tuple[Document, str | None]
+"""A document, and the reason why it is dropped; None keeps it."""
+
+
+def write_shard(step: Path, judged: Callable[[int], Iterable[Judged]], number: int) -> None:
+    """The task of this number, unless it is done: what `judged` gives for it is kept or dropped."""
+    if done(step, number):
+        return
+    with ShardWriter(step, number) as out:
+        for document, reason in judged(number):
+            if reason is None:
+                out.keep(document)
+            else:
+                out.drop(document, reason)
 
 
 def _json(value: Any) -> bytes:

@@ -1,6 +1,6 @@
-"""What a step of the refinery is: stages of tasks, one after the other, each task on its own.
+"""What a step of the refinery is: phases of tasks, one after the other, each task on its own.
 
-Tasks of a stage run side by side, in processes here or in jobs of Slurm's; a stage begins when all tasks of the one
+Tasks of a phase run side by side, in processes here or in jobs of Slurm's; a phase begins when all tasks of the one
 before are done. A task that is done is not done again.
 """
 
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from internevo.refine.failures import NO_FAULT_OF_A_DOCUMENT, Failures
-from internevo.refine.shards import KEPT, Document, ShardWriter, done, read_shard, shard_name
+from internevo.files.errors import UserError
+from internevo.refine.shards import KEPT, QUOTE, Document, Judged, read_shard, shard_name, write_shard
+
+NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)
+"""Errors that stop the work wherever they come from."""
+_MOST = 0.5
+"""Share of a shard's documents that may fail."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """Tasks that do not depend on each other."""
 
     name: str
@@ -50,7 +55,7 @@ class Step(ABC):
     """Whether a first step reads what stands in folders that links in its input lead to."""
 
     @abstractmethod
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         """What has to be done, in order. It is asked before the step before has begun: nothing of what is in the
         shards may be looked at."""
 
@@ -67,6 +72,42 @@ class Step(ABC):
         return []
 
 
+class NotJudged(Exception):
+    """A document that a step can say nothing about; the message says why."""
+
+
+class Failures:
+    """Documents of a shard that a step fails on: one must not stop the work, and a broken scorer not empty a corpus."""
+
+    def __init__(self, step: Path, shard: Path):
+        self._step, self._shard = step, shard
+        self._documents = self._count = 0
+        self._first: tuple[str, Exception] | None = None
+
+    def documents(self) -> Iterator[Document]:
+        """Those of the shard, which are counted."""
+        for document in read_shard(self._shard):
+            self._documents += 1
+            yield document
+
+    def note(self, document: Document, error: Exception) -> str:
+        """The reason by which the document is dropped; its metadata gets the whole `error`."""
+        said = f"{type(error).__name__}: {error}"[:QUOTE]
+        document.metadata["error"] = said
+        self._count += 1
+        self._first = self._first or (f"{document.id!r}: {said}", error)
+        return f"failed: {type(error).__name__}"
+
+    def check(self) -> None:
+        """Raises UserError when more of a shard's documents have failed than can be the documents' own fault."""
+        if self._first and self._count > max(1, _MOST * self._documents):  # one alone proves nothing
+            said, error = self._first
+            raise UserError(
+                f"{self._step.name} failed on {self._count:,} of the {self._documents:,} documents of {self._shard}, "
+                f"first on {said}. Fix the step, or what it is given, and run the same command again."
+            ) from error
+
+
 class Sift(Step):
     """A step that looks at one document at a time."""
 
@@ -80,25 +121,19 @@ class Sift(Step):
         May change the document's text and metadata. A document that it raises an error for is dropped, with the error.
         """
 
-    def stages(self, place: Place) -> list[Stage]:
-        return [Stage("sift", len(place.shards), partial(_sift, self, place))]
+    def phases(self, place: Place) -> list[Phase]:
+        return [Phase("sift", len(place.shards), partial(write_shard, place.folder, partial(_sifted, self, place)))]
 
 
-def _sift(step: Sift, place: Place, number: int) -> None:
-    if done(place.folder, number):
-        return
+def _sifted(step: Sift, place: Place, number: int) -> Iterator[Judged]:
     step.prepare()
     failures = Failures(place.folder, place.shards[number])
-    with ShardWriter(place.folder, number) as out:
-        for document in read_shard(place.shards[number]):
-            try:
-                reason = step.judge(document)
-            except NO_FAULT_OF_A_DOCUMENT:
-                raise
-            except Exception as error:
-                reason = failures.note(document, error)
-            if reason is None:
-                out.keep(document)
-            else:
-                out.drop(document, reason)
-        failures.check(out.tally)
+    for document in failures.documents():
+        try:
+            reason = step.judge(document)
+        except NO_FAULT_OF_A_DOCUMENT:
+            raise
+        except Exception as error:
+            reason = failures.note(document, error)
+        yield document, reason
+    failures.check()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from internevo.files.errors import UserError
+from internevo.files.hashing import hash64
 
 _WORDS = re.compile(r"\w+")
 _SPACELESS = (
@@ -28,9 +28,6 @@ class Domains:
 
     def __init__(self, names: Iterator[str]):
         self._hashes = np.unique(np.fromiter((_hash(name.rstrip(".")) for name in names), np.uint64))
-
-    def __len__(self) -> int:
-        return len(self._hashes)
 
     def of(self, url: str) -> str | None:
         """The one that the address is in."""
@@ -49,7 +46,7 @@ class Domains:
 
 
 def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.lower().encode(errors="replace"), digest_size=8).digest(), "little")
+    return hash64(name.lower().encode(errors="replace"))
 
 
 class Words:

@@ -25,11 +25,9 @@ class RowGroups:
 
     @property
     def begins(self) -> bool:
-        """Whether it has the first row."""
         return self.groups[0] == 0
 
     def read(self, text_key: str) -> Iterator[Item]:
-        """All their rows."""
         file = _parquet(self.file)
         _check_column(self.file, text_key, file.schema_arrow.names)
         columns = [text_key, text_key.partition(".")[0]]  # a name that is none is passed over
@@ -48,11 +46,9 @@ class RecordBatches:
 
     @property
     def begins(self) -> bool:
-        """Whether it has the first row."""
         return self.begin == 0
 
     def read(self, text_key: str) -> Iterator[Item]:
-        """All their rows."""
         yield from _rows(self.file, _arrow(self.file, self.begin, self.end), text_key)
 
 

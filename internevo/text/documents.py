@@ -42,7 +42,7 @@ class Reject:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
     def after(self, lines: int) -> Reject:
-        """The same reject where so many lines of the file stand before the piece that it was found in."""
+        """The same reject, where `lines` lines of the file stand before the piece that it was found in."""
         return self if self.line is None else replace(self, line=self.line + lines)
 
 

@@ -9,39 +9,22 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from internevo.files.errors import UserError
-from internevo.text.columnar import pyarrow_for, record_batches, row_groups
+from internevo.text.columnar import RecordBatches, RowGroups, pyarrow_for, record_batches, row_groups
 from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
 PIECE_BYTES = 16 * 2**20
 """How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
 have work to the end, and few enough pieces of a large corpus."""
 
-
 _SKIP_BYTES = 2**20
 """So much of another piece's line is read at a time."""
-
-
-class Piece(Protocol):
-    """A part of a corpus."""
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk that it stands for."""
-
-    @property
-    def begins(self) -> bool:
-        """Whether it is the first of its file: lines are counted from there."""
-
-    def read(self, text_key: str) -> Iterator[Item]:
-        """All its lines or rows. A reject's line is counted from the beginning of the piece."""
 
 
 def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -74,11 +57,7 @@ class Texts:
 
     files: tuple[Path, ...]
     size: int
-
-    @property
-    def begins(self) -> bool:
-        """Always: files are never cut."""
-        return True
+    begins: bool = True
 
     def read(self, text_key: str) -> Iterator[Item]:
         """A file as a line."""
@@ -100,16 +79,13 @@ class LineRange:
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return self.end - self.begin
 
     @property
     def begins(self) -> bool:
-        """Whether it has the first line."""
         return self.begin == 0
 
     def read(self, text_key: str) -> Iterator[Item]:
-        """All its documents."""
         for number, (_, line) in enumerate(self.lines(), 1):
             yield number, _json_document(self.file, number, line, text_key)
 
@@ -136,9 +112,13 @@ class Unpacked:
     begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
-        """All of them."""
         for number, line in enumerate(self.lines, 1):
             yield number, _json_document(self.file, number, line, text_key)
+
+
+Piece = Texts | LineRange | Unpacked | RowGroups | RecordBatches
+"""A part of a corpus: `size`, the bytes on disk that it stands for; `begins`, whether it is the first of its file, from
+where lines are counted; and `read`, all its lines or rows. A reject's line is counted from the piece's beginning."""
 
 
 def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
@@ -150,39 +130,34 @@ def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
 
 def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
     with path.open("rb") as raw:
-        file, number = unpacking(path, raw), 0
         lines: list[bytes] = []
         held = read = 0
         begins = True
-        try:
-            for line in file:
-                number += 1
-                lines.append(line)
-                held += len(line)
-                if held >= piece_bytes:
-                    yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
-                    lines, held, read, begins = [], 0, raw.tell(), False
-        except (EOFError, OSError, zlib.error) as error:
-            # not a reject: one torn archive may be a large part of the corpus
-            raise damaged(path, number, error) from None
+        for _, line in _lines(path, raw):
+            lines.append(line)
+            held += len(line)
+            if held >= piece_bytes:
+                yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
+                lines, held, read, begins = [], 0, raw.tell(), False
         if lines:
-            yield Unpacked(path, tuple(lines), os.fstat(raw.fileno()).st_size - read, begins)
+            # not asked of `raw`, which pyarrow has closed with its own reader
+            yield Unpacked(path, tuple(lines), path.stat().st_size - read, begins)
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
     """All lines of a file, unpacked, each with its number from 1. Raises UserError for an archive that is damaged."""
-    number = 0
     with file.open("rb") as raw:
-        try:
-            for number, line in enumerate(unpacking(file, raw) if is_packed(file) else raw, 1):
-                yield number, line
-        except (EOFError, OSError, zlib.error) as error:
-            raise damaged(file, number, error) from None
+        yield from _lines(file, raw)
 
 
-def damaged(file: Path, lines: int, error: Exception) -> UserError:
-    """What to say of an archive that can be read so far only."""
-    return UserError(f"{file} is damaged after line {lines:,}: {error}. Fix it or leave it out.")
+def _lines(file: Path, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        for number, line in enumerate(unpacking(file, raw) if is_packed(file) else raw, 1):
+            yield number, line
+    except (EOFError, OSError, zlib.error) as error:
+        # not a reject: one torn archive may be a large part of the corpus
+        raise UserError(f"{file} is damaged after line {number:,}: {error}. Fix it or leave it out.") from None
 
 
 def unpacking(path: Path, raw: IO[bytes]) -> IO[bytes]:

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.durable import sync_folder, write_durable
-from internevo.tokens.names import MANIFEST
-from internevo.tokens.output import check_output
-from internevo.tokens.recorded_inputs import check_unchanged, plan_of
+from internevo.tokens.prepared_folder import MANIFEST, check_output
 from internevo.tokens.shards import Joiner
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.tokenizer import Tokenizer
-from internevo.tokens.work_folder import working_in
+from internevo.tokens.work_folder import check_unchanged, plan_of, working_in
 from internevo.tokens.workers import Conversion, tokenised
 
 
@@ -59,10 +57,6 @@ class BytesDone:
     read_now: int
     """Those that this run did, not an earlier one that was stopped."""
     tokens_now: int
-
-
-def quiet(progress: BytesDone) -> None:
-    """Show nothing."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +132,9 @@ def _join_all(job: StoreJob, joiner: Joiner, workers: int, progress: Callable[[B
     pieces = tokenised(
         job.files,
         job.held_files,
-        job.conversion,
-        workers,
-        joiner.folder / "pieces",
+        conversion=job.conversion,
+        workers=workers,
+        folder=joiner.folder / "pieces",
         skip=joiner.joined.pieces,
         piece_bytes=job.piece_bytes,
     )

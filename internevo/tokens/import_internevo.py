@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from internevo.files.errors import UserError
+from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store, quiet
-from internevo.tokens.tokenise import Line, Record, TokenisedPiece, share
+from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
 from internevo.tokens.workers import Conversion
 
@@ -41,7 +42,7 @@ def import_internevo(
     max_rejects: float = 0.0,
     shard_tokens: int = 2**30,
     piece_bytes: int = PIECE_BYTES,
-    progress: Callable[[BytesDone], None] = quiet,
+    progress: Callable[[BytesDone], None] = lambda done: None,
 ) -> Manifest:
     """Make the token store folder `output` from `.bin` files, or folders of them, in the order of their names.
 
@@ -61,7 +62,7 @@ def import_internevo(
                     f"`internevo data index {file} --eos ID` finds the documents, and {file} can be named in a config."
                 )
         if _meta_of(file).is_file():
-            _read_meta(_meta_of(file))  # one that is none is told before the work begins
+            _read_meta(_meta_of(file))  # one that is none is reported before the work begins
     job = StoreJob(
         inputs=inputs,
         files=files,
@@ -115,7 +116,8 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = F
     A line that cannot be used is a reject. Raises UserError where the file and its `.meta` disagree.
     """
     record = Record()
-    train, heldout = Line(DTYPE.name), Line(DTYPE.name)
+    train: Documents = []
+    heldout: Documents = []
     for begin, line in piece.lines():
         record.lines += 1
         tokens = _tokens(line, ids)
@@ -126,12 +128,12 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = F
         elif not len(tokens):
             record.counts.empty += 1
         else:
-            held = all_held_out or (held_out > 0 and share(tokens.tobytes()) < held_out)
-            (heldout if held else train).add_array(tokens)
+            held = all_held_out or (held_out > 0 and share_of(tokens.tobytes()) < held_out)
+            (heldout if held else train).append(tokens)
             record.counts.masked_tokens += int((tokens < 0).sum())
     if piece.said is not None and record.lines < len(piece.said[1]):
         raise _disagree(piece.file, piece.said[0] + record.lines + 1, "the file has fewer lines")
-    return TokenisedPiece.of(record, train, heldout)
+    return TokenisedPiece.of(record, train, heldout, DTYPE)
 
 
 def _tokens(line: bytes, ids: int) -> np.ndarray | str:
@@ -155,7 +157,7 @@ def _tokens(line: bytes, ids: int) -> np.ndarray | str:
 
 
 def _compare(piece: IdLines, line: int, begin: int, tokens: np.ndarray | str) -> None:
-    """A line, from 1 in its piece, with its row. One that cannot be read is told for itself."""
+    """A line, from 1 in its piece, with its row. One that cannot be read is reported for itself."""
     if piece.said is None or isinstance(tokens, str):
         return
     before, rows = piece.said
@@ -170,7 +172,7 @@ def _compare(piece: IdLines, line: int, begin: int, tokens: np.ndarray | str) ->
 
 def _disagree(file: Path, line: int, how: str) -> UserError:
     return UserError(
-        f"{_meta_of(file)} disagrees with {file.name} at line {line:,}: {how}. Mend them, or move the .meta away to "
+        f"{_meta_of(file)} disagrees with {file.name} at line {line:,}: {how}. Fix them, or move the .meta away to "
         "import the lines as they are."
     )
 

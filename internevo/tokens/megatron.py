@@ -120,7 +120,7 @@ def _instead(missing: Path, data: Path) -> str:
 
 def map_index(path: Path) -> np.ndarray:
     """A file that is not empty as bytes, mapped into memory. Documents are looked up in random order: reading ahead, as
-    the system does without being told, would read thirty times as much and count as memory."""
+    the system does by itself, would read thirty times as much and count as memory."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from internevo.text.corpus import input_files
 from internevo.text.pieces import PIECE_BYTES, cut
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store, quiet
+from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
 from internevo.tokens.store_writer import token_dtype
 from internevo.tokens.tokenise import Options, text_encoder
 from internevo.tokens.tokenizer import load_tokenizer
@@ -30,7 +30,7 @@ def prepare(
     max_rejects: float = 0.01,
     shard_tokens: int = 2**30,
     piece_bytes: int = PIECE_BYTES,
-    progress: Callable[[BytesDone], None] = quiet,
+    progress: Callable[[BytesDone], None] = lambda done: None,
 ) -> Manifest:
     """Make the token store folder `output` from text.
 

@@ -28,7 +28,7 @@ from internevo.files.errors import UserError
 from internevo.files.lock import locked
 from internevo.files.urls import is_remote
 from internevo.tokens.flat import ENDINGS, NAMED
-from internevo.tokens.names import HELDOUT, MANIFEST, TRAIN
+from internevo.tokens.prepared_folder import HELDOUT, MANIFEST, TRAIN
 
 _CHUNK = 16 * 2**20
 """Bytes that are asked for at a time."""
@@ -36,6 +36,8 @@ _FILES = 8
 """Files that are copied at the same time."""
 _TAGS = ("ETag", "etag", "generation", "blob_id", "md5Hash", "sha", "LastModified", "mtime", "created")
 """What file systems call that by which a changed object is known, the best first."""
+_PAIR = r"(-\d{5}-of-\d{5})?\.(bin|idx)"
+"""After a store's name: a pair's files, or those of a shard."""
 _PACKAGES = {
     "s3": "s3fs: pip install 'internevo[s3]'",
     "gs": "gcsfs: pip install gcsfs",
@@ -46,7 +48,7 @@ _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingfac
 """Packages whose errors come from the way to the storage."""
 
 Show = Callable[[int, int], None]
-"""Is told how many bytes are copied, of how many."""
+"""Called with how many bytes are copied, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class RemoteStore:
         """The files of `train` or `heldout`, the manifest first. A single store has no held-out documents."""
         if self.name:
             return list(self.files.values()) if part == TRAIN else []
-        mine = re.compile(rf"{part}(-\d{{5}}-of-\d{{5}})?\.(bin|idx)")
-        chosen = [name for name in self.files if mine.fullmatch(name) or (part == TRAIN and _flat(name))]
+        flat = part == TRAIN
+        chosen = [name for name in self.files if re.fullmatch(part + _PAIR, name) or (flat and _flat(name))]
         return [self.files[name] for name in (MANIFEST, *sorted(chosen)) if name in self.files]
 
 
@@ -150,7 +152,7 @@ def _of_a_store(file: str, name: str) -> bool:
     if name.endswith(NAMED):
         return file in (name, f"{name}.index", f"{name}.metadata")
     prefix = re.escape(name) if name else f"({TRAIN}|{HELDOUT})"
-    return bool(re.fullmatch(rf"{prefix}(-\d{{5}}-of-\d{{5}})?\.(bin|idx)", file)) or (not name and _flat(file))
+    return bool(re.fullmatch(prefix + _PAIR, file)) or (not name and _flat(file))
 
 
 def _missing(folder: Path, files: list[RemoteFile]) -> list[RemoteFile]:
@@ -283,9 +285,9 @@ def _as_user_error(url: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if (told := _cause(error)) is None:
+        if (cause := _cause(error)) is None:
             raise
-        raise UserError(f"{url}: {told}") from None
+        raise UserError(f"{url}: {cause}") from None
 
 
 def _cause(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
 from internevo.tokens.megatron import pair_file
-from internevo.tokens.names import HELDOUT, TRAIN
+from internevo.tokens.prepared_folder import HELDOUT, TRAIN
 from internevo.tokens.store_writer import TokenStoreWriter, digest
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.workers import Ready, piece_file
@@ -28,7 +28,7 @@ class Joined:
     read: int = 0
     """Bytes of the input."""
     lines: int = 0
-    """Lines of the last piece's file that were read: rejects are told by line."""
+    """Lines of the last piece's file that were read: rejects are reported by line."""
     rejects: int = 0
     """Bytes of the file of rejects."""
     last_reject: str = ""

@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from internevo.config.schema import CACHE
 from internevo.tokens.flat import ENDINGS, NAMED, FlatFile
 from internevo.tokens.megatron import MegatronPair, StoreError, pair_file
-from internevo.tokens.names import HELDOUT, MANIFEST, TRAIN
+from internevo.tokens.prepared_folder import HELDOUT, MANIFEST, TRAIN
 from internevo.tokens.remote import local_copy
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.idx$")
@@ -117,20 +117,7 @@ def source_prefix(path: str | Path) -> Path:
     return path / TRAIN if path.is_dir() and not _flat_files(path) else path
 
 
-class _Shard(Protocol):
-    """A file, or pair of files, of documents."""
-
-    dtype: np.dtype[Any]
-    tokens: int
-    data: np.ndarray
-    index: Path
-
-    def __len__(self) -> int: ...
-
-    def starts(self, documents: np.ndarray) -> np.ndarray: ...
-
-
-def _open(path: Path) -> Sequence[_Shard]:
+def _open(path: Path) -> Sequence[FlatFile | MegatronPair]:
     if path.suffix in (".bin", ".idx") and all(path.with_suffix(one).is_file() for one in (".bin", ".idx")):
         raise StoreError(f"{path} is one file of a pair; name them without the ending: {path.with_suffix('')}")
     if path.suffix in NAMED and not pair_file(path, ".idx").is_file():

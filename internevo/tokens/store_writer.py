@@ -6,7 +6,6 @@ import hashlib
 import os
 from array import array
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -57,9 +56,7 @@ class TokenStoreWriter:
     def __enter__(self) -> TokenStoreWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from internevo.files.durable import write_durable
+from internevo.files.hashing import share_of
 from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 _GROUP_CHARACTERS = 2**20
-"""About so much text is encoded at a time."""
+"""About as many characters are encoded at a time."""
 
 
 @dataclass
@@ -45,7 +44,6 @@ class Counts:
         return self.documents + self.heldout_documents + self.empty + self.rejected
 
     def add(self, other: Counts) -> None:
-        """Count these too."""
         for name, count in asdict(other).items():
             setattr(self, name, getattr(self, name) + count)
 
@@ -59,6 +57,10 @@ class Record:
     rejects: list[Reject] = field(default_factory=list)
 
 
+Documents = list[np.ndarray]
+"""Token ids of each, in the store's dtype: Python's own numbers would take ten times the memory."""
+
+
 @dataclass(frozen=True)
 class TokenisedPiece:
     """A piece: tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
@@ -70,12 +72,15 @@ class TokenisedPiece:
     heldout_lengths: np.ndarray
 
     @classmethod
-    def of(cls, record: Record, train: Line, heldout: Line) -> TokenisedPiece:
-        """Settled documents, which are counted."""
+    def of(cls, record: Record, train: Documents, heldout: Documents, dtype: np.dtype[Any]) -> TokenisedPiece:
+        """These documents, which are counted."""
         counts = record.counts
-        counts.documents, counts.tokens = len(train.lengths), sum(train.lengths)
-        counts.heldout_documents, counts.heldout_tokens = len(heldout.lengths), sum(heldout.lengths)
-        return cls(record, *train.arrays(), *heldout.arrays())
+        counts.documents, counts.tokens = len(train), sum(map(len, train))
+        counts.heldout_documents, counts.heldout_tokens = len(heldout), sum(map(len, heldout))
+        arrays: list[np.ndarray] = []
+        for documents in (train, heldout):
+            arrays += np.concatenate([np.empty(0, dtype), *documents]), np.array([*map(len, documents)], np.int32)
+        return cls(record, *arrays)
 
     def save(self, path: Path) -> None:
         """Write it under this name at once or not at all."""
@@ -118,43 +123,15 @@ def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out:
     """
     record = Record()
     limit = 2.0 if all_held_out else options.held_out
-    train, heldout = Line(options.dtype), Line(options.dtype)
+    dtype = np.dtype(options.dtype)
+    train: Documents = []
+    heldout: Documents = []
     for texts in _groups(piece, options.text_key, record):
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            held = limit > 0 and share(text.encode()) < limit
-            (heldout if held else train).add((tokenizer.bos_id,), ids, (tokenizer.eos_id,))
-        train.to_numpy()
-        heldout.to_numpy()
-    return TokenisedPiece.of(record, train, heldout)
-
-
-class Line:
-    """Documents one after the other."""
-
-    def __init__(self, dtype: str):
-        self.dtype = np.dtype(dtype)
-        self.lengths: list[int] = []
-        self._parts: list[Sequence[int]] = []
-        self._arrays: list[np.ndarray] = [np.empty(0, self.dtype)]
-
-    def add(self, *parts: Sequence[int]) -> None:
-        """One document of these parts."""
-        self.lengths.append(sum(map(len, parts)))
-        self._parts += parts
-
-    def add_array(self, tokens: np.ndarray) -> None:
-        """One document in the line's dtype. Those that `add` took must be settled."""
-        self.lengths.append(len(tokens))
-        self._arrays.append(tokens)
-
-    def to_numpy(self) -> None:
-        """Python's numbers to numpy's, which take a tenth of the memory."""
-        self._arrays.append(np.fromiter(chain.from_iterable(self._parts), self.dtype))
-        self._parts.clear()
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and lengths of all that is settled."""
-        return np.concatenate(self._arrays), np.array(self.lengths, np.int32)
+            held = limit > 0 and share_of(text.encode()) < limit
+            framed = np.fromiter((tokenizer.bos_id, *ids, tokenizer.eos_id), dtype, len(ids) + 2)
+            (heldout if held else train).append(framed)
+    return TokenisedPiece.of(record, train, heldout, dtype)
 
 
 def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
@@ -177,9 +154,3 @@ def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
                 texts, held = [], 0
     if texts:
         yield texts
-
-
-def share(content: bytes) -> float:
-    """A number in [0, 1) that depends on a document's content alone."""
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64

@@ -23,16 +23,15 @@ class Conversion:
     """How files become tokens."""
 
     cut: Callable[[Iterable[Path], int], Iterable[Any]]
-    """Files and a number of bytes to pieces in order, each of about so many bytes; they have `size` and `begins`."""
+    """Files and a number of bytes to pieces of about that size, in order; they have `size` and `begins`."""
     encoder: Callable[[], Encode]
-    """Called once in every process, of which it may be sent to others."""
+    """Picklable; called once in each worker."""
 
 
 @dataclass(frozen=True)
 class Ready:
     """A piece that is tokenised."""
 
-    number: int
     begins: bool
     """Whether it is the first of its file."""
     size: int
@@ -69,31 +68,31 @@ def tokenised(
     damaged, and when a worker is killed.
     """
 
-    def todo() -> Iterator[tuple[int, Any, bool, Path]]:
+    def todo() -> Iterator[tuple[Any, bool, Ready]]:
         number = 0
         for group, held in ((files, False), (held_files, True)):
             for piece in conversion.cut(group, piece_bytes):
                 if number >= skip:
                     path = piece_file(folder, number)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    yield number, piece, held, path
+                    new = TokenisedPiece.find(path) is None
+                    yield piece, held, Ready(begins=piece.begins, size=piece.size, new=new, path=path)
                 number += 1
 
     if workers <= 1:
         encode = conversion.encoder()
-        for number, piece, held, path in todo():
-            if new := TokenisedPiece.find(path) is None:
-                encode(piece, held).save(path)
-            yield Ready(number, piece.begins, piece.size, new, path)
+        for piece, held, ready in todo():
+            if ready.new:
+                encode(piece, held).save(ready.path)
+            yield ready
         return
     waiting: deque[tuple[Future[None] | None, Ready]] = deque()
     try:
         with worker_pool(workers, _start_worker, (conversion.encoder,)) as pool:
-            for number, piece, held, path in todo():
-                new = TokenisedPiece.find(path) is None
+            for piece, held, ready in todo():
                 with ctrl_c_held():  # workers are started as they are needed
-                    future = pool.submit(_work, piece, held, path) if new else None
-                waiting.append((future, Ready(number, piece.begins, piece.size, new, path)))
+                    future = pool.submit(_work, piece, held, ready.path) if ready.new else None
+                waiting.append((future, ready))
                 # a few more than there are workers: a slow piece must not leave the others without work
                 if len(waiting) > 3 * workers:
                     yield _when_done(*waiting.popleft())

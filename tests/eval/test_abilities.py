@@ -110,7 +110,9 @@ def test_a_seen_test_set_is_found_out(tmp_path: Path) -> None:
     results = []
     for seen in ([train], [train, test]):
         config = model_preset("tiny")
-        stage = StageConfig(model=config, train=TrainConfig(precision="fp32", micro_batch=12, seq_len=64, batch_tokens=768))
+        stage = StageConfig(
+            model=config, train=TrainConfig(precision="fp32", micro_batch=12, seq_len=64, batch_tokens=768)
+        )
         model = initial_model(config, "cpu", 0)
         engine = make_engine(stage, World.alone(torch.device("cpu")), model)
         for _ in range(60):

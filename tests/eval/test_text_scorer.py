@@ -17,7 +17,7 @@ from internevo.refine.long.perplexity_difference import PerplexityDifference
 from internevo.refine.shards import Document
 from internevo.tokens.tokenizer import load_tokenizer
 from tests.eval.stories import casts, story, train_on_stories
-from tests.refine.running import dropped, kept, place_of, run_stages
+from tests.refine.running import dropped, kept, place_of, run_phases
 
 
 def test_likelihoods_are_those_of_transformers(text_run: Path, exported: Path) -> None:
@@ -40,9 +40,9 @@ def test_likelihoods_are_those_of_transformers(text_run: Path, exported: Path) -
 def test_what_is_wrong_with_a_model_is_told_before_the_work(text_run: Path, tmp_path: Path) -> None:
     place = place_of(tmp_path, [Document("a text", "id")], 1)
     with pytest.raises(UserError, match="rows of 128 tokens"):
-        PerplexityDifference(model=str(text_run)).stages(place)
+        PerplexityDifference(model=str(text_run)).phases(place)
     with pytest.raises(UserError, match="has no model"):
-        PerplexityDifference(model=str(tmp_path)).stages(place)
+        PerplexityDifference(model=str(tmp_path)).phases(place)
 
 
 def test_a_model_s_files_are_its_weights_and_no_export_beside_them(text_run: Path, exported: Path) -> None:
@@ -78,7 +78,7 @@ def test_swapped_halves_are_told_from_whole_texts(trained: Path, tmp_path: Path,
     gains = gains_of([one for one, _ in step.judged(iter(known), step.make_scorer())])
     border = float(np.quantile(gains["whole"], 0.05))  # set from texts that are known to be good
     place = place_of(tmp_path, others, 2)
-    run_stages(PerplexityDifference(model=str(trained), min_gain=border, **keys), place)
+    run_phases(PerplexityDifference(model=str(trained), min_gain=border, **keys), place)
     found = gains_of([*kept(place), *dropped(place)])
     assert sum(map(len, found.values())) == len(others)
     auc = np.mean(found["whole"][:, None] > found["swapped"])

@@ -72,7 +72,7 @@ def test_two_tasks_train(slurm: Slurm, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["signalled before the limit", "cancelled and requeued by hand"])
 def test_a_cancelled_job_goes_on(how: str, slurm: Slurm, tmp_path: Path) -> None:
-    """It saves and leaves; when it runs again, it goes on where it was, and ends as an unbroken run does."""
+    """It saves and leaves; when it runs again, it resumes where it was, and ends as an unbroken run does."""
     config = write_config(tmp_path, stages=[{"name": "only", "train": {"steps": 150}}], checkpoint={"every": 0})
     run = tmp_path / "runs" / "run"
     process = launch(slurm, config, "--detach")

@@ -1,4 +1,4 @@
-"""Steps of the refinery without its frame: shards in, every stage's tasks, shards out. Whole chains by the command."""
+"""Steps of the refinery without its frame: shards in, every phase's tasks, shards out. Whole chains by the command."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def place_of(folder: Path, documents: Sequence[Document], shards: int) -> Place:
     return Place(paths, folder / "step")
 
 
-def run_stages(step: Step, place: Place, chance: random.Random | None = None) -> None:
-    """All tasks of each stage, in order, or in any order where `chance` is given."""
-    for stage in step.stages(place):
-        tasks = list(range(stage.tasks))
+def run_phases(step: Step, place: Place, chance: random.Random | None = None) -> None:
+    """All tasks of each phase, in order, or in any order where `chance` is given."""
+    for phase in step.phases(place):
+        tasks = list(range(phase.tasks))
         if chance:
             chance.shuffle(tasks)
         for task in tasks:
-            stage.run(task)
+            phase.run(task)
 
 
-def run_stages_in_processes(step: Step, place: Place, processes: int) -> None:
+def run_phases_in_processes(step: Step, place: Place, processes: int) -> None:
     """The same in processes side by side."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for stage in step.stages(place):
-            pool.map(stage.run, range(stage.tasks), chunksize=1)
+        for phase in step.phases(place):
+            pool.map(phase.run, range(phase.tasks), chunksize=1)
 
 
 def run_until_killed(step: Step, place: Place, moment: int) -> None:
-    """Runs the stages, until files of the step have been opened, renamed or removed so many times, and dies there."""
+    """Runs the phases, until files of the step have been opened, renamed or removed so many times, and dies there."""
     seen = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -58,7 +58,7 @@ def run_until_killed(step: Step, place: Place, moment: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    run_stages(step, place)
+    run_phases(step, place)
 
 
 def documents_of(place: Place, which: str) -> list[Document]:

@@ -17,7 +17,7 @@ from internevo.refine.extract import Extract
 from internevo.refine.plan import begin
 from internevo.refine.step import Place
 from tests.refine.corpus import write_jsonl
-from tests.refine.running import kept, run_stages
+from tests.refine.running import kept, run_phases
 from tests.refine.test_refine import write_config
 
 
@@ -55,7 +55,7 @@ def test_wet_files_are_archives(tmp_path: Path) -> None:
                     warc_content_type="text/plain",
                 )
             )
-    run_stages(Extract(shards=1), place := Place((tmp_path / "in",), tmp_path / "step"))
+    run_phases(Extract(shards=1), place := Place((tmp_path / "in",), tmp_path / "step"))
     assert sorted(one.text for one in kept(place)) == [f"A text of a page, {number}." for number in range(3)]
     assert not passed_over([tmp_path / "in"])
 
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_listed_hides_nothing(nobody: Path) -> None:
     for work in (
         lambda: corpus_files([nobody / "in"]),
         lambda: begin(load_refinery(write_config(nobody, input=[str(nobody / "in")], steps=["repositories"]))),
-        lambda: run_stages(Repositories(shards=1), Place((nobody / "in",), nobody / "step")),
+        lambda: run_phases(Repositories(shards=1), Place((nobody / "in",), nobody / "step")),
     ):
         with pytest.raises(UserError, match=r"in/r/b cannot be listed: Permission denied"):
             work()

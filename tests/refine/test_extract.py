@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internevo.files.errors import UserError
 from internevo.refine.extract import FAILED, NO_TEXT, TOO_LARGE, TOO_LONG, Extract
 from internevo.refine.html import TooLong, cpu_limit, decode
 from internevo.refine.read import NO_DOCUMENT, NOT_A_PAGE
@@ -20,12 +19,12 @@ from tests.refine.corpus import CHINESE, docstrings, page, write_jsonl, write_wa
 
 
 def extracted(step: Extract, *inputs: Path) -> tuple[list[Document], list[Document]]:
-    """What it keeps and drops, through its own stages."""
+    """What it keeps and drops, through its own phases."""
     folder = inputs[0].parent / "01-extract"
     place = Place(inputs, folder)
-    for stage in step.stages(place):
-        for number in range(stage.tasks):
-            stage.run(number)
+    for phase in step.phases(place):
+        for number in range(phase.tasks):
+            phase.run(number)
     kept = [document for shard in step.kept(place) for document in read_shard(shard)]
     dropped = [
         one for number in range(len(step.kept(place))) for one in read_shard(folder / DROPPED / shard_name(number))
@@ -185,8 +184,3 @@ def test_each_file_is_in_one_shard_in_order(
     # no shard has more than its share and one file
     heaviest = max(sum(file.stat().st_size + 1 for file in group) for group in groups)
     assert heaviest <= (sum(sizes) + len(sizes)) / len(groups) + 2 * (max(sizes) + 1)
-
-
-def test_values_that_make_no_sense() -> None:
-    with pytest.raises(UserError, match=r"extract.favor: expected balanced, precision or recall, found 'speed'"):
-        Extract(favor="speed")

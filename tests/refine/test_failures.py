@@ -17,7 +17,7 @@ from internevo.refine.quality import Quality
 from internevo.refine.safety import Safety
 from internevo.refine.shards import Document
 from internevo.refine.step import Place, Sift
-from tests.refine.running import dropped, kept, place_of, run_stages
+from tests.refine.running import dropped, kept, place_of, run_phases
 
 HERE = "tests.refine.test_failures"
 
@@ -38,7 +38,7 @@ def some(tmp_path: Path, *texts: str, shards: int = 1) -> Place:
 
 
 def test_one_of_five_is_dropped_with_its_error(tmp_path: Path) -> None:
-    run_stages(Odd(int), place := some(tmp_path, "1", "2", "three", "4", "5"))
+    run_phases(Odd(int), place := some(tmp_path, "1", "2", "three", "4", "5"))
     assert [one.text for one in kept(place)] == ["1", "2", "4", "5"]
     (failed,) = dropped(place)
     assert (failed.text, failed.metadata["reason"]) == ("three", "failed: ValueError")
@@ -46,14 +46,14 @@ def test_one_of_five_is_dropped_with_its_error(tmp_path: Path) -> None:
 
 
 def test_the_only_document_of_a_shard_is_dropped_too(tmp_path: Path) -> None:
-    run_stages(Odd(int), place := some(tmp_path, "one", "2", shards=2))
+    run_phases(Odd(int), place := some(tmp_path, "one", "2", shards=2))
     assert ([one.text for one in kept(place)], [one.text for one in dropped(place)]) == (["2"], ["one"])
 
 
 def test_most_of_a_shard_is_too_much(tmp_path: Path) -> None:
     place = some(tmp_path, "1", "two", "3", "4", "five", "six", "7", "eight", shards=2)
     with pytest.raises(UserError, match=r"step failed on 3 of the 4 documents of .*00001\S+, first on '4': ValueError"):
-        run_stages(Odd(int), place)
+        run_phases(Odd(int), place)
     assert [one.text for one in kept(place)] == ["1", "3", "4"]  # the first shard is done, the second not begun
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_documents_fault_stops_the_work(tmp_path: Path, error: Except
         raise error
 
     with pytest.raises(type(error)):
-        run_stages(Odd(failing), some(tmp_path, "1"))
+        run_phases(Odd(failing), some(tmp_path, "1"))
 
 
 def nan_of_no_digit(text: str) -> float:
@@ -79,7 +79,7 @@ def nan_of_no_digit(text: str) -> float:
     ],
 )
 def test_a_score_that_is_no_number_is_a_failure(tmp_path: Path, step: Sift) -> None:
-    run_stages(step, place := some(tmp_path, "1", "two", "3"))
+    run_phases(step, place := some(tmp_path, "1", "two", "3"))
     assert [one.text for one in kept(place)] == ["1", "3"]
     assert [one.metadata["reason"] for one in dropped(place)] == ["failed: NotJudged"]
     assert dropped(place)[0].metadata["error"] == f"NotJudged: {HERE}:nan_of_no_digit gave the score nan"
@@ -87,12 +87,12 @@ def test_a_score_that_is_no_number_is_a_failure(tmp_path: Path, step: Sift) -> N
 
 def test_a_document_without_a_language(tmp_path: Path) -> None:
     documents = [Document("x", str(number), {"language": "de"} if number else {}) for number in range(3)]
-    run_stages(LongStatistics(), place := place_of(tmp_path, documents, 1))
+    run_phases(LongStatistics(), place := place_of(tmp_path, documents, 1))
     assert [one.id for one in kept(place)] == ["1", "2"]
     (failed,) = dropped(place)
     assert "The step `language` finds it" in failed.metadata["error"]
     with pytest.raises(UserError, match=r"step failed on 2 of the 2 documents .*The step `language` finds it"):
-        run_stages(LongStatistics(), some(tmp_path / "none", "1", "2"))
+        run_phases(LongStatistics(), some(tmp_path / "none", "1", "2"))
 
 
 class Undecided:
@@ -110,7 +110,7 @@ class Undecided:
 
 def test_a_gain_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
     place = some(tmp_path, "abcdefgh", "xxxxxxxx", "hgfedcba")
-    run_stages(PerplexityDifference(model="m", scorer=f"{HERE}:Undecided"), place)
+    run_phases(PerplexityDifference(model="m", scorer=f"{HERE}:Undecided"), place)
     assert [one.id for one in kept(place)] == ["0", "2"]
     (failed,) = dropped(place)
     assert failed.metadata["error"] == "NotJudged: the gain is nan"

@@ -18,9 +18,9 @@ import yaml
 
 from internevo.files.errors import UserError
 from internevo.refine.config import load_refinery
-from internevo.refine.counts import tallies
-from internevo.refine.refine import StagesDone, refine
-from internevo.refine.shards import Document, read_shard
+from internevo.refine.counts import step_counts
+from internevo.refine.refine import PhasesDone, refine
+from internevo.refine.shards import Document, Tally, read_shard
 from internevo.text.corpus import read_documents
 from internevo.text.documents import Document as Text
 from tests.refine.corpus import CHINESE, GERMAN, docstrings, page, write_jsonl, write_warc
@@ -81,6 +81,11 @@ def write_config(folder: Path, **keys: Any) -> Path:
     path = folder / "refine.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+def tallies(output: Path) -> dict[str, Tally]:
+    """What each step has counted, by the names of their folders."""
+    return {step.name: step.tally for step in step_counts(output)}
 
 
 def go(config: Path, *overrides: str) -> dict[str, Any]:
@@ -163,7 +168,7 @@ def test_data_prepare_reads_what_is_kept(unbroken: Path) -> None:
 
 def test_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
     config = beside(unbroken, tmp_path)
-    seen: list[StagesDone] = []
+    seen: list[PhasesDone] = []
     refine(load_refinery(config, ["executor.workers=3"]), lambda output: None, seen.append)
     assert outcome(tmp_path / "out") == outcome(unbroken / "out")
     assert [one.all_done for one in seen] == sorted(one.all_done for one in seen)

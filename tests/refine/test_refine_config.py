@@ -61,7 +61,18 @@ def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
         ({"steps": [{"extract": {"reads_input": False}}]}, "steps[0].extract.reads_input: unknown key"),
         ({"steps": [{"extract": {"fast": 1}}]}, "steps[0].extract.fast: expected true or false, found 1"),
         ({"steps": [{"extract": 3}]}, "steps[0].extract: expected a mapping of keys to values, found 3"),
-        ({"steps": [{"extract": {"favor": "x"}}]}, "steps[0].extract.favor: expected balanced, precision or recall"),
+        (
+            {"steps": ["extract", {"dedup": {"keep": "oldest"}}]},
+            "steps[1].dedup.keep: unknown value 'oldest'; did you mean longest?",
+        ),
+        (
+            {"steps": ["extract", {"file_dedup": {"keep": "oldest"}}]},
+            "steps[1].file_dedup.keep: unknown value 'oldest'; known are newest, first",
+        ),
+        (
+            {"steps": [{"extract": {"favor": "x"}}]},
+            "steps[0].extract.favor: unknown value 'x'; known are",
+        ),
         (
             {"steps": ["extract", {"rules": {"zh": {"max_brace": 1}}}]},
             "steps[1].rules.zh.max_brace: unknown key; did you mean max_braces",
@@ -73,7 +84,7 @@ def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
         ({"steps": ["extract", {"safety": {"words": ["no.txt"]}}]}, "steps[1].safety: no.txt does not exist"),
         ({"steps": ["extract", {"quality": {"classifier": "no.model"}}]}, "steps[1].quality: no.model does not exist"),
         ({"steps": [{"extract": {"shards": "many"}}]}, "extract.shards: expected a whole number"),
-        ({"executor": {"kind": "cloud"}}, "executor.kind: expected local or slurm, found 'cloud'"),
+        ({"executor": {"kind": "cloud"}}, "executor.kind: unknown value 'cloud'; known are local, slurm"),
         ({"executor": {"kind": "slurm"}}, "executor.partition: missing; Slurm needs one"),
         ({"executor": {"workers": -1}}, "executor.workers: must be at least 0, found -1"),
         ({"steps": [{"extract": {"shards": -1}}]}, "steps[0].extract.shards: must be at least 0, found -1"),

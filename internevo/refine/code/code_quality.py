@@ -16,10 +16,9 @@ from typing import Annotated
 from internevo.config.bounds import Between, Count, Share
 from internevo.files.errors import UserError
 from internevo.refine.code.languages import Language, comment_share, noted_language
-from internevo.refine.failures import NotJudged
 from internevo.refine.scorers import check_scorer, scorer, scorer_files
 from internevo.refine.shards import Document
-from internevo.refine.step import Sift
+from internevo.refine.step import NotJudged, Sift
 
 HIGH, MODERATE, LOW = "high", "moderate", "low"
 CLASSES = (HIGH, MODERATE, LOW)

@@ -1,6 +1,6 @@
 """Files with the same content, white space aside: one is kept.
 
-Three stages. A task a shard hashes its documents; a task for each part of the hashes finds those that come more than
+Three phases. A task a shard hashes its documents; a task for each part of the hashes finds those that come more than
 once; a task a shard sifts. What a task holds in memory is one shard's share of 40 bytes a document. No result depends
 on the order of the tasks.
 """
@@ -8,17 +8,18 @@ on the order of the tasks.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from internevo.files.durable import write_durable
-from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.dates import microseconds
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"
 CONTENT = "content"
@@ -30,22 +31,18 @@ _LATEST = 2**63 - 1
 class FileDedup(Step):
     """Keeps one of the documents that differ in nothing but white space."""
 
-    keep: str = "newest"
+    keep: Literal["newest", "first"] = "newest"
     """Which one: `newest`, or `first` in the order of the input. Among equals the first; a document without a date is
     older than any with one."""
     date: str = "date"
     """The key of a document's metadata that has its date."""
 
-    def __post_init__(self) -> None:
-        if self.keep not in ("newest", "first"):
-            raise UserError(f"file_dedup.keep: expected newest or first, found {self.keep!r}")
-
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         tasks = len(place.shards)
         return [
-            Stage("hash", tasks, partial(_hash, self, place)),
-            Stage("choose", tasks, partial(_choose, place)),
-            Stage("sift", tasks, partial(_sift, place)),
+            Phase("hash", tasks, partial(_hash, self, place)),
+            Phase("choose", tasks, partial(_choose, place)),
+            Phase("sift", tasks, partial(write_shard, place.folder, partial(_sifted, place))),
         ]
 
 
@@ -93,22 +90,15 @@ def _first_of(ordered: np.ndarray, value: int) -> int:
     return len(ordered) if value >= 2**64 else int(np.searchsorted(ordered, np.uint64(value)))
 
 
-def _sift(place: Place, shard: int) -> None:
-    if done(place.folder, shard):
-        return
+def _sifted(place: Place, shard: int) -> Iterator[Judged]:
     dropped: set[int] = set()
     for part in range(len(place.shards)):
         shards, rows = np.load(_duplicates_file(place, part), mmap_mode="r")
         first, last = np.searchsorted(shards, np.array([shard, shard + 1], np.uint64))
         dropped.update(rows[first:last].tolist())
-    with ShardWriter(place.folder, shard) as out:
-        for row, document in enumerate(read_shard(place.shards[shard])):
-            metadata = {**document.metadata, CONTENT: content_hash(document.text).hex()}
-            document = Document(document.text, document.id, metadata)
-            if row in dropped:
-                out.drop(document, DUPLICATE)
-            else:
-                out.keep(document)
+    for row, document in enumerate(read_shard(place.shards[shard])):
+        metadata = {**document.metadata, CONTENT: content_hash(document.text).hex()}
+        yield Document(document.text, document.id, metadata), DUPLICATE if row in dropped else None
 
 
 def _save(path: Path, array: np.ndarray) -> None:

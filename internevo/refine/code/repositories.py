@@ -6,7 +6,6 @@ What the chain needs to know of a file is in its document's metadata: `repositor
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from typing import Annotated, ClassVar, NoReturn
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
+from internevo.files.hashing import hash64
 from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
-from internevo.refine.shards import KEPT, Document, ShardWriter, done, shard_name
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.shards import KEPT, Document, Judged, shard_name, write_shard
+from internevo.refine.step import Phase, Place, Step
 
 _HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
 """A repository's own records: no files of it, and not counted."""
@@ -51,7 +51,7 @@ class Repositories(Step):
     max_line: Annotated[int, Between(1, 10**12)] = 5000
     """So is one with a line longer than this."""
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         """Raises UserError for an input that is no folder, one without repositories, and one name in two inputs."""
         found: dict[str, Path] = {}
         for folder in place.shards:
@@ -64,12 +64,10 @@ class Repositories(Step):
             found |= here
         shares: list[list[tuple[str, Path]]] = [[] for _ in range(self.shards)]
         for name, path in sorted(found.items()):
-            digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
-            shares[int.from_bytes(digest, "little") % self.shards].append((name, path))
-        return [Stage("read", self.shards, partial(_read, self, place.folder, shares))]
+            shares[hash64(name.encode(errors="surrogateescape")) % self.shards].append((name, path))
+        return [Phase("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
-        """The shards that there will be for the next step."""
         return tuple(place.folder / KEPT / shard_name(number) for number in range(self.shards))
 
     def _repositories(self, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -109,19 +107,12 @@ class Repositories(Step):
         return text, None
 
 
-def _read(step: Repositories, folder: Path, shares: list[list[tuple[str, Path]]], number: int) -> None:
-    if done(folder, number):
-        return
+def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int) -> Iterator[Judged]:
     skipped = frozenset(_VENDORED if step.vendored is None else step.vendored)
-    with ShardWriter(folder, number) as out:
-        for name, root in shares[number]:
-            for path, inside, vendored in _files(root, skipped):
-                text, reason = ("", "vendored") if vendored else step.judge(path, inside)
-                document = Document(text, f"{name}/{inside}", _metadata(name, path, inside))
-                if reason is None:
-                    out.keep(document)
-                else:
-                    out.drop(document, reason)
+    for name, root in shares[number]:
+        for path, inside, vendored in _files(root, skipped):
+            text, reason = ("", "vendored") if vendored else step.judge(path, inside)
+            yield Document(text, f"{name}/{inside}", _metadata(name, path, inside)), reason
 
 
 def _files(root: Path, vendored: frozenset[str]) -> Iterator[tuple[Path, str, bool]]:

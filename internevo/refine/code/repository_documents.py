@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -21,8 +21,8 @@ from internevo.refine.code.imports import FINDERS
 from internevo.refine.code.imports.tree import FileTree, Import
 from internevo.refine.code.languages import language_of, noted_language
 from internevo.refine.code.order import dependency_order
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.step import Phase, Place, Step
 
 _SETTINGS = ("go.mod",)
 NO_IMPORTS = "imports_not_found"
@@ -36,11 +36,11 @@ class RepositoryDocuments(Step):
     max_bytes: Annotated[int, Between(1, 10**12)] = 2**20
     """A repository of more is several documents, cut between files. A file of more is a document of its own, whole."""
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         tasks = len(place.shards)
         return [
-            Stage("join", tasks, partial(_join, self, place)),
-            Stage("check", 1, partial(_check, place.folder, tasks)),
+            Phase("join", tasks, partial(write_shard, place.folder, partial(_joined, self, place))),
+            Phase("check", 1, partial(_check, place.folder, tasks)),
         ]
 
     def documents(self, files: Sequence[Document]) -> Iterator[Document]:
@@ -139,31 +139,26 @@ def _summary(files: Sequence[Document]) -> dict[str, Any]:
     return summary
 
 
-def _join(step: RepositoryDocuments, place: Place, number: int) -> None:
-    if done(place.folder, number):
-        return
+def _joined(step: RepositoryDocuments, place: Place, number: int) -> Iterator[Judged]:
+    shard = place.shards[number]
     names: list[str] = []
-    with ShardWriter(place.folder, number) as out:
-        for name, files in groupby(read_shard(place.shards[number]), _repository(place.shards[number])):
-            names.append(name)
-            for document in step.documents(list(files)):
-                out.keep(document)
-        path = _names_file(place.folder, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(names), encoding="utf-8")
+    for name, files in groupby(read_shard(shard), partial(_repository, shard)):
+        names.append(name)
+        for document in step.documents(list(files)):
+            yield document, None
+    path = _names_file(place.folder, number)  # written before the shard is done: `check` reads those of all
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(names), encoding="utf-8")
 
 
-def _repository(shard: Path) -> Callable[[Document], str]:
-    def repository(document: Document) -> str:
-        metadata = document.metadata
-        if not (isinstance(metadata.get("repository"), str) and isinstance(metadata.get("path"), str)):
-            raise UserError(
-                f"{shard}: document {document.id!r} has no `repository` and `path` in its metadata, by which files are "
-                "put together. The step `repositories` writes them."
-            )
-        return metadata["repository"]
-
-    return repository
+def _repository(shard: Path, document: Document) -> str:
+    metadata = document.metadata
+    if not (isinstance(metadata.get("repository"), str) and isinstance(metadata.get("path"), str)):
+        raise UserError(
+            f"{shard}: document {document.id!r} has no `repository` and `path` in its metadata, by which files are "
+            "put together. The step `repositories` writes them."
+        )
+    return metadata["repository"]
 
 
 def _names_file(folder: Path, number: int) -> Path:

@@ -56,9 +56,9 @@ class Segments:
             cut = _border(text, len(text) * (number + 1) // (self.cuts + 1))
             begin = _border(text, cut + self.gap_characters)
             before = text[max(cut - CHARACTERS_PER_TOKEN * self.context_tokens, 0) : cut]
-            behind = text[begin : begin + CHARACTERS_PER_TOKEN * self.target_tokens]
+            after = text[begin : begin + CHARACTERS_PER_TOKEN * self.target_tokens]
             first = scorer.encode(before)[-self.context_tokens :]
-            second = scorer.encode(behind)[: self.target_tokens]
+            second = scorer.encode(after)[: self.target_tokens]
             if len(first) and len(second):
                 yield first, second
 

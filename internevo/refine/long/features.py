@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from internevo.refine.long.words import Words
+from internevo.refine.text_statistics import HAN
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNITS = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+(?:['’][^\W\d_{_HAN}]+)*")
+_UNITS = re.compile(rf"[{HAN}]|[^\W\d_{HAN}]+(?:['’][^\W\d_{HAN}]+)*")
 """Words; Chinese characters one at a time, since what a word is there takes a model to say."""
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"'”’)]|$)|[。！？；]|\n\s*\n")
 _WINDOW = 1000

@@ -1,4 +1,4 @@
-"""Long texts that are no text: lists, tables, logs, keywords, told by what holds a text together.
+"""Heuristics that detect long texts without prose (lists, tables, logs, keywords) by what holds a text together.
 
 The InternLM2 report (arXiv 2403.17297, section 3.1.3) filters long data by lexical and linguistic features, with
 thresholds for each language and domain. Limits here are wide: they are for what is not worth a model's rows of 32,768
@@ -12,11 +12,10 @@ from typing import Annotated
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
-from internevo.refine.failures import NotJudged
 from internevo.refine.long.features import Features, features
 from internevo.refine.long.words import WORDS
 from internevo.refine.shards import Document
-from internevo.refine.step import Sift
+from internevo.refine.step import NotJudged, Sift
 
 
 @dataclass

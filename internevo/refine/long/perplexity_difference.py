@@ -12,11 +12,10 @@ from typing import Annotated
 
 from internevo.config.bounds import Between, Count
 from internevo.files.errors import UserError
-from internevo.refine.failures import Failures, NotJudged
 from internevo.refine.long.context_gain import Segments, TextScorer, context_gains
-from internevo.refine.named import named_object
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.scorers import named_object
+from internevo.refine.shards import Document, Judged, write_shard
+from internevo.refine.step import Failures, NotJudged, Phase, Place, Step
 
 NO_GAIN = "context does not help"
 TOO_SHORT = "too short to cut"
@@ -62,10 +61,10 @@ class PerplexityDifference(Step):
         stored = sorted([*folder.glob("checkpoints/**/*.distcp"), *folder.glob("*.safetensors")])
         return stored if folder.exists() else [folder]
 
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         """Raises UserError when there is no model, or it does not fit the segments."""
         self.make_scorer()
-        return [Stage("score", len(place.shards), partial(_score, self, place))]
+        return [Phase("score", len(place.shards), partial(write_shard, place.folder, partial(_scored, self, place)))]
 
     def make_scorer(self) -> TextScorer:
         """The model; one in a process. Raises UserError when there is none."""
@@ -94,17 +93,9 @@ def _scorer(name: str, model: str, max_tokens: int, device: str) -> TextScorer:
     return named_object(name, "perplexity_difference.scorer")(model, max_tokens, device)
 
 
-def _score(step: PerplexityDifference, place: Place, number: int) -> None:
-    if done(place.folder, number):
-        return
+def _scored(step: PerplexityDifference, place: Place, number: int) -> Iterator[Judged]:
     scorer = step.make_scorer()
     failures = Failures(place.folder, place.shards[number])
-    with ShardWriter(place.folder, number) as out:
-        for document, reason in step.judged(read_shard(place.shards[number]), scorer):
-            if isinstance(reason, NotJudged):
-                reason = failures.note(document, reason)
-            if reason is None:
-                out.keep(document)
-            else:
-                out.drop(document, reason)
-        failures.check(out.tally)
+    for document, reason in step.judged(failures.documents(), scorer):
+        yield document, failures.note(document, reason) if isinstance(reason, NotJudged) else reason
+    failures.check()

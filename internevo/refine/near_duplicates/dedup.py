@@ -1,6 +1,6 @@
 """MinHash deduplication: of documents that are nearly the same, one is kept.
 
-Four stages. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
+Four phases. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
 many shards, finds pairs; one task makes clusters of them; a task a shard sifts. What a task holds in memory is bounded
 by its shard, its part of a band, or the number of documents that have duplicates. No result depends on the order or the
 number of tasks.
@@ -15,35 +15,36 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
 from internevo.config.bounds import Between
 from internevo.files.durable import write_durable
 from internevo.files.errors import UserError
-from internevo.refine.near_duplicates.alike import SKETCH, Alike
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
 from internevo.refine.near_duplicates.dates import NO_DATE, microseconds
 from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, signatures
-from internevo.refine.near_duplicates.near_pairs import near_pairs
+from internevo.refine.near_duplicates.near_pairs import SKETCH, alike_in, near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
-from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard
-from internevo.refine.shards import Document, ShardWriter, done, read_shard
-from internevo.refine.step import Place, Stage, Step
+from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, by_shard, write_signed_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.step import Phase, Place, Step
 
 NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
-"""Reasons. The second is told apart where the newest is kept: age had no say."""
+"""Reasons. The second is kept apart where the newest is kept: age had no say."""
 
 DUPLICATE_OF = "duplicate_of"
 """The key of a dropped document's metadata that has the id of the one that is kept."""
 
 _BATCH = 2**20
 """Characters that are shingled and signed together."""
+SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
+"""Folders in the step's own."""
 _SHARDS_OF_A_PART = 64
-"""A band's hashes are cut into one more part for so many shards."""
+"""For each this many shards, a band's hashes are cut into one more part."""
 
 
 @dataclass
@@ -56,17 +57,13 @@ class Dedup(Step):
     """Words of a shingle; in scripts without spaces, characters."""
     threshold: Annotated[float, Between(0, 1, open_below=True)] = 0.7
     """The Jaccard similarity of two documents' sets of shingles from which on they are near-duplicates."""
-    keep: str = "newest"
+    keep: Literal["newest", "longest", "first"] = "newest"
     """Which of a cluster: `newest`, `longest` in characters, or `first` in the order of the input. Among equals the
     first; a document without a date is older than any with one."""
     date: str = "date"
     """The key of a document's metadata that has its date: ISO 8601, as in HTTP headers, or seconds since 1970."""
 
-    def __post_init__(self) -> None:
-        if self.keep not in ("newest", "longest", "first"):
-            raise UserError(f"dedup.keep: expected newest, longest or first, found {self.keep!r}")
-
-    def stages(self, place: Place) -> list[Stage]:
+    def phases(self, place: Place) -> list[Phase]:
         for library in ("rensa", "scipy"):
             if find_spec(library) is None:
                 raise UserError(f"deduplication needs {library}: pip install 'internevo[refine]'")
@@ -74,10 +71,10 @@ class Dedup(Step):
         parts = 1 + shards // _SHARDS_OF_A_PART
         pair_tasks = bands_for(self.hashes, self.threshold).count * parts
         return [
-            Stage("signatures", shards, partial(_sign, self, place)),
-            Stage("pairs", pair_tasks, partial(_pair, self, place, parts)),
-            Stage("clusters", 1, partial(_cluster, self, place, pair_tasks)),
-            Stage("sift", shards, partial(_sift, place)),
+            Phase("signatures", shards, partial(_sign, self, place)),
+            Phase("pairs", pair_tasks, partial(_pair, self, place, parts)),
+            Phase("clusters", 1, partial(_cluster, self, place, pair_tasks)),
+            Phase("sift", shards, partial(write_shard, place.folder, partial(_sifted, place))),
         ]
 
     def priority(self, document: Document) -> int:
@@ -88,21 +85,22 @@ class Dedup(Step):
 
 
 def _sign(step: Dedup, place: Place, shard: int) -> None:
-    folder = _signatures(place) / f"{shard:05}"
-    if folder.exists() or _duplicates(place).exists():
+    folder = place.folder / SIGNATURES / f"{shard:05}"
+    if folder.exists() or (place.folder / DUPLICATES).exists():
         return
-    bands = bands_for(step.hashes, step.threshold)
-    with SignedShardWriter(folder) as out:
-        for batch in _batches(read_shard(place.shards[shard])):
-            shingled = shingles([document.text for document in batch], step.ngrams)
-            signed = signatures(shingled, step.hashes)
-            out.add(
-                signed,
-                band_hashes(signed, bands),
-                bottom_sketches(shingled, SKETCH),
-                [step.priority(document) for document in batch],
-                [document.id for document in batch],
-            )
+    write_signed_shard(folder, (_signed(step, batch) for batch in _batches(read_shard(place.shards[shard]))))
+
+
+def _signed(step: Dedup, batch: list[Document]) -> SignedBatch:
+    shingled = shingles([document.text for document in batch], step.ngrams)
+    signed = signatures(shingled, step.hashes)
+    return SignedBatch(
+        signatures=signed,
+        bands=band_hashes(signed, bands_for(step.hashes, step.threshold)),
+        sketches=bottom_sketches(shingled, SKETCH),
+        priorities=[step.priority(document) for document in batch],
+        ids=[document.id for document in batch],
+    )
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -120,30 +118,30 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     target = _pairs_file(place, task)
-    if target.exists() or _duplicates(place).exists():
+    if target.exists() or (place.folder / DUPLICATES).exists():
         return
     band, part = divmod(task, parts)
-    shards = _signed(place)
+    shards = _signed_shards(place)
     hashes, keys = shards.band(band, part * 2**64 // parts, (part + 1) * 2**64 // parts - 1)
-    found = near_pairs(hashes, keys, Alike(shards, step.threshold))
+    found = near_pairs(hashes, keys, partial(alike_in, shards, step.threshold))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_durable(target, lambda file: np.save(file, found))
 
 
 def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
-    target = _duplicates(place)
+    target = place.folder / DUPLICATES
     if not target.exists():
         aside = target.with_suffix(".partial")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _write_duplicates(step, place, pair_tasks, aside)
         aside.rename(target)
-    for folder in (_signatures(place), _pairs(place)):  # as large as the text, and of no more use
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (SIGNATURES, PAIRS):  # as large as the text, and of no more use
+        shutil.rmtree(place.folder / folder, ignore_errors=True)
 
 
 def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) -> None:
-    shards = _signed(place)
+    shards = _signed_shards(place)
     clusters = Clusters.of(np.load(_pairs_file(place, task)) for task in range(pair_tasks))
     priorities = shards.priorities(clusters.keys)
     dropped, kept = clusters.dropped(priorities)
@@ -157,40 +155,23 @@ def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) 
         (folder / _duplicates_file(shard)).write_text(json.dumps(lines), encoding="utf-8")
 
 
-def _sift(place: Place, shard: int) -> None:
-    if done(place.folder, shard):
-        return
-    file = _duplicates(place) / _duplicates_file(shard)
+def _sifted(place: Place, shard: int) -> Iterator[Judged]:
+    file = place.folder / DUPLICATES / _duplicates_file(shard)
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     duplicates = {row: (kept, reason) for row, kept, reason in found}
-    with ShardWriter(place.folder, shard) as out:
-        for row, document in enumerate(read_shard(place.shards[shard])):
-            if row in duplicates:
-                kept, reason = duplicates[row]
-                document.metadata[DUPLICATE_OF] = kept
-                out.drop(document, reason)
-            else:
-                out.keep(document)
+    for row, document in enumerate(read_shard(place.shards[shard])):
+        reason = None
+        if row in duplicates:
+            document.metadata[DUPLICATE_OF], reason = duplicates[row]
+        yield document, reason
 
 
-def _signatures(place: Place) -> Path:
-    return place.folder / "work" / "signatures"
-
-
-def _signed(place: Place) -> SignedShards:
-    return SignedShards(_signatures(place), len(place.shards))
-
-
-def _pairs(place: Place) -> Path:
-    return place.folder / "work" / "pairs"
+def _signed_shards(place: Place) -> SignedShards:
+    return SignedShards(place.folder / SIGNATURES, len(place.shards))
 
 
 def _pairs_file(place: Place, task: int) -> Path:
-    return _pairs(place) / f"{task:06}.npy"
-
-
-def _duplicates(place: Place) -> Path:
-    return place.folder / "work" / "duplicates"
+    return place.folder / PAIRS / f"{task:06}.npy"
 
 
 def _duplicates_file(shard: int) -> str:

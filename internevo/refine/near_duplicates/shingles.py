@@ -15,10 +15,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
 
 import numpy as np
 
+from internevo.files.hashing import hash64
 from internevo.refine.near_duplicates.ragged import Ragged, running
 
 _SEPARATOR, _PART, _ALONE = 0, 1, 2
@@ -38,7 +38,7 @@ _SCRIPTS_WITHOUT_SPACES = (
     (0x20000, 0x3FFFF),  # Han, two planes of nothing else
 )
 _MIXED_PLANES = 0x20000
-"""Below, some characters are letters and some are not. Behind the planes of Han there are none."""
+"""Below, some characters are letters and some are not. After the planes of Han there are none."""
 
 _PIECE = 2**17
 """Characters that are looked at together: their arrays fit into a core's cache."""
@@ -63,7 +63,7 @@ def shingles(texts: Sequence[str], ngrams: int) -> Ragged:
     within = np.arange(ngrams, ngrams + total) <= np.repeat(borders[1:], np.diff(borders))[:total]
     counts = np.maximum(np.diff(borders) - ngrams + 1, 0)
     short = np.flatnonzero(counts == 0)
-    whole = np.array([_whole(texts[number]) for number in short.tolist()], np.uint64)
+    whole = np.array([hash64(texts[number].encode(errors="surrogatepass")) for number in short.tolist()], np.uint64)
     hashes = np.insert(_mixed(hashes[within]), running(counts)[short], whole)
     return Ragged(hashes, running(np.maximum(counts, 1)))
 
@@ -141,7 +141,3 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-def _whole(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,7 +62,6 @@ class SignedShard:
         return self._mapped("bands", np.uint64).reshape(shape), self._mapped("band_rows", np.uint32).reshape(shape)
 
     def ids(self) -> list[str]:
-        """The documents' ids."""
         return json.loads((self._folder / "ids.json").read_text(encoding="utf-8"))
 
     def _mapped(self, name: str, dtype: type[np.generic]) -> np.ndarray:
@@ -70,63 +69,55 @@ class SignedShard:
         return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
-class SignedShardWriter:
-    """Writes a signed shard, whose folder is there when it is complete.
+class SignedBatch(NamedTuple):
+    """Some documents of a shard."""
 
-    Signatures and sketches, up to 9 kB a document, go to the disk at once; the rest, 0.3 kB, at the end.
-    """
+    signatures: np.ndarray
+    """uint32 (documents, hashes)."""
+    bands: np.ndarray
+    """Hashes of bands, uint64 (bands, documents)."""
+    sketches: Ragged
+    """uint32."""
+    priorities: list[int]
+    ids: list[str]
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._aside = folder.with_suffix(".partial")
-        self._bands: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-        self._priorities: list[int] = []
-        self._ids: list[str] = []
 
-    def add(
-        self,
-        signatures: np.ndarray,
-        bands: np.ndarray,
-        sketches: Ragged,
-        priorities: Sequence[int],
-        ids: Sequence[str],
-    ) -> None:
-        """The next documents: signatures, uint32 (documents, hashes), hashes of bands, uint64 (bands, documents),
-        sketches, uint32, and of each its priority and its id."""
-        signatures.tofile(self._signatures)
-        sketches.values.tofile(self._sketches)
-        self._bands.append(bands)
-        self._lengths.append(sketches.lengths)
-        self._priorities += priorities
-        self._ids += ids
+def write_signed_shard(folder: Path, batches: Iterable[SignedBatch]) -> None:
+    """Writes a signed shard, whose folder is there when it is complete."""
+    aside = folder.with_suffix(".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        _write(aside, batches)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    aside.rename(folder)
 
-    def __enter__(self) -> SignedShardWriter:
-        shutil.rmtree(self._aside, ignore_errors=True)
-        self._aside.mkdir(parents=True)
-        self._signatures = (self._aside / "signatures").open("wb")
-        self._sketches = (self._aside / "sketches").open("wb")
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._signatures.close()
-        self._sketches.close()
-        if kind is not None:
-            shutil.rmtree(self._aside)
-            return
-        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
-        running(lengths).tofile(self._aside / "sketch_borders")
-        np.array(self._priorities, np.int64).tofile(self._aside / "priorities")
-        (self._aside / "ids.json").write_text(json.dumps(self._ids), encoding="utf-8")
-        with (self._aside / "bands").open("wb") as hashes, (self._aside / "band_rows").open("wb") as rows:
-            for band in zip(*self._bands, strict=True):
-                found = np.concatenate(band)
-                order = np.argsort(found, kind="stable")
-                found[order].tofile(hashes)
-                order.astype(np.uint32).tofile(rows)
-        self._aside.rename(self._folder)
+def _write(folder: Path, batches: Iterable[SignedBatch]) -> None:
+    bands: list[np.ndarray] = []
+    lengths = [np.empty(0, np.int64)]
+    priorities: list[int] = []
+    ids: list[str] = []
+    # these, up to 9 kB a document, go to the disk at once; the rest, 0.3 kB, at the end
+    with (folder / "signatures").open("wb") as signatures, (folder / "sketches").open("wb") as sketches:
+        for batch in batches:
+            batch.signatures.tofile(signatures)
+            batch.sketches.values.tofile(sketches)
+            bands.append(batch.bands)
+            lengths.append(batch.sketches.lengths)
+            priorities += batch.priorities
+            ids += batch.ids
+    running(np.concatenate(lengths)).tofile(folder / "sketch_borders")
+    np.array(priorities, np.int64).tofile(folder / "priorities")
+    (folder / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
+    with (folder / "bands").open("wb") as hashes, (folder / "band_rows").open("wb") as rows:
+        for band in zip(*bands, strict=True):
+            found = np.concatenate(band)
+            order = np.argsort(found, kind="stable")
+            found[order].tofile(hashes)
+            order.astype(np.uint32).tofile(rows)
 
 
 class SignedShards:

@@ -8,8 +8,8 @@ import pytest
 
 from internevo.files.errors import UserError
 from internevo.refine.code.code_quality import HIGH, LOW, MODERATE, CodeQuality
-from internevo.refine.failures import NotJudged
 from internevo.refine.shards import Document
+from internevo.refine.step import NotJudged
 from tests.refine.code.library import LIBRARY
 
 GOOD = '"""Adds."""\n\n\ndef add(one, other):\n    # nothing is carried\n    return one + other\n'

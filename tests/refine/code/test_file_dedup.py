@@ -7,15 +7,13 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.files.errors import UserError
 from internevo.refine.code.file_dedup import CONTENT, DUPLICATE, FileDedup
 from internevo.refine.shards import Document
 from tests.refine.code.library import LIBRARY
-from tests.refine.running import dropped, kept, output, place_of, run_stages
+from tests.refine.running import dropped, kept, output, place_of, run_phases
 
 texts = st.sampled_from(["a b", "a  b", " a\tb\n", "ab", "a\n\nb", "", " ", "第 三", "第三", "x\ud800"])
 dates = st.sampled_from([None, "2024-05-01", "2023-01-01T00:00:00Z", 1_800_000_000, "no date", -5.5])
@@ -45,7 +43,7 @@ def test_one_of_each_content_is_kept(
         expected.setdefault(key, number)
     with tempfile.TemporaryDirectory() as folder:
         place = place_of(Path(folder), documents, shards)
-        run_stages(FileDedup(keep=keep), place, chance)
+        run_phases(FileDedup(keep=keep), place, chance)
         assert sorted(int(one.id) for one in kept(place)) == sorted(expected.values())
         assert len(dropped(place)) == len(documents) - len(expected)
         assert {one.metadata["reason"] for one in dropped(place)} <= {DUPLICATE}
@@ -70,13 +68,8 @@ def test_planted_copies_in_the_library(tmp_path: Path) -> None:
     documents += changed
     chance.shuffle(documents)
     place = place_of(tmp_path, documents, 4)
-    run_stages(FileDedup(), place, chance)
+    run_phases(FileDedup(), place, chance)
     assert {one.id for one in dropped(place)} == {f"copy/{name}" for name in copied}
     before = output(place)
-    run_stages(FileDedup(), place)
+    run_phases(FileDedup(), place)
     assert output(place) == before
-
-
-def test_a_mistaken_rule() -> None:
-    with pytest.raises(UserError, match=r"file_dedup\.keep"):
-        FileDedup(keep="oldest")

@@ -16,7 +16,7 @@ from internevo.refine.code.repositories import Repositories
 from internevo.refine.shards import Tally
 from internevo.refine.step import Place
 from tests.refine.code.library import LIBRARY
-from tests.refine.running import documents_of, dropped, kept, output, run_stages
+from tests.refine.running import documents_of, dropped, kept, output, run_phases
 
 PACKAGES = ("asyncio", "email", "json", "sqlite3", "tomllib", "xml", "zoneinfo")
 
@@ -64,7 +64,7 @@ def place_for(folder: Path, *inputs: Path) -> Place:
 def test_what_does_not_belong_is_left_out_and_why(folder: Path, tmp_path: Path) -> None:
     planted = plant(folder / "json")
     place = place_for(tmp_path, folder)
-    run_stages(Repositories(shards=3), place, random.Random(1))
+    run_phases(Repositories(shards=3), place, random.Random(1))
     assert {
         one.metadata["path"]: one.metadata["reason"] for one in dropped(place) if one.id.startswith("json/")
     } == planted
@@ -89,7 +89,7 @@ def test_what_does_not_belong_is_left_out_and_why(folder: Path, tmp_path: Path) 
 
 def test_a_repository_is_in_one_shard_in_the_order_of_its_paths(folder: Path, tmp_path: Path) -> None:
     step, place = Repositories(shards=4), place_for(tmp_path, folder)
-    run_stages(step, place)
+    run_phases(step, place)
     assert [path.exists() for path in step.kept(place)] == [True] * 4
     seen = [one.metadata["repository"] for one in documents_of(place, "kept")]
     assert len([one for one, before in zip(seen, ["", *seen], strict=False) if one != before]) == len(PACKAGES)
@@ -101,10 +101,10 @@ def test_a_repository_is_in_one_shard_in_the_order_of_its_paths(folder: Path, tm
 
 def test_tasks_in_any_order_and_again_give_the_same(folder: Path, tmp_path: Path) -> None:
     first, second = Place((folder,), tmp_path / "first"), Place((folder,), tmp_path / "second")
-    run_stages(Repositories(shards=3), first)
-    run_stages(Repositories(shards=3), second, random.Random(5))
+    run_phases(Repositories(shards=3), first)
+    run_phases(Repositories(shards=3), second, random.Random(5))
     before = output(first)
-    run_stages(Repositories(shards=3), first)
+    run_phases(Repositories(shards=3), first)
     assert output(first) == output(second) == before
 
 
@@ -113,9 +113,9 @@ def test_owners_and_single_repositories(folder: Path, tmp_path: Path) -> None:
     owner.mkdir(parents=True)
     (folder / "json").rename(owner / "json")
     step = Repositories(levels=2, shards=1)
-    run_stages(step, place := Place((tmp_path / "github",), tmp_path / "two"))
+    run_phases(step, place := Place((tmp_path / "github",), tmp_path / "two"))
     assert {one.metadata["repository"] for one in kept(place)} == {"owner/json"}
-    run_stages(Repositories(levels=0, shards=1), place := Place((owner / "json",), tmp_path / "one"))
+    run_phases(Repositories(levels=0, shards=1), place := Place((owner / "json",), tmp_path / "one"))
     assert {one.id for one in kept(place)} >= {"json/__init__.py", "json/decoder.py"}
 
 
@@ -125,7 +125,7 @@ def test_files_newer_than_others_are_dated_so(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x = 1\n")
         os.utime(path, (seconds, seconds))
-    run_stages(Repositories(shards=1), place := place_for(tmp_path, tmp_path / "in"))
+    run_phases(Repositories(shards=1), place := place_for(tmp_path, tmp_path / "in"))
     assert [one.metadata["date"] for one in kept(place)] == ["1970-01-01T00:00:00+00:00", "2023-11-14T22:13:20+00:00"]
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_may_not_be_read(nobody: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x = 1\n")
     path.chmod(0)
-    run_stages(Repositories(shards=1), place := place_for(nobody, nobody / "in"))
+    run_phases(Repositories(shards=1), place := place_for(nobody, nobody / "in"))
     assert [one.id for one in kept(place)] == ["r/a.py"]
     assert [(one.id, one.metadata["reason"]) for one in dropped(place)] == [("r/b.py", "not readable")]
 
@@ -143,7 +143,7 @@ def test_a_file_that_may_not_be_read(nobody: Path) -> None:
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "in" / "r").mkdir(parents=True)
     (tmp_path / "in" / "r" / os.fsdecode(b"caf\xe9.py")).write_text("x = 1\n")
-    run_stages(Repositories(shards=1), place := place_for(tmp_path, tmp_path / "in"))
+    run_phases(Repositories(shards=1), place := place_for(tmp_path, tmp_path / "in"))
     assert [(one.id, one.text) for one in kept(place)] == [("r/caf?.py", "x = 1\n")]
 
 
@@ -158,7 +158,7 @@ def test_mistakes_are_told_before_anything_is_read(folder: Path, tmp_path: Path)
         ((folder, folder), 1, "two repositories 'asyncio'"),
     ):
         with pytest.raises(UserError, match=said):
-            Repositories(levels=levels).stages(place_for(tmp_path, *inputs))
+            Repositories(levels=levels).phases(place_for(tmp_path, *inputs))
 
 
 def test_languages_and_comments() -> None:

@@ -17,7 +17,7 @@ from internevo.refine.code.repositories import Repositories
 from internevo.refine.code.repository_documents import NO_IMPORTS, RepositoryDocuments, files_in_order
 from internevo.refine.shards import Document
 from internevo.refine.step import Place
-from tests.refine.running import kept, output, place_of, run_stages
+from tests.refine.running import kept, output, place_of, run_phases
 
 
 def file(path: str, text: str, repository: str = "r", **metadata: object) -> Document:
@@ -103,13 +103,13 @@ def test_from_folders_to_documents(tmp_path: Path) -> None:
         (folder / "a.py").write_text("import b\nprint(b.VALUE)\n")
     reader, joiner = Repositories(shards=3), RepositoryDocuments()
     first = Place((tmp_path / "in",), tmp_path / "01")
-    run_stages(reader, first)
+    run_phases(reader, first)
     place = Place(reader.kept(first), tmp_path / "02")
-    run_stages(joiner, place, random.Random(2))
+    run_phases(joiner, place, random.Random(2))
     texts = {one.id: one.text for one in kept(place)}
     assert texts == {f"repository-{n}": f"# b.py\nVALUE = {n}\n\n# a.py\nimport b\nprint(b.VALUE)\n" for n in range(6)}
     before = output(place)
-    run_stages(joiner, place)
+    run_phases(joiner, place)
     assert output(place) == before
 
 
@@ -124,4 +124,4 @@ def test_from_folders_to_documents(tmp_path: Path) -> None:
 )
 def test_files_that_cannot_be_put_together(tmp_path: Path, files: list[Document], shards: int, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        run_stages(RepositoryDocuments(), place_of(tmp_path, files, shards))
+        run_phases(RepositoryDocuments(), place_of(tmp_path, files, shards))

@@ -17,7 +17,7 @@ from internevo.files.errors import UserError
 from internevo.refine.long.context_gain import Segments, context_gains
 from internevo.refine.long.perplexity_difference import NO_GAIN, TOO_SHORT, PerplexityDifference
 from internevo.refine.shards import Document
-from tests.refine.running import dropped, kept, output, place_of, run_stages
+from tests.refine.running import dropped, kept, output, place_of, run_phases
 
 VOCAB = 0x3000
 
@@ -113,12 +113,12 @@ def test_texts_are_sifted_by_their_gains(tmp_path: Path) -> None:
     step = PerplexityDifference(
         model="any", scorer=f"{HERE}:Letters", context_tokens=200, target_tokens=100, cuts=1, min_gain=0.01
     )
-    run_stages(step, place, chance)
+    run_phases(step, place, chance)
     assert {one.metadata["reason"]: one.id for one in dropped(place)} == {NO_GAIN: "two", TOO_SHORT: "short"}
     assert len(kept(place)) == 20
     assert all(one.metadata["context_gain"] >= 0.01 for one in kept(place))
     before = output(place)
-    run_stages(step, place)
+    run_phases(step, place)
     assert output(place) == before
 
 
@@ -129,5 +129,5 @@ def test_a_missing_model_is_told_at_once() -> None:
 
 def test_a_scorer_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"perplexity_difference\.scorer"):
-        PerplexityDifference(model="x", scorer="no_such:one").stages(place_of(tmp_path, [], 1))
+        PerplexityDifference(model="x", scorer="no_such:one").phases(place_of(tmp_path, [], 1))
     assert PerplexityDifference(model=str(tmp_path / "none")).files() == [tmp_path / "none"]

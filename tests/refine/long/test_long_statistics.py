@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internevo.files.errors import UserError
-from internevo.refine.failures import NotJudged
 from internevo.refine.long.features import features
 from internevo.refine.long.long_statistics import DomainLimits, Limits, LongStatistics
 from internevo.refine.long.words import WORDS
 from internevo.refine.shards import Document
+from internevo.refine.step import NotJudged
 from tests.refine.long.texts import chinese, chinese_junk, english, english_junk
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from internevo.refine.near_duplicates.dedup import Dedup
 from internevo.refine.shards import Document
 from internevo.refine.step import Place
-from tests.refine.running import place_of, run_stages
+from tests.refine.running import place_of, run_phases
 from tools.near_duplicates import altered, chinese, code, english
 
 ORIGINALS: dict[str, Callable[[], list[str]]] = {
@@ -32,7 +32,7 @@ def numbered(texts: list[str]) -> list[Document]:
 
 def deduplicated(folder: Path, documents: list[Document], shards: int = 3, **options: Any) -> Place:
     place = place_of(folder, documents, shards)
-    run_stages(Dedup(**options), place)
+    run_phases(Dedup(**options), place)
     return place
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internevo.refine.near_duplicates import alike
-from internevo.refine.near_duplicates.alike import SKETCH, Alike
+from internevo.refine.near_duplicates import near_pairs
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.minhash import signatures
+from internevo.refine.near_duplicates.near_pairs import SKETCH, alike_in
 from internevo.refine.near_duplicates.ragged import Ragged, running
-from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, key_of
+from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, key_of, write_signed_shard
 
 
 def test_pairs_of_all_similarities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,17 +25,17 @@ def test_pairs_of_all_similarities(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         two[1, number, :shared] = two[0, number, :shared]
     for shard in range(2):
         shingles = Ragged(two[shard].reshape(-1), running(np.full(pairs, size)))
-        with SignedShardWriter(tmp_path / f"{shard:05}") as out:
-            signed = signatures(shingles, 128)
-            bands = np.zeros((1, pairs), np.uint64)
-            out.add(signed, bands, bottom_sketches(shingles, SKETCH), [0] * pairs, ["id"] * pairs)
+        bands = np.zeros((1, pairs), np.uint64)
+        sketches = bottom_sketches(shingles, SKETCH)
+        batch = SignedBatch(signatures(shingles, 128), bands, sketches, priorities=[0] * pairs, ids=["id"] * pairs)
+        write_signed_shard(tmp_path / f"{shard:05}", [batch])
     order = generator.permutation(pairs)
     left, right = key_of(0, order), key_of(1, order)
     exact = common / (2 * size - common)
     for threshold in (0.3, 0.7, 0.9, 1.0):
-        found = Alike(SignedShards(tmp_path, 2), threshold)(left, right)
+        found = alike_in(SignedShards(tmp_path, 2), threshold, left, right)
         assert (found == (exact >= threshold)[order]).all()
         with monkeypatch.context() as patch:
-            patch.setattr(alike, "_SIGNATURES", 100)
-            patch.setattr(alike, "_SKETCHES", 7)
-            assert (Alike(SignedShards(tmp_path, 2), threshold)(left, right) == found).all()
+            patch.setattr(near_pairs, "_SIGNATURES", 100)
+            patch.setattr(near_pairs, "_SKETCHES", 7)
+            assert (alike_in(SignedShards(tmp_path, 2), threshold, left, right) == found).all()

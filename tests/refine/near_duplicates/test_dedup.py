@@ -13,7 +13,7 @@ from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.dedup import DUPLICATE_OF, NEAR_DUPLICATE, UNDATED, Dedup
 from internevo.refine.shards import Document, Tally
 from tests.refine.near_duplicates.planted import deduplicated, mixture, numbered, originals
-from tests.refine.running import dropped, kept, place_of, run_stages
+from tests.refine.running import dropped, kept, place_of, run_phases
 from tools.near_duplicates import jaccard, shingle_set, words
 
 
@@ -105,7 +105,7 @@ def test_many_identical_lines(tmp_path: Path) -> None:
 def test_done_is_done(tmp_path: Path) -> None:
     place = deduplicated(tmp_path, mixture(5))
     times = {path: path.stat().st_mtime_ns for path in place.folder.rglob("*")}
-    run_stages(Dedup(), place)
+    run_phases(Dedup(), place)
     assert {path: path.stat().st_mtime_ns for path in place.folder.rglob("*")} == times
     assert not (place.folder / "work" / "signatures").exists()  # it takes as much room as the text
 
@@ -120,25 +120,20 @@ def test_the_counts_have_the_reasons(tmp_path: Path) -> None:
     assert tally.kept.documents == len(kept(place))
 
 
-def test_stages_travel(tmp_path: Path) -> None:
+def test_phases_travel(tmp_path: Path) -> None:
     place = place_of(tmp_path, mixture(2), 130)
-    stages = Dedup().stages(place)
-    assert [(stage.name, stage.tasks) for stage in stages] == [
+    phases = Dedup().phases(place)
+    assert [(phase.name, phase.tasks) for phase in phases] == [
         ("signatures", 130),
         ("pairs", 25 * 3),
         ("clusters", 1),
         ("sift", 130),
     ]
-    assert [stage.name for stage in pickle.loads(pickle.dumps(stages))] == [stage.name for stage in stages]
-
-
-def test_a_choice_that_cannot_be() -> None:
-    with pytest.raises(UserError, match="newest, longest or first"):
-        Dedup(keep="oldest")
+    assert [phase.name for phase in pickle.loads(pickle.dumps(phases))] == [phase.name for phase in phases]
 
 
 @pytest.mark.parametrize("library", ["rensa", "scipy"])
 def test_a_library_that_is_missing(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)  # as Python itself marks what cannot be imported
     with pytest.raises(UserError, match=rf"{library}.*internevo\[refine\]"):
-        Dedup().stages(place_of(tmp_path, [], 1))
+        Dedup().phases(place_of(tmp_path, [], 1))

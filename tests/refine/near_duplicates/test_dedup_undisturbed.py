@@ -18,8 +18,8 @@ from tests.refine.running import (
     kept,
     output,
     place_of,
-    run_stages,
-    run_stages_in_processes,
+    run_phases,
+    run_phases_in_processes,
     run_until_killed,
 )
 
@@ -33,11 +33,11 @@ def test_neither_order_nor_shards_nor_processes_change_anything(
     assert len(dropped(place)) > 300
 
     shuffled = place_of(tmp_path / "shuffled", documents, 5)
-    run_stages(Dedup(), shuffled, random.Random(0))
+    run_phases(Dedup(), shuffled, random.Random(0))
     assert output(shuffled) == expected
 
     processes = place_of(tmp_path / "processes", documents, 5)
-    run_stages_in_processes(Dedup(), processes, 3)
+    run_phases_in_processes(Dedup(), processes, 3)
     assert output(processes) == expected
 
     monkeypatch.setattr(dedup, "_SHARDS_OF_A_PART", 2)  # three parts of each band

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internevo.refine.near_duplicates.ragged import Ragged, running
-from internevo.refine.near_duplicates.signed_shard import SignedShards, SignedShardWriter, by_shard, key_of
+from internevo.refine.near_duplicates.signed_shard import (
+    SignedBatch,
+    SignedShards,
+    by_shard,
+    key_of,
+    write_signed_shard,
+)
 
 HASHES, BANDS = 6, 3
 
@@ -30,14 +37,16 @@ class Plain:
     def write(self, folder: Path, sizes: list[int], batch: int) -> None:
         begin = 0
         for shard, size in enumerate(sizes):
-            with SignedShardWriter(folder / f"{shard:05}") as out:
-                for start in range(begin, begin + size, batch):
-                    at = slice(start, min(start + batch, begin + size))
-                    lengths = np.array([len(one) for one in self.sketches[at]], np.int64)
-                    sketches = Ragged(np.concatenate(self.sketches[at]), running(lengths))
-                    priorities = self.priorities[at].tolist()
-                    out.add(self.signatures[at], self.bands[:, at], sketches, priorities, self.ids[at])
-            begin += size
+            end = begin + size
+            batches = (self.batch(slice(at, min(at + batch, end))) for at in range(begin, end, batch))
+            write_signed_shard(folder / f"{shard:05}", batches)
+            begin = end
+
+    def batch(self, at: slice) -> SignedBatch:
+        lengths = np.array([len(one) for one in self.sketches[at]], np.int64)
+        sketches = Ragged(np.concatenate(self.sketches[at]), running(lengths))
+        priorities = self.priorities[at].tolist()
+        return SignedBatch(self.signatures[at], self.bands[:, at], sketches, priorities=priorities, ids=self.ids[at])
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,6 +83,10 @@ def test_all_is_found_again(
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), SignedShardWriter(tmp_path / "00000"):
+    def failing() -> Iterator[SignedBatch]:
+        yield Plain([2], np.random.default_rng(0)).batch(slice(0, 2))
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_signed_shard(tmp_path / "00000", failing())
     assert list(tmp_path.iterdir()) == []

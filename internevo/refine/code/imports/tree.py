@@ -46,21 +46,19 @@ class FileTree:
 
     def ending(self, tail: str, near: str) -> str | None:
         """The file whose path ends with the path `tail`; of several the one that shares most folders with `near`."""
-        found = [path for path in self._by_name.get(posixpath.basename(tail), []) if _ends(path, tail)]
-        return min(found, key=lambda path: (-_shared(path, near), len(path), path), default=None)
+        return _nearest(self._by_name.get(posixpath.basename(tail), ()), tail, near)
 
     def folder_ending(self, tail: str, near: str) -> str | None:
         """The same for folders with files in them."""
-        found = [folder for folder in self._folders.get(posixpath.basename(tail), ()) if _ends(folder, tail)]
-        return min(found, key=lambda folder: (-_shared(folder, near), len(folder), folder), default=None)
+        return _nearest(self._folders.get(posixpath.basename(tail), ()), tail, near)
 
 
-def _ends(path: str, tail: str) -> bool:
-    return path == tail or path.endswith("/" + tail)
+def _nearest(paths: Iterable[str], tail: str, near: str) -> str | None:
+    def shared(path: str) -> int:
+        return len(posixpath.commonprefix([path.split("/"), near.split("/")]))  # of lists it is that of their items
 
-
-def _shared(one: str, other: str) -> int:
-    return len(posixpath.commonprefix([one.split("/"), other.split("/")]))  # of lists it is that of their items
+    found = [path for path in paths if path == tail or path.endswith("/" + tail)]
+    return min(found, key=lambda path: (-shared(path), len(path), path), default=None)
 
 
 def above(path: str) -> Iterator[str]:

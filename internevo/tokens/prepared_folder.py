@@ -1,4 +1,4 @@
-"""Where a token store may be made."""
+"""A prepared folder: what its files are called, and where it may be made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 from internevo.files.errors import UserError
 from internevo.files.urls import was_url
+
+TRAIN, HELDOUT = "train", "heldout"
+MANIFEST = "manifest.json"
 
 
 def check_output(output: Path, inputs: Iterable[Path]) -> None:
