@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from internevo.cli.shared import app, out, plain, then
-from internevo.monitor.terminal import Terminal
+from internevo.cli.shared import app, argument, console, option, out, plain, then
 
 if TYPE_CHECKING:
     from internevo.launch.sweep import Sweep
@@ -18,26 +15,20 @@ if TYPE_CHECKING:
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", metavar="SWEEP", show_default=False)],
+    file: Annotated[Path, argument("The YAML file of the sweep.", "SWEEP")],
     at_once: Annotated[
-        int | None,
-        typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N", min=1, max=1024),
+        int | None, option("Runs at a time; the file's when absent.", "N", "--at-once", least=1, most=1024)
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Run nothing: list the runs, rank them, write the page.")
-    ] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="As a Slurm array, a run an element.")] = False,
+    retry: Annotated[bool, option("Run again what failed.", None, "--retry")] = False,
+    show: Annotated[bool, option("Run nothing: list the runs, rank them, write the page.", None, "--show")] = False,
+    slurm: Annotated[bool, option("As a Slurm array, a run an element.", None, "--slurm")] = False,
     sbatch: Annotated[
-        list[str] | None,
-        typer.Option(help="With --slurm: an sbatch option, `partition=gpu`; may be repeated.", metavar="OPTION"),
+        list[str] | None, option("With --slurm: an sbatch option, `partition=gpu`; may be repeated.", "OPTION")
     ] = None,
-    gpus: Annotated[bool, typer.Option(help="With --slurm: whether each process has a GPU.")] = True,
-    time: Annotated[
-        str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.", metavar="TIME")
-    ] = None,
+    gpus: Annotated[bool, option("With --slurm: whether each process has a GPU.")] = True,
+    time: Annotated[str | None, option("With --slurm: the time limit of a run, `4:00:00`.", "TIME")] = None,
     number: Annotated[
-        int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True, min=0, max=10**9)
+        int | None, option("Train one of its runs, here.", None, "--run", least=0, most=10**9, hidden=True)
     ] = None,
 ) -> None:
     """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.
@@ -110,7 +101,6 @@ def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | 
 
 def _compare(planned: Sweep) -> None:
     """The ranked table, what failed, and the page."""
-    from rich.console import Console
     from rich.table import Table
 
     from internevo.launch.run_sweep import Status
@@ -122,10 +112,7 @@ def _compare(planned: Sweep) -> None:
     shown = Table(*map(plain, head), box=None)
     for row in rows:
         shown.add_row(*(plain(cell) for cell in row))
-    if out.is_terminal:
-        out.print(shown)
-    else:  # a log has no width
-        Console(file=cast("TextIO", Terminal()), width=200, highlight=False).print(shown)
+    (out if out.is_terminal else console(width=200)).print(shown)  # a log has no width
     for one in found:
         if one.state.status is Status.failed:
             out.print(f"[bold red]{plain(one.state.run.name)} failed:[/] {plain(one.state.cause)}")
