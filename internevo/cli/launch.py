@@ -131,27 +131,31 @@ def _show(text: str) -> None:
     terminal.flush()
 
 
+def write_script(job: SlurmJob, arguments: list[str], run: Path, name: str = "job.sbatch") -> Path:
+    """Write the sbatch file of a job that runs `internevo ARGUMENTS`, in the folder of its run or sweep."""
+    from internevo.launch import slurm
+
+    script = run.absolute() / "slurm" / name
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(slurm.render(job, slurm.command(arguments, job), script.parent), encoding="utf-8")
+    return script
+
+
 def _slurm(job: SlurmJob, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
     """Write, submit, follow; the exit code."""
     from internevo.launch import slurm
 
-    folder = run.absolute() / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "job.sbatch"
-    script.write_text(slurm.render(job, slurm.command(arguments, job), folder), encoding="utf-8")
+    script = write_script(job, arguments, run)
     out.print(f"wrote {plain(script)}")
     if dry_run:
         then(f"sbatch {script}")
         return 0
     number = slurm.submit(script)
     if beside:
-        watcher = folder / "evaluate.sbatch"
         one = replace(job, name=f"{job.name}-eval", nodes=1, processes=1)
-        watcher.write_text(
-            slurm.render(one, slurm.command(["eval", str(run), "--watch"], job), folder), encoding="utf-8"
-        )
+        watcher = write_script(one, ["eval", str(run), "--watch"], run, "evaluate.sbatch")
         out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
-    log = folder / f"{number}.log"
+    log = script.with_name(f"{number}.log")
     out.print(f"submitted job {number}; its log is {plain(log)}")
     if detach:
         then(f"squeue --job {number} · scancel {number} · tail -f {log}")

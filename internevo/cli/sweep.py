@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from internevo.cli.launch import write_script
 from internevo.cli.shared import app, argument, console, option, out, plain, then
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def sweep(
         _train_one(planned, number)
         return
     if slurm:
-        _submit(planned, file, at_once or planned.at_once, sbatch or [], gpus, time)
+        _submit(planned, file, at_once=at_once or planned.at_once, sbatch=sbatch or [], gpus=gpus, time=time)
         return
     stopped = None
     if not show:
@@ -79,17 +81,14 @@ def _train_one(planned: Sweep, number: int) -> None:
 
 def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | None:
     """All that is to be run on this machine; the signal that ended it early, or None."""
-    from dataclasses import replace
-
     from internevo.launch.run_sweep import Status, command, run_sweep, state
 
     planned = replace(planned, at_once=at_once or planned.at_once)
     skipped = {Status.complete} if retry else {Status.complete, Status.failed}
     chosen = [n for n, run in enumerate(planned.runs) if state(planned, run).status not in skipped]
     left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
-    out.print(
-        f"{plain(planned.name)}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time"
-    )
+    runs = f"{len(planned.runs)} runs{left}"
+    out.print(f"{plain(planned.name)}: {runs}; {len(chosen)} to do, {planned.at_once} at a time")
     return run_sweep(
         planned,
         file,
@@ -121,7 +120,7 @@ def _compare(planned: Sweep) -> None:
     then(f"open {path} in a browser")
 
 
-def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: bool, time: str | None) -> None:
+def _submit(planned: Sweep, file: Path, *, at_once: int, sbatch: list[str], gpus: bool, time: str | None) -> None:
     """The sweep as a Slurm array."""
     from internevo.launch import slurm
 
@@ -134,12 +133,9 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
         array=f"0-{len(planned.runs) - 1}%{at_once}",
         more=tuple(sbatch),
     )
-    folder = planned.folder.absolute() / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "job.sbatch"
-    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], job)
-    script.write_text(slurm.render(job, mine, folder), encoding="utf-8")
+    script = write_script(job, ["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], planned.folder)
     out.print(f"wrote {plain(script)}")
     number = slurm.submit(script)
-    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {plain(folder)}")
+    logs = plain(script.parent)
+    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {logs}")
     then(f"squeue --job {number} · internevo sweep {file} --show")
