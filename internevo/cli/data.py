@@ -27,6 +27,7 @@ from internevo.cli.shared import (
     working,
 )
 from internevo.config.bounds import Between
+from internevo.files.errors import UserError, some
 
 if TYPE_CHECKING:
     from internevo.tokens.build import BytesDone, Manifest
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 _FEW_TOKENS = 10_000
 """Held-out losses on fewer tokens vary by several hundredths from one choice of documents to another."""
-_SHOWN_NAMES = 8
-"""Of a list of tokens."""
 
 HeldOutOption = Annotated[
     float,
@@ -129,9 +128,8 @@ def _say_spelled(tokenizer: Path) -> None:
     from internevo.tokens.tokenizer import load_tokenizer
 
     if names := load_tokenizer(tokenizer).spelled():
-        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         out.print(
-            f"[yellow]note:[/] text that spells {plain(', '.join(names[:_SHOWN_NAMES]))}{more} becomes these tokens: "
+            f"[yellow]note:[/] text that spells {plain(some(names, 8))} becomes these tokens: "
             "the tokenizer's files call them ordinary, not special"
         )
 
@@ -252,7 +250,6 @@ def data_inspect(
     Example: `internevo data inspect tokens/web tokens/code --tokenizer tokenizer.model --page tokens.html`
     """
     from internevo.config.schema import CACHE
-    from internevo.files.errors import UserError
     from internevo.monitor.store_page import write_store_page
     from internevo.tokens.inspect import describe, show_document, spread
     from internevo.tokens.store import TokenStore

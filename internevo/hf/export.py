@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -27,7 +28,6 @@ from internevo.hf.weights import Weights, check_finite
 from internevo.model.transformer import Transformer
 from internevo.tokens.tokenizer import Tokenizer
 
-FORMATS = ("auto", *FAMILIES)
 SHARD_BYTES = 2_000_000_000
 """Largest file. Reading back, many tools have a whole file in memory."""
 _CHECKED_TOKENS = 256
@@ -91,7 +91,7 @@ def export(
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists or the format cannot hold the
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
-    family = _family(format, config)
+    family = choose_family(format, config)
     aside = _folder_aside(output)
     start = time.perf_counter()
     job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
@@ -119,15 +119,6 @@ def export(
     return ExportReport(family, len(groups), total, stored, compared, overflowed, seconds)
 
 
-def _family(format: str, config: ModelConfig) -> str:
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    try:
-        return choose_family(format, config)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def _folder_aside(output: Path) -> Path:
     """An empty folder that becomes `output` when it is whole."""
     if output.exists() and any(output.iterdir()):
@@ -144,8 +135,8 @@ def _write_settings(job: _Job, folder: Path, seq_len: int, stored: str, tokenize
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
     _write_json(folder / "config.json", facts)
-    generation: dict[str, Any] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
-    generation["max_length"] = seq_len
+    special = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
+    generation: dict[str, Any] = {**special, "max_length": seq_len}
     if tokenizer and (unused := tokenizer.unused(config.vocab)):
         generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
     _write_json(folder / "generation_config.json", generation)
@@ -176,20 +167,16 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
     """Write all files; the shards, and the number of weights that became infinite."""
     groups = _groups(job, [])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
-    if workers > 1:
-        with worker_pool(min(workers, len(groups))) as pool:
+    with ExitStack() as stack:
+        written: Iterator[tuple[int, int]] = map(partial(_write_shard, job), range(len(groups)))
+        if workers > 1:
+            pool = stack.enter_context(worker_pool(min(workers, len(groups))))
             with ctrl_c_held():
                 written = pool.map(partial(_write_shard, job), range(len(groups)))
-            for size, lost in written:
-                done, overflowed = done + size, overflowed + lost
-                progress(done, total)
-    else:
-        for number in range(len(groups)):
-            size, lost = _write_shard(job, number)
+        for size, lost in written:
             done, overflowed = done + size, overflowed + lost
             progress(done, total)
-    if len(groups) > 1:
-        write_index(job.folder, groups)
+    write_index(job.folder, groups)
     return groups, overflowed
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -206,13 +207,5 @@ def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: st
 
 def _share(weights: FolderWeights, rank: int, workers: int) -> list[str]:
     """Tensors that lie in one of theirs go to one process."""
-    turn = -1
-    chosen = []
-    before = None
-    for name in weights.names:
-        theirs = weights.stored_name(name)
-        turn += theirs != before
-        before = theirs
-        if turn % workers == rank:
-            chosen.append(name)
-    return chosen
+    groups = groupby(weights.names, key=weights.stored_name)
+    return [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]

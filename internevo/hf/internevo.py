@@ -10,7 +10,6 @@ each file. Where a tensor was cut follows from its parts' shapes. Names and cuts
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelConfig, RopeConfig
-from internevo.files.errors import UserError
+from internevo.files.errors import UserError, some
 from internevo.hf.config_json import write_facts
-from internevo.hf.files import NAMES, Entry, shard_name, shards, write_index, write_safetensors
+from internevo.hf.files import NAMES, Entry, load_torch, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED
 
 SETTINGS = "model_config.pt"
@@ -71,9 +70,9 @@ def write_release(folder: Path, output: Path) -> None:
     config = _model(folder, settings, tensors)
     shapes = _shapes(config)
     if missing := [name for name in shapes if name not in tensors]:
-        raise UserError(f"{folder} lacks {_some(missing)}")
+        raise UserError(f"{folder} lacks {some(missing)}")
     if unknown := [name for name in tensors if name not in shapes]:
-        raise UserError(f"{folder} has tensors that an InternLM2 model does not have: {_some(unknown)}")
+        raise UserError(f"{folder} has tensors that an InternLM2 model does not have: {some(unknown)}")
     entries = []
     for name, shape in shapes.items():
         cut = _cut(folder, name, tensors[name], shape)
@@ -81,12 +80,11 @@ def write_release(folder: Path, output: Path) -> None:
         if stored not in NAMES:
             raise UserError(f"{folder}: {name} is stored as {stored}; known are {', '.join(map(str, NAMES))}")
         make = partial(_join, name, tensors[name], cut, config, settings)
-        entries.append(Entry(_released(name), shape, stored, make))
+        entries.append(Entry(name if name == "output.weight" else f"model.{name}", shape, stored, make))
     groups = shards(entries, _SHARD_BYTES)
     for number, group in enumerate(groups, 1):
         write_safetensors(output / shard_name(number, len(groups)), group)
-    if len(groups) > 1:
-        write_index(output, groups)
+    write_index(output, groups)
     dtype = str(entries[0].dtype).removeprefix("torch.")
     facts = write_facts("internlm2", config, seq_len=_SEQ_LEN, dtype=dtype, bos_id=1, eos_id=2)
     (output / "config.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
@@ -98,21 +96,18 @@ def write_release(folder: Path, output: Path) -> None:
 def _parts(folder: Path) -> list[list[Path]]:
     """The files by pipeline part, and in each by tensor part."""
     found = {match: file for file in folder.iterdir() if (match := _PART.fullmatch(file.name))}
-    other = sorted(
-        file.name for file in folder.glob("model_*.pt") if file not in found.values() and file.name != SETTINGS
-    )
-    if other:
+    known = {SETTINGS, *(file.name for file in found.values())}
+    if other := sorted(file.name for file in folder.glob("model_*.pt") if file.name not in known):
         raise UserError(
-            f"{folder} has {_some(other)}: parts of a mixture of experts, or cut by FSDP, which are not read. Save the "
+            f"{folder} has {some(other)}: parts of a mixture of experts, or cut by FSDP, which are not read. Save the "
             "checkpoint without FSDP in InternEvo, or convert it with InternEvo's own tools."
         )
     files = {(int(match[2]), int(match[1])): file for match, file in found.items()}
     pipeline, tensor = (max(place[i] for place in files) + 1 for i in range(2))
-    lost = [(p, t) for p in range(pipeline) for t in range(tensor) if (p, t) not in files]
-    if lost:
+    if lost := [(p, t) for p in range(pipeline) for t in range(tensor) if (p, t) not in files]:
         there = next(iter(files.values())).name
         names = [re.sub(r"p\d+_pp\d+", f"p{t}_pp{p}", there) for p, t in lost]
-        raise UserError(f"{folder} lacks {_some(names)}, of {tensor} x {pipeline} parts. Fetch them.")
+        raise UserError(f"{folder} lacks {some(names)}, of {tensor} x {pipeline} parts. Fetch them.")
     return [[files[p, t] for t in range(tensor)] for p in range(pipeline)]
 
 
@@ -124,9 +119,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     settings = _load(folder / SETTINGS)
     for key, wanted in _NOT_HERE.items():
         if (found := settings.get(key, wanted)) != wanted:
-            raise UserError(
-                f"{folder / SETTINGS}: {key} is {found!r}; only models with {key} {wanted!r} can be imported"
-            )
+            what = f"{key} is {found!r}; only models with {key} {wanted!r} can be imported"
+            raise UserError(f"{folder / SETTINGS}: {what}")
     needed = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
     if missing := [key for key in needed if key not in settings]:
         raise UserError(f"{folder / SETTINGS} does not say {', '.join(missing)}")
@@ -137,14 +131,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """A file of PyTorch's, mapped into memory; nothing in it is run."""
-    try:
-        with torch.serialization.safe_globals([(dict, name) for name in _DICTS]):
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{file} is damaged, or holds more than tensors ({type(error).__name__}). Fetch it again."
-        ) from None
+    with torch.serialization.safe_globals([(dict, name) for name in _DICTS]):
+        found = load_torch(file)
     if not isinstance(found, dict):
         raise UserError(f"{file} holds a {type(found).__name__}, not a dict")
     return found
@@ -161,11 +149,11 @@ def _named(folder: Path, parts: list[list[Path]]) -> Iterator[tuple[str, list[Te
                 continue
             if re.match(r"(model\.)?\d+\.", key):
                 raise UserError(
-                    f"{files[0]} has {key}: the stages of an interleaved pipeline, which are not read. Save the "
+                    f"{files[0]} has {key}: the parts of an interleaved pipeline, which are not read. Save the "
                     "checkpoint with num_chunks 1."
                 )
             if lost := [file.name for file, state in zip(files, states, strict=True) if key not in state]:
-                raise UserError(f"{folder}: {_some(lost)} lacks {key}, which {files[0].name} has")
+                raise UserError(f"{folder}: {some(lost)} lacks {key}, which {files[0].name} has")
             name = key.removeprefix("model.").replace(".word_embeddings", "").replace(".Wqkv.", ".wqkv.")
             if match := _LAYER.match(name):
                 layers = max(layers, int(match[1]) + 1)
@@ -213,10 +201,6 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _released(name: str) -> str:
-    return name if name == "output.weight" else f"model.{name}"
-
-
 def _cut(folder: Path, name: str, parts: list[Tensor], shape: tuple[int, ...]) -> int | None:
     """The dimension that the parts are joined along; None where each is the whole."""
     sizes = [tuple(part.shape) for part in parts]
@@ -246,8 +230,3 @@ def _join(name: str, parts: list[Tensor], cut: int | None, config: ModelConfig, 
         turned = torch.cat([heads[:, :-1, ::2], heads[:, :-1, 1::2]], dim=2)
         whole = torch.cat([turned, heads[:, -1:]], dim=1).flatten(0, 2)
     return whole
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tensors
 from internevo.config.schema import ModelConfig
-from internevo.files.errors import UserError
+from internevo.files.errors import UserError, some
 from internevo.hf.config_json import read_facts
-from internevo.hf.families import FAMILIES, Row
+from internevo.hf.families import FAMILIES, Layout, Row
 from internevo.hf.files import TensorFiles
-from internevo.hf.layouts import Layout
 from internevo.model.transformer import Transformer
 
 NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
@@ -119,9 +118,7 @@ class FolderWeights:
         spare = {_head(self.facts.family)} if self.config.tied else set()
         for what, names in (("lacks", set(wanted) - found), ("has, unknown here,", found - set(wanted) - spare)):
             if names:
-                some = ", ".join(sorted(names)[:5])
-                rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some}{rest}")
+                raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some(sorted(names))}")
 
     def _check_tied_head(self) -> None:
         """A tied head that is stored as well must be the embedding: versions of transformers differ in which counts."""
