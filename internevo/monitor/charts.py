@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from internevo.monitor.metrics import StepMetrics
+from internevo.monitor.metrics import Shown, StepMetrics, shown
 from internevo.monitor.page import chart
-from internevo.monitor.shown import Shown, shown
 from internevo.monitor.smoothing import widths
 
 Record = dict[str, Any]

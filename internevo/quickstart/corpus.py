@@ -32,16 +32,7 @@ KINDS = ("prose", "code", "long")
 SELECTED = "selected"
 _EXPLAINED = 0.25
 """The share of a module that must be prose for it to be selected."""
-_LEFT_OUT = {
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "dist-packages",
-    "encodings",
-    "pydoc_data",
-}
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 _LEFT_OUT |= {"turtledemo", "ensurepip", "__pycache__", "lib-dynload"}
 _ONE_IN = 10
 """One top-level name in so many is held out."""
@@ -158,11 +149,7 @@ def long_documents(modules: Iterable[Module]) -> Iterator[tuple[str, str, str]]:
     for top, members in sorted(packages.items()):
         if len(members) > 1 or len(members[0].source) >= _LONG_ALONE:
             ordered = dependency_order(members)
-            yield (
-                top,
-                top,
-                "\n\n".join(f"# {module.path}\n{module.source.rstrip()}" for module in ordered) + "\n",
-            )
+            yield (top, top, "\n\n".join(f"# {module.path}\n{module.source.rstrip()}" for module in ordered) + "\n")
 
 
 def dependency_order(modules: Iterable[Module]) -> list[Module]:
