@@ -24,6 +24,8 @@ SourceOption = Annotated[
 SeqLenOption = Annotated[
     int | None, option("Cut documents there; the model's rows when absent.", "TOKENS", least=2, most=10**15)
 ]
+SentenceOption = Annotated[str, option("The needle: {key}, and after it {value} (digits) or {word}.", "TEXT")]
+ProcessesOption = Annotated[int, option("Processes that share each row's tokens.", "N", "--nproc", least=1, most=1024)]
 ContaminationOption = Annotated[
     str | None, option("Token stores of the test, the reference and perhaps the training set.", "A,B[,C]")
 ]
@@ -41,9 +43,7 @@ def evaluate_model(
     seq_len: SeqLenOption = None,
     tokens: Annotated[int, option("Maximum tokens per source.", "TOKENS", least=1, most=10**15)] = 1_000_000,
     needle: Annotated[str | None, option("Needles in haystacks of these lengths, `1024,4096`.", "LENGTHS")] = None,
-    sentence: Annotated[
-        str, option("The needle: {key}, and after it {value} (digits) or {word}.", "TEXT")
-    ] = " The code of {key} is {value}.",
+    sentence: SentenceOption = " The code of {key} is {value}.",
     haystack: Annotated[str | None, option("The text around needles; the first source when absent.", "STORE")] = None,
     depths: Annotated[int, option("Places in each haystack.", "N", least=1, most=10_000)] = 11,
     trials: Annotated[int, option("Needles at each place.", "N", least=1, most=10_000)] = 5,
@@ -55,9 +55,7 @@ def evaluate_model(
     fewshot: FewshotOption = None,
     precision: Annotated[str, option("What to compute in: fp32 or bf16.", "PRECISION")] = "fp32",
     device: Annotated[str, option("auto, cpu or cuda.", "DEVICE")] = "auto",
-    processes: Annotated[
-        int, option("Processes that share each row's tokens.", "N", "--nproc", least=1, most=1024)
-    ] = 1,
+    processes: ProcessesOption = 1,
     watch: Annotated[bool, option("Every checkpoint of a run, as it trains.", None, "--watch")] = False,
     output: Annotated[Path | None, option("Where the page goes; MODEL/eval when absent.", "FOLDER", "--out")] = None,
 ) -> None:

@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 slurm_option = partial(option, rich_help_panel="With --slurm")
 
+ProcessesOption = Annotated[
+    int, option("Processes on each machine; one for each GPU.", "N", "--nproc", least=1, most=1024)
+]
 GraceOption = Annotated[
     int, slurm_option("Seconds before the limit at which the run saves and leaves.", "SECONDS", least=0, most=10**7)
 ]
 MountsOption = Annotated[
     str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", "MOUNTS")
+]
+PythonOption = Annotated[
+    str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", "PYTHON")
+]
+BesideOption = Annotated[
+    bool, slurm_option("Evaluate every checkpoint in a job of its own.", None, "--evaluate-beside")
 ]
 SbatchOption = Annotated[
     list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", "OPTION")
@@ -34,9 +43,7 @@ SbatchOption = Annotated[
 def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
-    processes: Annotated[
-        int, option("Processes on each machine; one for each GPU.", "N", "--nproc", least=1, most=1024)
-    ] = 1,
+    processes: ProcessesOption = 1,
     nodes: Annotated[str | None, option("Machines to reach by ssh, `a,b,c`; with --slurm, how many.", "NODES")] = None,
     until: UntilOption = None,
     ssh: Annotated[str, option("The command that reaches a machine.", "COMMAND")] = "ssh",
@@ -53,12 +60,8 @@ def launch(
     gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
     image: Annotated[str | None, slurm_option("A container image, by pyxis.", "IMAGE")] = None,
     mounts: MountsOption = None,
-    python: Annotated[
-        str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", "PYTHON")
-    ] = None,
-    beside: Annotated[
-        bool, slurm_option("Evaluate every checkpoint in a job of its own.", None, "--evaluate-beside")
-    ] = False,
+    python: PythonOption = None,
+    beside: BesideOption = False,
     sbatch: SbatchOption = None,
 ) -> None:
     """Train on several processes: of this machine, of several machines over ssh, or through Slurm.

@@ -31,7 +31,7 @@ from internevo.train.stored_model import StoredModel
 _CHUNK = 1024
 """Tokens whose logits are in memory at a time."""
 _ROW = 2048
-"""Short sequences share rows of about so many tokens."""
+"""Tokens, about, of the rows that short sequences share."""
 
 
 @dataclass(frozen=True)

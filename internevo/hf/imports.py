@@ -172,12 +172,8 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
         copy_tensors(_Counted(weights, progress), weights.names, folder, "model/")
         return
     with tempfile.TemporaryDirectory() as meeting:
-        processes = [
-            get_context("spawn").Process(
-                target=_copy_share, args=(weights.folder, folder, rank, workers, meeting), daemon=True
-            )
-            for rank in range(workers)
-        ]
+        shares = [(weights.folder, folder, rank, workers, meeting) for rank in range(workers)]
+        processes = [get_context("spawn").Process(target=_copy_share, args=one, daemon=True) for one in shares]
         with ctrl_c_held():
             for process in processes:
                 process.start()
@@ -191,12 +187,11 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
 
 
 def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: str) -> None:
-    """One of several processes: every so many-th tensor."""
+    """One of several processes: its share of the tensors."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     weights = FolderWeights(source)
-    dist.init_process_group(
-        "gloo", f"file://{meeting}/ranks", rank=rank, world_size=workers, timeout=timedelta(hours=2)
-    )
+    place, patience = f"file://{meeting}/ranks", timedelta(hours=2)
+    dist.init_process_group("gloo", place, rank=rank, world_size=workers, timeout=patience)
     try:
         copy_tensors(weights, _share(weights, rank, workers), folder, "model/", dist.group.WORLD)
     except UserError as error:  # for the process that waits, to tell once

@@ -12,7 +12,7 @@ from internevo.monitor.smoothing import widths
 
 Record = dict[str, Any]
 BUCKETS = 500
-"""A longer run is cut into so many stretches; each keeps its first step and its extremes of loss and gradient."""
+"""Stretches that a longer run is cut into; each keeps its first step and its extremes of loss and gradient."""
 
 
 def thin(steps: Sequence[Record]) -> list[int]:

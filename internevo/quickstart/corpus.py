@@ -35,7 +35,7 @@ _EXPLAINED = 0.25
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 _LEFT_OUT |= {"turtledemo", "ensurepip", "__pycache__", "lib-dynload"}
 _ONE_IN = 10
-"""One top-level name in so many is held out."""
+"""Top-level names of which one is held out."""
 _LONG_ALONE = 12_000
 """Characters from which a module without a package makes a long document."""
 
@@ -86,10 +86,10 @@ def library_modules(root: Path | None = None) -> list[Module]:
 def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
     """Write `KIND.jsonl` and `KIND.heldout.jsonl` for each kind into `output`; returns characters by file."""
     modules = library_modules(root)
-    told = [(module.top, module.path, prose(module.source)) for module in modules]
+    proses = [(module.top, module.path, prose(module.source)) for module in modules]
     code = [(module.top, module.path, module.source) for module in modules]
-    chosen = [one for one, (_, _, text) in zip(code, told, strict=True) if len(text) > _EXPLAINED * len(one[2])]
-    texts = {"prose": told, "code": code, "long": list(long_documents(modules)), SELECTED: chosen}
+    chosen = [one for one, (_, _, text) in zip(code, proses, strict=True) if len(text) > _EXPLAINED * len(one[2])]
+    texts = {"prose": proses, "code": code, "long": list(long_documents(modules)), SELECTED: chosen}
     output.mkdir(parents=True, exist_ok=True)
     sizes = {}
     for kind in texts:
