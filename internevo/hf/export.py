@@ -25,7 +25,6 @@ from internevo.hf.families import FAMILIES, Row, choose_family
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
 from internevo.hf.weights import Weights, check_finite
-from internevo.model.transformer import Transformer
 from internevo.tokens.tokenizer import Tokenizer
 
 SHARD_BYTES = 2_000_000_000
@@ -193,12 +192,10 @@ def _groups(job: _Job, overflows: list[int]) -> list[list[Entry]]:
 
 
 def _entries(job: _Job, overflows: list[int]) -> Iterator[Entry]:
-    with torch.device("meta"):
-        empty = Transformer(job.config).state_dict()
+    shapes = FAMILIES[job.family].shapes(job.config)
     for row, ours, theirs in FAMILIES[job.family].tensors(job.config):
-        shape = row.layout.pack([empty[name] for name in ours], job.config).shape
         dtype = job.dtype or job.weights.dtype(ours[0])
-        yield Entry(theirs, tuple(shape), dtype, partial(_make, job, row, ours, dtype, overflows))
+        yield Entry(theirs, shapes[theirs], dtype, partial(_make, job, row, ours, dtype, overflows))
 
 
 def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:

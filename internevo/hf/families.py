@@ -15,6 +15,7 @@ from torch import Tensor
 
 from internevo.config.schema import ModelConfig
 from internevo.files.errors import UserError
+from internevo.model.transformer import Transformer
 
 
 class Layout:
@@ -107,6 +108,15 @@ class Family:
                 continue  # written once, as the embedding
             for n in range(config.layers if "{n}" in row.theirs else 1):
                 yield row, tuple(name.format(n=n) for name in row.ours), row.theirs.format(n=n)
+
+    def shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The shape of each of these tensors, by their names."""
+        with torch.device("meta"):
+            empty = Transformer(config).state_dict()
+        return {
+            theirs: tuple(row.layout.pack([empty[name] for name in ours], config).shape)
+            for row, ours, theirs in self.tensors(config)
+        }
 
 
 def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...]:

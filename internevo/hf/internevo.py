@@ -24,6 +24,7 @@ from torch import Tensor
 from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelConfig, RopeConfig
 from internevo.files.errors import UserError, some
 from internevo.hf.config_json import write_facts
+from internevo.hf.families import FAMILIES
 from internevo.hf.files import NAMES, Entry, load_torch, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED
 
@@ -68,19 +69,21 @@ def write_release(folder: Path, output: Path) -> None:
     settings = _settings(folder)
     tensors = dict(_named(folder, parts))
     config = _model(folder, settings, tensors)
-    shapes = _shapes(config)
-    if missing := [name for name in shapes if name not in tensors]:
+    shapes = FAMILIES["internlm2"].shapes(config)
+    # by InternEvo's names, which have no `model.` before them
+    released = {name.removeprefix("model."): name for name in shapes}
+    if missing := [name for name in released if name not in tensors]:
         raise UserError(f"{folder} lacks {some(missing)}")
-    if unknown := [name for name in tensors if name not in shapes]:
+    if unknown := [name for name in tensors if name not in released]:
         raise UserError(f"{folder} has tensors that an InternLM2 model does not have: {some(unknown)}")
     entries = []
-    for name, shape in shapes.items():
-        cut = _cut(folder, name, tensors[name], shape)
+    for name, theirs in released.items():
+        cut = _cut(folder, name, tensors[name], shapes[theirs])
         stored = tensors[name][0].dtype
         if stored not in NAMES:
             raise UserError(f"{folder}: {name} is stored as {stored}; known are {', '.join(map(str, NAMES))}")
         make = partial(_join, name, tensors[name], cut, config, settings)
-        entries.append(Entry(name if name == "output.weight" else f"model.{name}", shape, stored, make))
+        entries.append(Entry(theirs, shapes[theirs], stored, make))
     groups = shards(entries, _SHARD_BYTES)
     for number, group in enumerate(groups, 1):
         write_safetensors(output / shard_name(number, len(groups)), group)
@@ -178,27 +181,6 @@ def _model(folder: Path, settings: dict[str, Any], tensors: dict[str, list[Tenso
         rope=RopeConfig(base=float(settings.get("rope_base", 10000))),
         norm_eps=settings.get("layer_norm_epsilon", 1e-5),
     )
-
-
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """What an InternLM2 model has, by InternEvo's names."""
-    hidden, width, shape = config.hidden, config.feed_forward.width, config.attention
-    queries = shape.heads * shape.head_dim
-    block = {
-        "attention_norm.weight": (hidden,),
-        "attention.wqkv.weight": (queries + 2 * shape.kv_heads * shape.head_dim, hidden),
-        "attention.wo.weight": (hidden, queries),
-        "ffn_norm.weight": (hidden,),
-        "feed_forward.w1.weight": (width, hidden),
-        "feed_forward.w3.weight": (width, hidden),
-        "feed_forward.w2.weight": (hidden, width),
-    }
-    return {
-        "tok_embeddings.weight": (config.vocab, hidden),
-        **{f"layers.{n}.{name}": shape for n in range(config.layers) for name, shape in block.items()},
-        "norm.weight": (hidden,),
-        "output.weight": (config.vocab, hidden),
-    }
 
 
 def _cut(folder: Path, name: str, parts: list[Tensor], shape: tuple[int, ...]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from internevo.monitor.metrics import Shown, StepMetrics, shown
@@ -83,11 +84,7 @@ def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for step in steps for name in step["sources"]))
     series = []
     for colour, name in enumerate(names):
-        total, values = 0, []
-        for step in steps:
-            total += step["sources"].get(name, 0)
-            values.append(total)
-        series.append(line(name, colour, values))
+        series.append(line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps))))
     return series
 
 

@@ -30,7 +30,6 @@ class Finding:
 
     @property
     def good(self) -> bool:
-        """Whether it is there."""
         return bool(self.found)
 
 
