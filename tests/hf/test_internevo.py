@@ -239,7 +239,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
             torch.save({f"{i % 2}.{key}": one for i, (key, one) in enumerate(torch.load(file).items())}, file)
             for file in f.glob("model_tp?_pp?.pt")
         ],
-        "the stages of an interleaved pipeline, which are not read",
+        "the parts of an interleaved pipeline, which are not read",
     ),
     "cut by FSDP": (
         lambda f: (f / "model_tp0_pp0.pt").rename(f / "model_tp0_pp0_dp0.pt"),
