@@ -133,23 +133,13 @@ class FolderWeights:
             )
 
     def _check_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of our weights, once the folder's tensors are known to have those that go with them."""
+        for theirs, wanted in FAMILIES[self.facts.family].shapes(self.config).items():
+            if (found := self._files.shape(theirs)) != wanted:
+                sizes = f"has shape {list(found)}; config.json's sizes make it {list(wanted)}"
+                raise UserError(f"{self.folder}: {theirs} {sizes}")
         with torch.device("meta"):
-            model = Transformer(self.config)
-        shapes = {}
-        for name, weight in model.state_dict().items():
-            row, theirs, number = self._rows[name]
-            there = torch.empty(self._files.shape(theirs), device="meta")
-            try:
-                shape = row.layout.unpack(there, self.config)[number].shape
-            except (RuntimeError, IndexError):
-                shape = there.shape
-            if shape != weight.shape:
-                raise UserError(
-                    f"{self.folder}: {theirs} has shape {list(there.shape)}; config.json's sizes make {name} "
-                    f"{list(weight.shape)} of it"
-                )
-            shapes[name] = tuple(shape)
-        return shapes
+            return {name: tuple(weight.shape) for name, weight in Transformer(self.config).state_dict().items()}
 
 
 def _head(family: str) -> str:
