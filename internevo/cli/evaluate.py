@@ -94,7 +94,7 @@ def evaluate_model(
     if watch:
         _watch(model, asked, device)
     else:
-        _evaluate(model, step, against, asked, device, output or model / "eval")
+        _evaluate(model, step, against, asked, device=device, output=output or model / "eval")
 
 
 def _begin(model: Path, processes: int, watch: bool) -> None:

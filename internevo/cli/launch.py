@@ -97,7 +97,9 @@ def launch(
             python=python,
             more=tuple(sbatch or ()),
         )
-        raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach, beside))
+        raise SystemExit(
+            _slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run=dry_run, detach=detach, beside=beside)
+        )
     raise SystemExit(_start(arguments, nodes, processes, ssh))
 
 
@@ -144,7 +146,7 @@ def write_script(job: SlurmJob, arguments: list[str], run: Path, name: str = "jo
     return script
 
 
-def _slurm(job: SlurmJob, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
+def _slurm(job: SlurmJob, arguments: list[str], run: Path, *, dry_run: bool, detach: bool, beside: bool) -> int:
     """Write, submit, follow; the exit code."""
     from internevo.launch import slurm
 

@@ -125,7 +125,7 @@ def generate(
 
     stored = open_model(model, step)
     note(stored.notes)
-    for piece in sample_text(stored, prompt, tokens, temperature, top_p, seed):
+    for piece in sample_text(stored, prompt, tokens, temperature=temperature, top_p=top_p, seed=seed):
         out.print(plain(piece), end="")
     out.print()
     then(f"internevo export {model} DIR")

@@ -97,7 +97,8 @@ def read_facts(folder: Path) -> ModelFacts:
         seq_len = window
     if code := _foreign_code(folder, said):
         notes.append(f"its own code ({code}) was not run; this package computes what it knows as {name}")
-    return ModelFacts(name, model, seq_len, found.get("torch_dtype") or found.get("dtype"), tuple(notes))
+    dtype = found.get("torch_dtype") or found.get("dtype")
+    return ModelFacts(name, model, seq_len=seq_len, dtype=dtype, notes=tuple(notes))
 
 
 def _read(folder: Path, file: Path) -> dict[str, Any]:

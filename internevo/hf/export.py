@@ -93,7 +93,7 @@ def export(
     family = choose_family(format, config)
     aside = _folder_aside(output)
     start = time.perf_counter()
-    job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
+    job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
     try:
         groups, overflowed = _write_weights(job, workers, progress)
     except (OSError, UserError):  # a full disk is not to stay full
@@ -115,7 +115,9 @@ def export(
         output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(family, len(groups), total, stored, compared, overflowed, seconds)
+    return ExportReport(
+        family, len(groups), total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds
+    )
 
 
 def _folder_aside(output: Path) -> Path:

@@ -97,7 +97,7 @@ def import_model(
     if output.exists():
         output.rmdir()
     aside.rename(output)
-    return ImportReport(facts, len(weights.names), weights.nbytes, seconds, compared)
+    return ImportReport(facts, len(weights.names), weights.nbytes, seconds=seconds, compared=compared)
 
 
 def _import_internevo(folder: Path, output: Path, workers: int, progress: Callable[[int, int], None]) -> ImportReport:

@@ -63,7 +63,7 @@ def _result(sweep: Sweep, now: RunState) -> Result:
             score = statistics.fmean(heldout.values())
         else:
             score = train
-    return Result(now, score, train, heldout, speed, _recorded(last))
+    return Result(now, score, train, heldout, tokens_per_s=speed, recorded=_recorded(last))
 
 
 def _recorded(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
