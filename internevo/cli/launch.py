@@ -97,9 +97,8 @@ def launch(
             python=python,
             more=tuple(sbatch or ()),
         )
-        raise SystemExit(
-            _slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run=dry_run, detach=detach, beside=beside)
-        )
+        run = Path(resolved.runs) / job.name
+        raise SystemExit(_slurm(job, arguments, run, dry_run=dry_run, detach=detach, beside=beside))
     raise SystemExit(_start(arguments, nodes, processes, ssh))
 
 
