@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from internevo.cli.ctrl_c import CtrlC
-from internevo.cli.encoding import use_utf8
-from internevo.cli.streams import open_streams
+from internevo.cli.streams import open_streams, use_utf8
 
 __all__ = ["main"]
 

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from internevo.cli.shared import (
     InputsArgument,
+    OutputOption,
     TextKeyOption,
+    argument,
+    console,
     copy_remote_stores,
     data_app,
     number_option,
+    option,
     out,
     plain,
     then,
@@ -25,7 +27,7 @@ from internevo.cli.shared import (
     working,
 )
 from internevo.config.bounds import Between
-from internevo.monitor.terminal import Terminal
+from internevo.files.errors import UserError, some
 
 if TYPE_CHECKING:
     from internevo.tokens.build import BytesDone, Manifest
@@ -34,16 +36,12 @@ if TYPE_CHECKING:
 
 _FEW_TOKENS = 10_000
 """Held-out losses on fewer tokens vary by several hundredths from one choice of documents to another."""
-_SHOWN_NAMES = 8
-"""Of a list of tokens."""
 
 HeldOutOption = Annotated[
     float,
     number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1.", "SHARE"),
 ]
-WorkersOption = Annotated[
-    int, typer.Option(help="Processes that tokenise; 0: one for each core.", metavar="N", min=0, max=1024)
-]
+WorkersOption = Annotated[int, option("Processes that tokenise; 0: one for each core.", "N", least=0, most=1024)]
 MaxRejectsOption = Annotated[
     float,
     number_option(
@@ -53,20 +51,18 @@ MaxRejectsOption = Annotated[
     ),
 ]
 ShardTokensOption = Annotated[
-    int, typer.Option(help="A larger store becomes several pairs of files.", metavar="TOKENS", min=1, max=10**15)
+    int, option("A larger store becomes several pairs of files.", "TOKENS", least=1, most=10**15)
 ]
 
 
 @tokenizer_app.command("train")
 def tokenizer_train(
     inputs: InputsArgument,
-    output: Annotated[
-        Path, typer.Option("--out", help="The .model file to write.", metavar="FILE", show_default=False)
-    ],
-    vocab: Annotated[int, typer.Option(help="Number of pieces.", metavar="PIECES", min=1, max=2**24)] = 32000,
+    output: Annotated[Path, option("The .model file to write.", "FILE", "--out")],
+    vocab: Annotated[int, option("Number of pieces.", "PIECES", least=1, most=2**24)] = 32000,
     text_key: TextKeyOption = "text",
     max_characters: Annotated[
-        int, typer.Option(help="Maximum characters of text to learn from.", metavar="CHARACTERS", min=1, max=10**15)
+        int, option("Maximum characters of text to learn from.", "CHARACTERS", least=1, most=10**15)
     ] = 200_000_000,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
@@ -92,10 +88,8 @@ def tokenizer_train(
 @data_app.command("prepare")
 def data_prepare(
     inputs: InputsArgument,
-    tokenizer: Annotated[
-        Path, typer.Option(help="A .model file, tokenizer.json or Hugging Face folder.", metavar="TOKENIZER")
-    ],
-    output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
+    tokenizer: Annotated[Path, option("A .model file, tokenizer.json or Hugging Face folder.", "TOKENIZER")],
+    output: OutputOption,
     held_out: HeldOutOption = 0.0,
     text_key: TextKeyOption = "text",
     workers: WorkersOption = 0,
@@ -134,32 +128,22 @@ def _say_spelled(tokenizer: Path) -> None:
     from internevo.tokens.tokenizer import load_tokenizer
 
     if names := load_tokenizer(tokenizer).spelled():
-        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         out.print(
-            f"[yellow]note:[/] text that spells {plain(', '.join(names[:_SHOWN_NAMES]))}{more} becomes these tokens: "
+            f"[yellow]note:[/] text that spells {plain(some(names, 8))} becomes these tokens: "
             "the tokenizer's files call them ordinary, not special"
         )
 
 
-class Origin(StrEnum):
-    """Whose token files are imported."""
-
-    internevo = "internevo"
+Origin = StrEnum("Origin", "internevo")
+"""Whose token files are imported."""
 
 
 @data_app.command("import")
 def data_import(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(help="Files of token ids, or folders of them.", metavar="FILE...", show_default=False),
-    ],
-    origin: Annotated[
-        Origin, typer.Option("--from", metavar="MAKER", help="Who wrote them: internevo.", show_default=False)
-    ],
-    output: Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER", show_default=False)],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="What made the ids: checked, and noted.", metavar="TOKENIZER")
-    ] = None,
+    inputs: Annotated[list[Path], argument("Files of token ids, or folders of them.", "FILE...")],
+    origin: Annotated[Origin, option("Who wrote them: internevo.", "MAKER", "--from")],
+    output: OutputOption,
+    tokenizer: Annotated[Path | None, option("What made the ids: checked, and noted.", "TOKENIZER")] = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
     max_rejects: MaxRejectsOption = 0.0,
@@ -228,17 +212,10 @@ def _say_left_out(left_out: Mapping[str, int]) -> None:
 @data_app.command("index")
 def data_index(
     files: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Flat files of token ids: OLMo's .npy, nanoGPT's and llm.c's .bin.",
-            metavar="FILE...",
-            show_default=False,
-        ),
+        list[Path], argument("Flat files of token ids: OLMo's .npy, nanoGPT's and llm.c's .bin.", "FILE...")
     ],
-    eos: Annotated[
-        int, typer.Option(help="The id that ends each document.", metavar="ID", show_default=False, min=0, max=2**31)
-    ],
-    token_bytes: Annotated[int, typer.Option(help="Bytes of a token: 2 or 4.", metavar="BYTES", min=2, max=4)] = 2,
+    eos: Annotated[int, option("The id that ends each document.", "ID", least=0, most=2**31)],
+    token_bytes: Annotated[int, option("Bytes of a token: 2 or 4.", "BYTES", least=2, most=4)] = 2,
 ) -> None:
     """Find the documents in flat files of token ids, once, so that they can be trained on as they are.
 
@@ -257,28 +234,22 @@ def data_index(
 def data_inspect(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            help="Prepared folders, .bin/.idx pairs without their ending, .ds, .npy or indexed .bin files, or URLs.",
-            metavar="STORE...",
-            show_default=False,
+        argument(
+            "Prepared folders, .bin/.idx pairs without their ending, .ds, .npy or indexed .bin files, or URLs.",
+            "STORE...",
         ),
     ],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Show documents as text with this tokenizer.", metavar="TOKENIZER")
-    ] = None,
+    tokenizer: Annotated[Path | None, option("Show documents as text with this tokenizer.", "TOKENIZER")] = None,
     documents: Annotated[
-        int, typer.Option(help="How many documents of each to show, from all over it.", metavar="N", min=0, max=10**9)
+        int, option("How many documents of each to show, from all over it.", "N", least=0, most=10**9)
     ] = 3,
-    page: Annotated[
-        Path | None, typer.Option(help="Write all of it as one HTML page.", metavar="FILE", show_default=False)
-    ] = None,
+    page: Annotated[Path | None, option("Write all of it as one HTML page.", "FILE")] = None,
 ) -> None:
     """Look into token stores: counts, lengths, and documents with their borders.
 
     Example: `internevo data inspect tokens/web tokens/code --tokenizer tokenizer.model --page tokens.html`
     """
     from internevo.config.schema import CACHE
-    from internevo.files.errors import UserError
     from internevo.monitor.store_page import write_store_page
     from internevo.tokens.inspect import describe, show_document, spread
     from internevo.tokens.store import TokenStore
@@ -306,7 +277,6 @@ def data_inspect(
 
 def _show_stores(stores: list[StoreSummary]) -> None:
     """What each holds, and bars of how long its documents are."""
-    from rich.console import Console
     from rich.table import Table
 
     from internevo.monitor.store_page import HEAD, total_rows
@@ -317,7 +287,7 @@ def _show_stores(stores: list[StoreSummary]) -> None:
     for row in total_rows(stores):
         table.add_row(*map(plain, row))
     # as wide as they are: numbers that are cut would be worse than lines that are
-    wide = Console(file=cast("TextIO", Terminal()), highlight=False, width=1000)
+    wide = console(width=1000)
     wide.print(table)
     for one in stores:
         bars = Table(box=None, pad_edge=False)

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
-import typer
-
-from internevo.cli.shared import ModelArgument, StepOption, app, note, out, plain, then
+from internevo.cli.shared import ModelArgument, StepOption, app, note, option, out, plain, then
 from internevo.config.bounds import Between
 from internevo.config.schema import Precision
 from internevo.files.errors import UserError
@@ -19,52 +17,20 @@ if TYPE_CHECKING:
     from internevo.eval.page import Findings
 
 
-AgainstOption = Annotated[Path | None, typer.Option(help="A second model, shown beside the first.", metavar="MODEL")]
 SourceOption = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="STORE",
-        help="A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated.",
-    ),
+    option("A token store, `PATH` or `NAME=PATH`; a run's own sources when absent; may be repeated.", "STORE"),
 ]
 SeqLenOption = Annotated[
-    int | None,
-    typer.Option(help="Cut documents there; the model's rows when absent.", metavar="TOKENS", min=2, max=10**15),
+    int | None, option("Cut documents there; the model's rows when absent.", "TOKENS", least=2, most=10**15)
 ]
-TokensOption = Annotated[int, typer.Option(help="Maximum tokens per source.", metavar="TOKENS", min=1, max=10**15)]
-NeedleOption = Annotated[
-    str | None, typer.Option(help="Needles in haystacks of these lengths, `1024,4096`.", metavar="LENGTHS")
-]
-SentenceOption = Annotated[
-    str, typer.Option(help="The needle: {key}, and after it {value} (digits) or {word}.", metavar="TEXT")
-]
-HaystackOption = Annotated[
-    str | None, typer.Option(help="The text around needles; the first source when absent.", metavar="STORE")
-]
-DepthsOption = Annotated[int, typer.Option(help="Places in each haystack.", metavar="N", min=1, max=10_000)]
-TrialsOption = Annotated[int, typer.Option(help="Needles at each place.", metavar="N", min=1, max=10_000)]
+SentenceOption = Annotated[str, option("The needle: {key}, and after it {value} (digits) or {word}.", "TEXT")]
+ProcessesOption = Annotated[int, option("Processes that share each row's tokens.", "N", "--nproc", least=1, most=1024)]
 ContaminationOption = Annotated[
-    str | None,
-    typer.Option(help="Token stores of the test, the reference and perhaps the training set.", metavar="A,B[,C]"),
+    str | None, option("Token stores of the test, the reference and perhaps the training set.", "A,B[,C]")
 ]
-ChoicesOption = Annotated[Path | None, typer.Option(help="Multiple-choice questions as JSON lines.", metavar="FILE")]
-TasksOption = Annotated[
-    str | None, typer.Option(help="Tasks of lm-evaluation-harness, `arc_easy,piqa`.", metavar="TASKS")
-]
-IncludeOption = Annotated[Path | None, typer.Option(help="A folder with tasks of your own.", metavar="FOLDER")]
-LimitOption = Annotated[int | None, typer.Option(help="Maximum questions per task.", metavar="N", min=1, max=10**9)]
 FewshotOption = Annotated[
-    int | None,
-    typer.Option(help="Examples before each question; the task's when absent.", metavar="N", min=0, max=10**9),
-]
-PrecisionOption = Annotated[str, typer.Option(help="What to compute in: fp32 or bf16.", metavar="PRECISION")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="DEVICE")]
-ProcessesOption = Annotated[
-    int, typer.Option("--nproc", help="Processes that share each row's tokens.", metavar="N", min=1, max=1024)
-]
-WatchOption = Annotated[bool, typer.Option("--watch", help="Every checkpoint of a run, as it trains.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--out", help="Where the page goes; MODEL/eval when absent.", metavar="FOLDER")
+    int | None, option("Examples before each question; the task's when absent.", "N", least=0, most=10**9)
 ]
 
 
@@ -72,26 +38,26 @@ OutputOption = Annotated[
 def evaluate_model(
     model: ModelArgument,
     step: StepOption = None,
-    against: AgainstOption = None,
+    against: Annotated[Path | None, option("A second model, shown beside the first.", "MODEL")] = None,
     source: SourceOption = None,
     seq_len: SeqLenOption = None,
-    tokens: TokensOption = 1_000_000,
-    needle: NeedleOption = None,
+    tokens: Annotated[int, option("Maximum tokens per source.", "TOKENS", least=1, most=10**15)] = 1_000_000,
+    needle: Annotated[str | None, option("Needles in haystacks of these lengths, `1024,4096`.", "LENGTHS")] = None,
     sentence: SentenceOption = " The code of {key} is {value}.",
-    haystack: HaystackOption = None,
-    depths: DepthsOption = 11,
-    trials: TrialsOption = 5,
+    haystack: Annotated[str | None, option("The text around needles; the first source when absent.", "STORE")] = None,
+    depths: Annotated[int, option("Places in each haystack.", "N", least=1, most=10_000)] = 11,
+    trials: Annotated[int, option("Needles at each place.", "N", least=1, most=10_000)] = 5,
     contamination: ContaminationOption = None,
-    choices: ChoicesOption = None,
-    tasks: TasksOption = None,
-    include: IncludeOption = None,
-    limit: LimitOption = None,
+    choices: Annotated[Path | None, option("Multiple-choice questions as JSON lines.", "FILE")] = None,
+    tasks: Annotated[str | None, option("Tasks of lm-evaluation-harness, `arc_easy,piqa`.", "TASKS")] = None,
+    include: Annotated[Path | None, option("A folder with tasks of your own.", "FOLDER")] = None,
+    limit: Annotated[int | None, option("Maximum questions per task.", "N", least=1, most=10**9)] = None,
     fewshot: FewshotOption = None,
-    precision: PrecisionOption = "fp32",
-    device: DeviceOption = "auto",
+    precision: Annotated[str, option("What to compute in: fp32 or bf16.", "PRECISION")] = "fp32",
+    device: Annotated[str, option("auto, cpu or cuda.", "DEVICE")] = "auto",
     processes: ProcessesOption = 1,
-    watch: WatchOption = False,
-    output: OutputOption = None,
+    watch: Annotated[bool, option("Every checkpoint of a run, as it trains.", None, "--watch")] = False,
+    output: Annotated[Path | None, option("Where the page goes; MODEL/eval when absent.", "FOLDER", "--out")] = None,
 ) -> None:
     """Evaluate a run, an import or a Hugging Face folder: one page, and the same numbers as JSON.
 
@@ -128,7 +94,7 @@ def evaluate_model(
     if watch:
         _watch(model, asked, device)
     else:
-        _evaluate(model, step, against, asked, device, output or model / "eval")
+        _evaluate(model, step, against, asked, device=device, output=output or model / "eval")
 
 
 def _begin(model: Path, processes: int, watch: bool) -> None:

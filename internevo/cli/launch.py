@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from internevo.cli.shared import ConfigArgument, OverridesArgument, UntilOption, app, out, plain, then
+from internevo.cli.shared import ConfigArgument, OverridesArgument, UntilOption, app, option, out, plain, then
 from internevo.files.errors import UserError
 from internevo.monitor.terminal import Terminal
 
@@ -18,49 +17,25 @@ if TYPE_CHECKING:
     from internevo.launch.slurm import SlurmJob
 
 
-def slurm_option(
-    help: str, metavar: str | None = None, min: int | None = None, max: int | None = None
-) -> typer.models.OptionInfo:
-    """An option that only means something with --slurm."""
-    return typer.Option(help=help, metavar=metavar, min=min, max=max, rich_help_panel="With --slurm")
-
+slurm_option = partial(option, rich_help_panel="With --slurm")
 
 ProcessesOption = Annotated[
-    int, typer.Option("--nproc", help="Processes on each machine; one for each GPU.", metavar="N", min=1, max=1024)
+    int, option("Processes on each machine; one for each GPU.", "N", "--nproc", least=1, most=1024)
 ]
-NodesOption = Annotated[
-    str | None, typer.Option(help="Machines to reach by ssh, `a,b,c`; with --slurm, how many.", metavar="NODES")
-]
-SshOption = Annotated[str, typer.Option(help="The command that reaches a machine.", metavar="COMMAND")]
-SlurmOption = Annotated[bool, typer.Option("--slurm", help="Write an sbatch file, submit it, follow its log.")]
-DryRunOption = Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")]
-DetachOption = Annotated[bool, slurm_option("Submit, and do not follow the log.")]
-PartitionOption = Annotated[str | None, slurm_option("Slurm's partition.", metavar="NAME")]
-AccountOption = Annotated[str | None, slurm_option("Whom the time is charged to.", metavar="NAME")]
-QosOption = Annotated[str | None, slurm_option("Slurm's quality of service.", metavar="NAME")]
-TimeOption = Annotated[str | None, slurm_option("The time limit, `24:00:00`.", metavar="TIME")]
 GraceOption = Annotated[
-    int,
-    slurm_option("Seconds before the limit at which the run saves and leaves.", metavar="SECONDS", min=0, max=10**7),
+    int, slurm_option("Seconds before the limit at which the run saves and leaves.", "SECONDS", least=0, most=10**7)
 ]
-RequeueOption = Annotated[bool, slurm_option("Whether it then goes back into the queue.")]
-CpusOption = Annotated[int | None, slurm_option("CPU cores for each process.", metavar="N", min=1, max=1024)]
-GpusOption = Annotated[bool, slurm_option("Whether each process has a GPU.")]
-ImageOption = Annotated[str | None, slurm_option("A container image, by pyxis.", metavar="IMAGE")]
 MountsOption = Annotated[
-    str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", metavar="MOUNTS")
+    str | None, slurm_option("Folders that the container sees beside this one, `/data:/data`.", "MOUNTS")
 ]
 PythonOption = Annotated[
-    str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", metavar="PYTHON")
+    str | None, slurm_option("What runs the ranks; this Python, or `python3` of the image.", "PYTHON")
 ]
 BesideOption = Annotated[
-    bool,
-    typer.Option(
-        "--evaluate-beside", help="Evaluate every checkpoint in a job of its own.", rich_help_panel="With --slurm"
-    ),
+    bool, slurm_option("Evaluate every checkpoint in a job of its own.", None, "--evaluate-beside")
 ]
 SbatchOption = Annotated[
-    list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", metavar="OPTION")
+    list[str] | None, slurm_option("A further sbatch option, `constraint=h100`; may be repeated.", "OPTION")
 ]
 
 
@@ -69,21 +44,21 @@ def launch(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     processes: ProcessesOption = 1,
-    nodes: NodesOption = None,
+    nodes: Annotated[str | None, option("Machines to reach by ssh, `a,b,c`; with --slurm, how many.", "NODES")] = None,
     until: UntilOption = None,
-    ssh: SshOption = "ssh",
-    slurm: SlurmOption = False,
-    dry_run: DryRunOption = False,
-    detach: DetachOption = False,
-    partition: PartitionOption = None,
-    account: AccountOption = None,
-    qos: QosOption = None,
-    time: TimeOption = None,
+    ssh: Annotated[str, option("The command that reaches a machine.", "COMMAND")] = "ssh",
+    slurm: Annotated[bool, option("Write an sbatch file, submit it, follow its log.", None, "--slurm")] = False,
+    dry_run: Annotated[bool, slurm_option("Write the sbatch file and submit nothing.")] = False,
+    detach: Annotated[bool, slurm_option("Submit, and do not follow the log.")] = False,
+    partition: Annotated[str | None, slurm_option("Slurm's partition.", "NAME")] = None,
+    account: Annotated[str | None, slurm_option("Whom the time is charged to.", "NAME")] = None,
+    qos: Annotated[str | None, slurm_option("Slurm's quality of service.", "NAME")] = None,
+    time: Annotated[str | None, slurm_option("The time limit, `24:00:00`.", "TIME")] = None,
     grace: GraceOption = 300,
-    requeue: RequeueOption = True,
-    cpus: CpusOption = None,
-    gpus: GpusOption = True,
-    image: ImageOption = None,
+    requeue: Annotated[bool, slurm_option("Whether it then goes back into the queue.")] = True,
+    cpus: Annotated[int | None, slurm_option("CPU cores for each process.", "N", least=1, most=1024)] = None,
+    gpus: Annotated[bool, slurm_option("Whether each process has a GPU.")] = True,
+    image: Annotated[str | None, slurm_option("A container image, by pyxis.", "IMAGE")] = None,
     mounts: MountsOption = None,
     python: PythonOption = None,
     beside: BesideOption = False,
@@ -122,7 +97,8 @@ def launch(
             python=python,
             more=tuple(sbatch or ()),
         )
-        raise SystemExit(_slurm(job, arguments, Path(resolved.runs) / resolved.name, dry_run, detach, beside))
+        run = Path(resolved.runs) / job.name
+        raise SystemExit(_slurm(job, arguments, run, dry_run=dry_run, detach=detach, beside=beside))
     raise SystemExit(_start(arguments, nodes, processes, ssh))
 
 
@@ -159,27 +135,31 @@ def _show(text: str) -> None:
     terminal.flush()
 
 
-def _slurm(job: SlurmJob, arguments: list[str], run: Path, dry_run: bool, detach: bool, beside: bool) -> int:
+def write_script(job: SlurmJob, arguments: list[str], run: Path, name: str = "job.sbatch") -> Path:
+    """Write the sbatch file of a job that runs `internevo ARGUMENTS`, in the folder of its run or sweep."""
+    from internevo.launch import slurm
+
+    script = run.absolute() / "slurm" / name
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(slurm.render(job, slurm.command(arguments, job), script.parent), encoding="utf-8")
+    return script
+
+
+def _slurm(job: SlurmJob, arguments: list[str], run: Path, *, dry_run: bool, detach: bool, beside: bool) -> int:
     """Write, submit, follow; the exit code."""
     from internevo.launch import slurm
 
-    folder = run.absolute() / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "job.sbatch"
-    script.write_text(slurm.render(job, slurm.command(arguments, job), folder), encoding="utf-8")
+    script = write_script(job, arguments, run)
     out.print(f"wrote {plain(script)}")
     if dry_run:
         then(f"sbatch {script}")
         return 0
     number = slurm.submit(script)
     if beside:
-        watcher = folder / "evaluate.sbatch"
         one = replace(job, name=f"{job.name}-eval", nodes=1, processes=1)
-        watcher.write_text(
-            slurm.render(one, slurm.command(["eval", str(run), "--watch"], job), folder), encoding="utf-8"
-        )
+        watcher = write_script(one, ["eval", str(run), "--watch"], run, "evaluate.sbatch")
         out.print(f"submitted job {slurm.submit(watcher)}, which evaluates every checkpoint")
-    log = folder / f"{number}.log"
+    log = script.with_name(f"{number}.log")
     out.print(f"submitted job {number}; its log is {plain(log)}")
     if detach:
         then(f"squeue --job {number} · scancel {number} · tail -f {log}")

@@ -6,45 +6,34 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from internevo.cli.shared import ModelArgument, StepOption, app, moving, note, number_option, out, plain, then
+from internevo.cli.shared import (
+    ModelArgument,
+    OutputArgument,
+    StepOption,
+    app,
+    argument,
+    moving,
+    note,
+    number_option,
+    option,
+    out,
+    plain,
+    then,
+)
 from internevo.config.bounds import Between
 
+Format = StrEnum("Format", "auto internlm2 llama mistral qwen2 qwen3")
+"""What `export` writes."""
+Dtype = StrEnum("Dtype", "fp32 bf16 fp16")
+"""What exported weights are stored as."""
 
-class Format(StrEnum):
-    """What `export` writes."""
-
-    auto = "auto"
-    internlm2 = "internlm2"
-    llama = "llama"
-    mistral = "mistral"
-    qwen2 = "qwen2"
-    qwen3 = "qwen3"
-
-
-class Dtype(StrEnum):
-    """What exported weights are stored as."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-WorkersOption = Annotated[
-    int, typer.Option(help="Processes that read and write, for large models.", metavar="N", min=1, max=1024)
-]
+WorkersOption = Annotated[int, option("Processes that read and write, for large models.", "N", least=1, most=1024)]
 
 
 @app.command("import")
 def import_folder(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="A Hugging Face folder, or a checkpoint of InternEvo's.", metavar="FOLDER", show_default=False
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT", show_default=False)],
+    folder: Annotated[Path, argument("A Hugging Face folder, or a checkpoint of InternEvo's.", "FOLDER")],
+    output: OutputArgument,
     workers: WorkersOption = 1,
 ) -> None:
     """Import a Hugging Face folder as a checkpoint, and check that it computes the same logits.
@@ -67,13 +56,12 @@ def import_folder(
 @app.command()
 def export(
     model: ModelArgument,
-    output: Annotated[Path, typer.Argument(help="The folder to make.", metavar="OUTPUT", show_default=False)],
+    output: OutputArgument,
     format: Annotated[
-        Format,
-        typer.Option(help="The family. auto: the one it was imported from, or the plainest that holds the model."),
+        Format, option("The family. auto: the one it was imported from, or the plainest that holds the model.")
     ] = Format.auto,
     step: StepOption = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="What the weights are stored as; as trained when absent.")] = None,
+    dtype: Annotated[Dtype | None, option("What the weights are stored as; as trained when absent.")] = None,
     workers: WorkersOption = 1,
 ) -> None:
     """Export a run to a Hugging Face folder, and check that it computes the same logits.
@@ -114,18 +102,18 @@ def export(
 @app.command()
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Option(help="The text to continue.", metavar="TEXT")] = "",
-    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.", metavar="N", min=1, max=2**20)] = 128,
+    prompt: Annotated[str, option("The text to continue.", "TEXT")] = "",
+    tokens: Annotated[int, option("Maximum number of new tokens.", "N", least=1, most=2**20)] = 128,
     temperature: Annotated[
-        float, number_option(Between(0, 100), "0 always takes the likeliest token.", metavar="NUMBER")
+        float, number_option(Between(0, 100), "0 always takes the likeliest token.", "NUMBER")
     ] = 0.8,
     top_p: Annotated[
         float,
         number_option(
-            Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share.", metavar="SHARE"
+            Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share.", "SHARE"
         ),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seeds the sampling.", metavar="NUMBER", min=0, max=2**63 - 1)] = 0,
+    seed: Annotated[int, option("Seeds the sampling.", "NUMBER", least=0, most=2**63 - 1)] = 0,
     step: StepOption = None,
 ) -> None:
     """Sample text from a model.
@@ -137,7 +125,7 @@ def generate(
 
     stored = open_model(model, step)
     note(stored.notes)
-    for piece in sample_text(stored, prompt, tokens, temperature, top_p, seed):
+    for piece in sample_text(stored, prompt, tokens, temperature=temperature, top_p=top_p, seed=seed):
         out.print(plain(piece), end="")
     out.print()
     then(f"internevo export {model} DIR")
@@ -147,12 +135,10 @@ def generate(
 def serve(
     model: ModelArgument,
     step: StepOption = None,
-    host: Annotated[str, typer.Option(help="The address to listen at.", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen at.", metavar="PORT", min=0, max=65535)] = 8000,
-    engine: Annotated[str, typer.Option(help="auto, vllm, lmdeploy or transformers.", metavar="ENGINE")] = "auto",
-    extra: Annotated[
-        list[str] | None, typer.Argument(help="Options for the engine, after `--`.", metavar="-- OPTIONS")
-    ] = None,
+    host: Annotated[str, option("The address to listen at.", "HOST")] = "127.0.0.1",
+    port: Annotated[int, option("The port to listen at.", "PORT", least=0, most=65535)] = 8000,
+    engine: Annotated[str, option("auto, vllm, lmdeploy or transformers.", "ENGINE")] = "auto",
+    extra: Annotated[list[str] | None, argument("Options for the engine, after `--`.", "-- OPTIONS")] = None,
 ) -> None:
     """Serve a model behind an OpenAI-compatible endpoint, with the inference engine that is installed.
 

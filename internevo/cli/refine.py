@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from internevo.cli.group import Verbs
-from internevo.cli.shared import TextKeyOption, data_app, number_option, out, plain, then
+from internevo.cli.shared import TextKeyOption, argument, data_app, number_option, option, out, plain, then
 from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
@@ -23,14 +23,11 @@ data_app.add_typer(classifier_app, name="classifier")
 
 @data_app.command("refine")
 def data_refine(
-    config: Annotated[
-        Path, typer.Argument(help="The YAML file of the refinery.", metavar="CONFIG", show_default=False)
-    ],
+    config: Annotated[Path, argument("The YAML file of the refinery.", "CONFIG")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Keys to change, of all but the steps: `executor.workers=8`.", metavar="KEY=VALUE"),
+        list[str] | None, argument("Keys to change, of all but the steps: `executor.workers=8`.", "KEY=VALUE")
     ] = None,
-    only_report: Annotated[bool, typer.Option("--report", help="Do nothing but write the page.")] = False,
+    only_report: Annotated[bool, option("Do nothing but write the page.", None, "--report")] = False,
 ) -> None:
     """Refine a corpus: from web archives, JSON lines or parquet, step by step, to shards worth training on.
 
@@ -99,15 +96,15 @@ def _tasks(job: str) -> Iterator[Callable[[PhasesDone], None]]:
 
 @classifier_app.command("train")
 def classifier_train(
-    good: Annotated[Path, typer.Argument(help="A file or folder of good text.", metavar="GOOD", show_default=False)],
-    bad: Annotated[Path, typer.Argument(help="A file or folder of bad text.", metavar="BAD", show_default=False)],
-    output: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE", show_default=False)],
+    good: Annotated[Path, argument("A file or folder of good text.", "GOOD")],
+    bad: Annotated[Path, argument("A file or folder of bad text.", "BAD")],
+    output: Annotated[Path, option("The file to write.", "FILE", "--out")],
     text_key: TextKeyOption = "text",
     held_out: Annotated[
-        float, number_option(Between(0.001, 0.9), "Share of the documents to test it on.", metavar="SHARE")
+        float, number_option(Between(0.001, 0.9), "Share of the documents to test it on.", "SHARE")
     ] = 0.1,
     max_documents: Annotated[
-        int, typer.Option(help="Maximum documents of each kind to learn from.", metavar="N", min=1, max=10**9)
+        int, option("Maximum documents of each kind to learn from.", "N", least=1, most=10**9)
     ] = 500_000,
 ) -> None:
     """Train a classifier that tells good text from bad: logistic regression over hashed n-grams.

@@ -17,6 +17,7 @@ from internevo.cli.shared import (
     UntilOption,
     app,
     copy_remote_stores,
+    option,
     out,
     plain,
     then,
@@ -48,11 +49,7 @@ def config(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 
 
 @app.command()
-def train(
-    config: ConfigArgument,
-    overrides: OverridesArgument = None,
-    until: UntilOption = None,
-) -> None:
+def train(config: ConfigArgument, overrides: OverridesArgument = None, until: UntilOption = None) -> None:
     """Train, or resume, the run that a config describes.
 
     The same command again resumes from the newest checkpoint. SIGTERM, Ctrl-C or a closed terminal saves and leaves,
@@ -97,10 +94,9 @@ def verify(
     run: RunArgument,
     overrides: OverridesArgument = None,
     steps: Annotated[
-        int,
-        typer.Option("--replay", help="Recorded steps to train again and compare.", metavar="STEPS", min=0, max=10**9),
+        int, option("Recorded steps to train again and compare.", "STEPS", "--replay", least=0, most=10**9)
     ] = 0,
-    processes: Annotated[int, typer.Option("--nproc", help="Processes for them.", metavar="N", min=1, max=1024)] = 1,
+    processes: Annotated[int, option("Processes for them.", "N", "--nproc", least=1, most=1024)] = 1,
 ) -> None:
     """Check a run: every checkpoint byte by byte, and that resuming under another layout gives the same.
 
@@ -130,9 +126,7 @@ def verify(
 
 @app.command()
 def quickstart(
-    folder: Annotated[Path, typer.Option("--out", help="The folder to work in.", metavar="FOLDER")] = Path(
-        "quickstart"
-    ),
+    folder: Annotated[Path, option("The folder to work in.", "FOLDER", "--out")] = Path("quickstart"),
 ) -> None:
     """The whole job on this machine: corpus, tokenizer, tokens, three stages, export, a sample, a report.
 

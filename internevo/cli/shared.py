@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, Literal, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -33,35 +33,27 @@ data_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Turn text into tok
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 
-out = Console(file=cast("TextIO", Terminal()), highlight=False, soft_wrap=True)
-"""Goes on without a word when nobody reads it any more."""
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What a terminal obeys instead of showing it, tabs and ends of lines apart; and what turns the writing's direction."""
 _LOG_EVERY_S = 30
 """Between the lines that long work prints where there is no terminal."""
 
-ConfigArgument = Annotated[Path, typer.Argument(help="The YAML file of the run.", metavar="CONFIG", show_default=False)]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help="Keys to change: `train.seq_len=8192 optimizer.lr=1e-4`.", metavar="KEY=VALUE"),
-]
-RunArgument = Annotated[Path, typer.Argument(help="A run's folder, runs/NAME.", metavar="RUN", show_default=False)]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(help="A run's folder, an import, or a Hugging Face folder.", metavar="MODEL", show_default=False),
-]
-InputsArgument = Annotated[
-    list[Path], typer.Argument(help="Files or folders of text.", metavar="FILE...", show_default=False)
-]
-TextKeyOption = Annotated[str, typer.Option(help="Where a JSON line or parquet row has its text.", metavar="FIELD")]
-StepOption = Annotated[
-    int | None,
-    typer.Option(help="The checkpoint of this step; the newest when absent.", metavar="STEP", min=0, max=10**9),
-]
-UntilOption = Annotated[
-    int | None, typer.Option(help="Save and leave after this step of the run.", metavar="STEP", min=1, max=10**9)
-]
+
+def console(stream: Literal["stdout", "stderr"] = "stdout", **options: Any) -> Console:
+    """A console that continues without a word when nobody reads it any more."""
+    return Console(file=cast("TextIO", Terminal(stream)), highlight=False, **options)
+
+
+def argument(help: str, metavar: str) -> Any:
+    """An argument of a verb, of which the help shows no default."""
+    return typer.Argument(help=help, metavar=metavar, show_default=False)
+
+
+def option(
+    help: str, metavar: str | None = None, *names: str, least: int | None = None, most: int | None = None, **more: Any
+) -> Any:
+    """An option of a verb, called as its parameter unless `names` are given."""
+    return typer.Option(*names, help=help, metavar=metavar, min=least, max=most, **more)
 
 
 def number_option(bounds: Between, help: str, metavar: str) -> Any:
@@ -73,6 +65,24 @@ def number_option(bounds: Between, help: str, metavar: str) -> Any:
         return value
 
     return typer.Option(help=help, metavar=metavar, min=bounds.least, max=bounds.most, callback=check)
+
+
+out = console(soft_wrap=True)
+
+ConfigArgument = Annotated[Path, argument("The YAML file of the run.", "CONFIG")]
+OverridesArgument = Annotated[
+    list[str] | None, argument("Keys to change: `train.seq_len=8192 optimizer.lr=1e-4`.", "KEY=VALUE")
+]
+RunArgument = Annotated[Path, argument("A run's folder, runs/NAME.", "RUN")]
+ModelArgument = Annotated[Path, argument("A run's folder, an import, or a Hugging Face folder.", "MODEL")]
+InputsArgument = Annotated[list[Path], argument("Files or folders of text.", "FILE...")]
+OutputArgument = Annotated[Path, argument("The folder to make.", "OUTPUT")]
+OutputOption = Annotated[Path, option("The folder to make.", "FOLDER", "--out")]
+TextKeyOption = Annotated[str, option("Where a JSON line or parquet row has its text.", "FIELD")]
+StepOption = Annotated[
+    int | None, option("The checkpoint of this step; the newest when absent.", "STEP", least=0, most=10**9)
+]
+UntilOption = Annotated[int | None, option("Save and leave after this step of the run.", "STEP", least=1, most=10**9)]
 
 
 def plain(text: object) -> str:
@@ -90,8 +100,7 @@ def then(text: str) -> None:
 def note(lines: Sequence[str]) -> None:
     """Tell what a person should know of a model; not among the output, which may be piped."""
     for line in lines:
-        to = cast("TextIO", Terminal("stderr"))
-        Console(file=to, highlight=False, soft_wrap=True).print(f"[yellow]note:[/] {plain(line)}")
+        console("stderr", soft_wrap=True).print(f"[yellow]note:[/] {plain(line)}")
 
 
 @contextmanager

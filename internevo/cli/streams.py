@@ -1,8 +1,15 @@
-"""Standard input, output and error, where whoever started the process has closed them."""
+"""Standard streams: whoever started the process may have closed them, or chosen a locale that is not UTF-8."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import signal
+import sys
+
+_PLAIN = {"·": "-", "…": "...", "×": "x", "–": "-", "—": "-", "→": "->", "█": "#", "▏": "|", "≤": "<=", "≥": ">="}
+"""What stands for a sign of ours that a console does not have; any other becomes its escape."""
 
 
 def open_streams() -> None:
@@ -15,3 +22,31 @@ def open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def use_utf8() -> None:
+    """Names of files as UTF-8, and no character that ends the process because a console does not have it.
+
+    Under a locale of another encoding the process begins anew in Python's UTF-8 mode: a run that was begun on one
+    machine must find its files on another. What is printed stays in the locale's encoding.
+    """
+    if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        printed = getattr(sys.stdout, "encoding", None) or "ascii"
+        environment = {**os.environ, "PYTHONUTF8": "1"}
+        environment.setdefault("PYTHONIOENCODING", printed)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the new one handles it
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """One character that an encoding does not have, as others that it has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    sign = error.object[error.start]
+    if "\u2800" <= sign <= "\u28ff":  # a spinner's
+        return "*", error.start + 1
+    return _PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode(), error.start + 1

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from internevo.cli.shared import app, out, plain, then
-from internevo.monitor.terminal import Terminal
+from internevo.cli.launch import write_script
+from internevo.cli.shared import app, argument, console, option, out, plain, then
 
 if TYPE_CHECKING:
     from internevo.launch.sweep import Sweep
@@ -18,26 +17,20 @@ if TYPE_CHECKING:
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The YAML file of the sweep.", metavar="SWEEP", show_default=False)],
+    file: Annotated[Path, argument("The YAML file of the sweep.", "SWEEP")],
     at_once: Annotated[
-        int | None,
-        typer.Option("--at-once", help="Runs at a time; the file's when absent.", metavar="N", min=1, max=1024),
+        int | None, option("Runs at a time; the file's when absent.", "N", "--at-once", least=1, most=1024)
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Run nothing: list the runs, rank them, write the page.")
-    ] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="As a Slurm array, a run an element.")] = False,
+    retry: Annotated[bool, option("Run again what failed.", None, "--retry")] = False,
+    show: Annotated[bool, option("Run nothing: list the runs, rank them, write the page.", None, "--show")] = False,
+    slurm: Annotated[bool, option("As a Slurm array, a run an element.", None, "--slurm")] = False,
     sbatch: Annotated[
-        list[str] | None,
-        typer.Option(help="With --slurm: an sbatch option, `partition=gpu`; may be repeated.", metavar="OPTION"),
+        list[str] | None, option("With --slurm: an sbatch option, `partition=gpu`; may be repeated.", "OPTION")
     ] = None,
-    gpus: Annotated[bool, typer.Option(help="With --slurm: whether each process has a GPU.")] = True,
-    time: Annotated[
-        str | None, typer.Option(help="With --slurm: the time limit of a run, `4:00:00`.", metavar="TIME")
-    ] = None,
+    gpus: Annotated[bool, option("With --slurm: whether each process has a GPU.")] = True,
+    time: Annotated[str | None, option("With --slurm: the time limit of a run, `4:00:00`.", "TIME")] = None,
     number: Annotated[
-        int | None, typer.Option("--run", help="Train one of its runs, here.", hidden=True, min=0, max=10**9)
+        int | None, option("Train one of its runs, here.", None, "--run", least=0, most=10**9, hidden=True)
     ] = None,
 ) -> None:
     """Train the runs of a sweep, so many at a time, and compare them: a ranked table and one page with their curves.
@@ -54,7 +47,7 @@ def sweep(
         _train_one(planned, number)
         return
     if slurm:
-        _submit(planned, file, at_once or planned.at_once, sbatch or [], gpus, time)
+        _submit(planned, file, at_once=at_once or planned.at_once, sbatch=sbatch or [], gpus=gpus, time=time)
         return
     stopped = None
     if not show:
@@ -88,17 +81,14 @@ def _train_one(planned: Sweep, number: int) -> None:
 
 def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | None:
     """All that is to be run on this machine; the signal that ended it early, or None."""
-    from dataclasses import replace
-
     from internevo.launch.run_sweep import Status, command, run_sweep, state
 
     planned = replace(planned, at_once=at_once or planned.at_once)
     skipped = {Status.complete} if retry else {Status.complete, Status.failed}
     chosen = [n for n, run in enumerate(planned.runs) if state(planned, run).status not in skipped]
     left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
-    out.print(
-        f"{plain(planned.name)}: {len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time"
-    )
+    runs = f"{len(planned.runs)} runs{left}"
+    out.print(f"{plain(planned.name)}: {runs}; {len(chosen)} to do, {planned.at_once} at a time")
     return run_sweep(
         planned,
         chosen,
@@ -109,7 +99,6 @@ def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | 
 
 def _compare(planned: Sweep) -> None:
     """The ranked table, what failed, and the page."""
-    from rich.console import Console
     from rich.table import Table
 
     from internevo.launch.run_sweep import Status
@@ -121,10 +110,7 @@ def _compare(planned: Sweep) -> None:
     shown = Table(*map(plain, head), box=None)
     for row in rows:
         shown.add_row(*(plain(cell) for cell in row))
-    if out.is_terminal:
-        out.print(shown)
-    else:  # a log has no width
-        Console(file=cast("TextIO", Terminal()), width=200, highlight=False).print(shown)
+    (out if out.is_terminal else console(width=200)).print(shown)  # a log has no width
     for one in found:
         if one.state.status is Status.failed:
             out.print(f"[bold red]{plain(one.state.run.name)} failed:[/] {plain(one.state.cause)}")
@@ -133,7 +119,7 @@ def _compare(planned: Sweep) -> None:
     then(f"open {path} in a browser")
 
 
-def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: bool, time: str | None) -> None:
+def _submit(planned: Sweep, file: Path, *, at_once: int, sbatch: list[str], gpus: bool, time: str | None) -> None:
     """The sweep as a Slurm array."""
     from internevo.launch import slurm
 
@@ -146,12 +132,9 @@ def _submit(planned: Sweep, file: Path, at_once: int, sbatch: list[str], gpus: b
         array=f"0-{len(planned.runs) - 1}%{at_once}",
         more=tuple(sbatch),
     )
-    folder = planned.folder.absolute() / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "job.sbatch"
-    mine = slurm.command(["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], job)
-    script.write_text(slurm.render(job, mine, folder), encoding="utf-8")
+    script = write_script(job, ["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], planned.folder)
     out.print(f"wrote {plain(script)}")
     number = slurm.submit(script)
-    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {plain(folder)}")
+    logs = plain(script.parent)
+    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {logs}")
     then(f"squeue --job {number} · internevo sweep {file} --show")

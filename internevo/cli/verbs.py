@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TextIO, cast
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
-from internevo.cli.shared import app, out, plain
+from internevo.cli.shared import app, console, out, plain
 from internevo.files.errors import UserError
 from internevo.files.refusals import refusal
-from internevo.monitor.terminal import Terminal, let_go
+from internevo.monitor.terminal import let_go
 from internevo.version import VERSION
 
 __all__ = ["app", "data", "evaluate", "launch", "let_go", "models", "refine", "runs", "sweep", "tell"]
@@ -22,8 +21,7 @@ def tell(error: UserError | OSError) -> bool:
     text = refusal(error) if isinstance(error, OSError) else str(error)
     if text is None:
         return False
-    to = cast("TextIO", Terminal("stderr"))
-    Console(file=to, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain(text)}")
+    console("stderr", soft_wrap=True).print(f"[bold red]error:[/] {plain(text)}")
     return True
 
 

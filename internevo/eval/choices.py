@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
 import numpy as np
 
@@ -42,10 +42,6 @@ class ChoiceResult:
     """Right in every rotation."""
     letters: dict[str, float]
     """How often each letter was the answer, over all rotations: alike for a model without a liking for one."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return vars(self)
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -88,9 +84,9 @@ def answer_choices(scorer: Scorer, tokenizer: Tokenizer, questions: Sequence[Que
             for letter in range(count):
                 prompt = tokenizer.encode(_prompt(one, turn))
                 said = tokenizer.encode(_prompt(one, turn) + f" {ascii_uppercase[letter]}")
-                common = sum(1 for _ in _common(prompt, said))
+                common = list(takewhile(lambda pair: pair[0] == pair[1], zip(prompt, said, strict=False)))
                 rows.append(np.array([tokenizer.bos_id, *said], np.int64))
-                places.append((number, turn, letter, len(said) - common))
+                places.append((number, turn, letter, len(said) - len(common)))
     scored = scorer.score(rows)
     losses: dict[tuple[int, int], dict[int, float]] = {}
     for (number, turn, letter, length), result in zip(places, scored, strict=True):
@@ -113,13 +109,3 @@ def _prompt(question: Question, turn: int) -> str:
     turned = question.choices[turn:] + question.choices[:turn]
     shown = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, turned, strict=False))
     return f"{question.question}\n{shown}\nAnswer:"
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> Sequence[int]:
-    """The beginning that both have."""
-    common = []
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        common.append(a)
-    return common

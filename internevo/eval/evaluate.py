@@ -66,16 +66,18 @@ def evaluate(
     # what stands side by side must be measured on the same documents, cut at the same place
     seq_len = asked.seq_len or min(stored.seq_len for stored in models)
     for stored in models:
-        scorer = None
+
+        def tell(what: str, name: str = stored.name) -> None:
+            progress(f"{name}: {what}")
+
         if asked.sources or asked.needle or asked.contamination or asked.choices:
-            progress(f"{stored.name}: loading")
+            tell("loading")
             scorer = Scorer(stored, world, max(seq_len, *asked.needle, 2), asked.precision)
-        if scorer is not None:
-            _score(scorer, stored, asked, seq_len, found, progress)
+            _score(scorer, stored, asked, seq_len=seq_len, found=found, tell=tell)
         if asked.tasks:
             from internevo.eval.harness import run_tasks
 
-            progress(f"{stored.name}: lm-evaluation-harness")
+            tell("lm-evaluation-harness")
             found.tasks.append(
                 run_tasks(
                     stored,
@@ -94,15 +96,14 @@ def _score(
     scorer: Scorer,
     stored: StoredModel,
     asked: EvalRequest,
+    *,
     seq_len: int,
     found: Findings,
-    progress: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> None:
     if asked.sources:
         found.heldout.append(
-            evaluate_sources(
-                scorer, asked.sources, seq_len, asked.tokens, lambda name: progress(f"{stored.name}: {name}, held out")
-            )
+            evaluate_sources(scorer, asked.sources, seq_len, asked.tokens, lambda name: tell(f"{name}, held out"))
         )
     if asked.needle:
         hay = open_for_evaluation(asked.haystack or next(iter(asked.sources.values())))
@@ -116,18 +117,18 @@ def _score(
                 depths,
                 asked.trials,
                 sentence=asked.sentence,
-                progress=lambda length: progress(f"{stored.name}: needles in {length:,} tokens"),
+                progress=lambda length: tell(f"needles in {length:,} tokens"),
             )
         )
     if asked.contamination:
-        progress(f"{stored.name}: contamination")
+        tell("contamination")
         test, reference = (open_for_evaluation(path) for path in asked.contamination[:2])
         train = [TokenStore.open_source(path) for path in asked.contamination[2:]]  # what was trained on, not held out
         found.contamination.append(
             contamination(scorer, test, reference, train[0] if train else None, seq_len, asked.tokens)
         )
     if asked.choices is not None:
-        progress(f"{stored.name}: multiple choice")
+        tell("multiple choice")
         found.choices.append(answer_choices(scorer, stored.needs_tokenizer(), read_questions(asked.choices)))
 
 

@@ -37,23 +37,19 @@ _GENERATED = 256
 
 @register_model("internevo")
 class InternevoLM(TemplateLM):
-    """A run, an import or a Hugging Face folder, as the harness wants a model. `path`: which."""
+    """A run, an import or a Hugging Face folder, as the harness wants a model. `path`: which, or it is open already."""
 
-    def __init__(self, path: str, precision: Precision = "fp32", device: str = "auto", **unused: Any):
+    def __init__(
+        self,
+        path: str | StoredModel,
+        precision: Precision = "fp32",
+        device: str = "auto",
+        world: World | None = None,
+        **unused: Any,
+    ):
         super().__init__()
-        stored = open_model(Path(path))
-        world = World(0, 1, choose_device(device), None, None, None)
-        self._set_up(stored, world, precision)
-
-    @classmethod
-    def of(cls, stored: StoredModel, world: World, precision: Precision) -> InternevoLM:
-        """The same for a model that is open already."""
-        model = cls.__new__(cls)
-        TemplateLM.__init__(model)
-        model._set_up(stored, world, precision)
-        return model
-
-    def _set_up(self, stored: StoredModel, world: World, precision: Precision) -> None:
+        stored = open_model(path) if isinstance(path, str) else path
+        world = world or World(rank=0, size=1, device=choose_device(device), control=None, patient=None, saving=None)
         self.max_length, self.text = stored.seq_len, stored.needs_tokenizer()
         self.never = self.text.unused(stored.config.vocab)
         self.scorer = Scorer(stored, world, stored.seq_len + 1, precision)
@@ -92,10 +88,7 @@ class InternevoLM(TemplateLM):
             ids = self.tok_encode(request.args[0], add_special_tokens=False)
             begun = ids[:1] == [self.prefix_token_id]  # a text may spell it where it is an ordinary token
             windows = get_rolling_token_windows(
-                token_list=ids[begun:],
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
+                token_list=ids[begun:], prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1
             )
             pieces = [(None, *make_disjoint_window(window)) for window in windows]
             totals.append(sum(score for score, _ in self._loglikelihood_tokens(pieces)))
@@ -111,16 +104,14 @@ class InternevoLM(TemplateLM):
         prompt = self.tok_encode(context)[-(self.max_length - count) :]
         temperature = float(asked.get("temperature") or 0.0) if asked.get("do_sample") else 0.0
         ids: list[int] = []
-        model = self.scorer.model.transformer
-        generator = torch.Generator(device=self.scorer.world.device).manual_seed(0)
         new = generate(
-            model,
+            self.scorer.model.transformer,
             prompt,
             count,
             temperature=temperature,
             eos_id=self.eot_token_id,
             never=self.never,
-            generator=generator,
+            generator=torch.Generator(device=self.scorer.world.device).manual_seed(0),
         )
         for token in new:
             ids.append(token)
@@ -149,9 +140,8 @@ def run_tasks(
     manager = TaskManager(include_path=str(include) if include else None)
     if unknown := [task for task in tasks if task not in manager.all_tasks]:
         raise UserError(f"lm-evaluation-harness does not know the tasks {', '.join(unknown)}")
-    model = InternevoLM.of(stored, world, precision)
     found = simple_evaluate(
-        model=model,
+        model=InternevoLM(stored, precision, world=world),
         tasks=list(tasks),
         task_manager=manager,
         limit=limit,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -30,10 +29,6 @@ class DocumentLosses:
     """Where documents were cut."""
     held_out: bool = True
     """Whether they were held out when the store was made; otherwise they are all that it has."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return vars(self)
 
 
 def first_tokens(store: TokenStore, seq_len: int, max_tokens: int) -> list[np.ndarray]:

@@ -10,7 +10,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -58,10 +57,6 @@ class Cell:
     loss: float
     """Nats per token of the value."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return vars(self)
-
 
 def needle_in_a_haystack(
     scorer: Scorer,
@@ -89,7 +84,7 @@ def needle_in_a_haystack(
         rows, values = [], []
         for depth in depths:
             for _ in range(trials):
-                row, count = _row(text, tokenizer, length, depth, draw_facts(draw), templates, draw)
+                row, count = text.row(length, depth, draw_facts(draw), templates, draw)
                 rows.append(row)
                 values.append(count)
         scored = scorer.score(rows)
@@ -114,34 +109,27 @@ def draw_facts(draw: random.Random) -> dict[str, str]:
     return {"key": draw.choice(KEYS), "value": str(draw.randrange(1000, 10000)), "word": draw.choice(WORDS)}
 
 
-def _row(
-    text: _Haystack,
-    tokenizer: Tokenizer,
-    length: int,
-    depth: float,
-    said: dict[str, str],
-    templates: tuple[str, str, str],
-    draw: random.Random,
-) -> tuple[np.ndarray, int]:
-    """The ids of one trial, and how many of the last are the value's."""
-    needle, question, answer = (tokenizer.encode(one.format(**said)) for one in templates)
-    room = length - 1 - len(needle) - len(question) - len(answer)
-    if room < 0:
-        raise UserError(f"a text of {length} tokens has no room for a needle and its question")
-    hay = text.take(room, draw)
-    at = round(depth * room)
-    ids = [tokenizer.bos_id, *hay[:at], *needle, *hay[at:], *question, *answer]
-    return np.array(ids, np.int64), len(answer)
-
-
 class _Haystack:
     """Running text of any length: documents one after the other, without what begins and ends them."""
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer):
-        self.store, self.special = store, [tokenizer.bos_id, tokenizer.eos_id]
+        self.store, self.tokenizer, self.special = store, tokenizer, [tokenizer.bos_id, tokenizer.eos_id]
+
+    def row(
+        self, length: int, depth: float, said: dict[str, str], templates: Sequence[str], draw: random.Random
+    ) -> tuple[np.ndarray, int]:
+        """The ids of one trial, and how many of the last are the value's."""
+        needle, question, answer = (self.tokenizer.encode(one.format(**said)) for one in templates)
+        room = length - 1 - len(needle) - len(question) - len(answer)
+        if room < 0:
+            raise UserError(f"a text of {length} tokens has no room for a needle and its question")
+        hay = self.take(room, draw)
+        at = round(depth * room)
+        ids = [self.tokenizer.bos_id, *hay[:at], *needle, *hay[at:], *question, *answer]
+        return np.array(ids, np.int64), len(answer)
 
     def take(self, length: int, draw: random.Random) -> list[int]:
-        """So many tokens, from some document on."""
+        """`length` tokens, from some document on."""
         taken: list[int] = []
         number = draw.randrange(len(self.store))
         empty = 0

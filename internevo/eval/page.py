@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from internevo.eval.choices import ChoiceResult
 from internevo.eval.contamination import Contamination
 from internevo.eval.heldout import DocumentLosses
 from internevo.eval.needle import Cell
-from internevo.monitor.page import table, write_page
+from internevo.monitor.page import chart, figures, formatted, heat_table, note, table, write_page
 
 _BINS = 40
 
@@ -37,13 +37,13 @@ class Findings:
         for number, model in enumerate(self.models):
             one: dict[str, Any] = {"model": model}
             if self.heldout:
-                one["heldout"] = {name: losses.to_json() for name, losses in self.heldout[number].items()}
+                one["heldout"] = {name: vars(losses) for name, losses in self.heldout[number].items()}
             if self.needles:
-                one["needle"] = [cell.to_json() for cell in self.needles[number]]
+                one["needle"] = [vars(cell) for cell in self.needles[number]]
             if self.contamination:
                 one["contamination"] = self.contamination[number].to_json()
             if self.choices:
-                one["choices"] = self.choices[number].to_json()
+                one["choices"] = vars(self.choices[number])
             if self.tasks:
                 one["tasks"] = self.tasks[number]
             found.append(one)
@@ -69,49 +69,48 @@ def write_findings(found: Findings, folder: Path) -> Path:
 def _heldout(found: Findings, charts: dict[str, Any]) -> str:
     if not found.heldout:
         return ""
-    sources = list(found.heldout[0])
     first = found.heldout[0]
     rows = [
         [
             name,
-            "held out" if first[name].held_out else "all of the store",
-            f"{first[name].tokens:,}",
+            "held out" if one.held_out else "all of the store",
+            f"{one.tokens:,}",
             *(f"{losses[name].loss:.4f}" for losses in found.heldout),
         ]
-        for name in sources
+        for name, one in first.items()
     ]
-    parts = [
-        "<section><h2>Held-out loss</h2>",
-        f'<p class="note">Nats per token, the mean over all tokens. Documents are cut at {first[sources[0]].seq_len:,} '
+    what = note(
+        f"Nats per token, the mean over all tokens. Documents are cut at {next(iter(first.values())).seq_len:,} "
         "tokens, for every model here. Positions count from the beginning of a document: what a long context is for "
         "shows in the far ones. A store of which nothing was held out is evaluated whole: whether a model was trained "
-        "on it, only a person can say.</p>",
+        "on it, only a person can say."
+    )
+    for name in first:
+        charts[f"positions {name}"] = positions(name, found.models, [losses[name] for losses in found.heldout])
+        documents = [losses[name].documents for losses in found.heldout]
+        charts[f"documents {name}"] = distribution(name, found.models, documents)
+    return _section(
+        "Held-out loss",
+        what,
         table(["source", "documents", "tokens", *found.models], rows),
-    ]
-    for name in sources:
-        edges = sorted({(first, last) for losses in found.heldout for first, last, _, _ in losses[name].by_position})
-        charts[f"positions {name}"] = {
-            "title": f"{name}: loss by position",
-            "unit": "nats per token",
-            "over": "position in the document",
-            "x": [(first + last) / 2 for first, last in edges],
-            "xlog": True,
-            "series": [
-                {
-                    "label": model,
-                    "colour": number,
-                    "points": True,
-                    "y": [_at(losses[name].by_position, first) for first, _ in edges],
-                }
-                for number, (model, losses) in enumerate(zip(found.models, found.heldout, strict=True))
-            ],
-        }
-        charts[f"documents {name}"] = distribution(
-            name, found.models, [losses[name].documents for losses in found.heldout]
-        )
-    parts.append('<div class="charts">')
-    parts += [f'<figure data-chart="{escape(key)}"></figure>' for key in charts]
-    return "\n".join([*parts, "</div></section>"])
+        f'<div class="charts">{figures(charts)}</div>',
+    )
+
+
+def _section(title: str, *parts: str) -> str:
+    return "\n".join([f"<section><h2>{title}</h2>", *parts, "</section>"])
+
+
+def positions(source: str, models: Sequence[str], found: Sequence[DocumentLosses]) -> dict[str, Any]:
+    """A chart of the loss by position in the document, the models overlaid."""
+    edges = sorted({(first, last) for losses in found for first, last, _, _ in losses.by_position})
+    series = []
+    for colour, (model, losses) in enumerate(zip(models, found, strict=True)):
+        known = {first: round(loss, 4) for first, _, loss, _ in losses.by_position}
+        y = [known.get(first) for first, _ in edges]
+        series.append({"label": model, "colour": colour, "points": True, "y": y})
+    x = [(first + last) / 2 for first, last in edges]
+    return chart(f"{source}: loss by position", "nats per token", x, series, over="position in the document", xlog=True)
 
 
 def distribution(source: str, models: Sequence[str], documents: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -124,76 +123,59 @@ def distribution(source: str, models: Sequence[str], documents: Sequence[Sequenc
         counts, _ = np.histogram(np.clip(losses, low, high), edges)
         share = counts / max(1, len(losses))
         series.append({"label": model, "colour": number, "fill": True, "y": share.round(5).tolist()})
-    return {
-        "title": f"{source}: loss of documents",
-        "unit": "share of the documents",
-        "over": "loss of a document, nats per token",
-        "x": ((edges[1:] + edges[:-1]) / 2).round(4).tolist(),
-        "series": series,
-        "percent": True,
-        "zero": True,
-    }
-
-
-def _at(by_position: Sequence[tuple[int, int, float, int]], first: int) -> float | None:
-    return next((round(loss, 4) for start, _, loss, _ in by_position if start == first), None)
+    return chart(
+        f"{source}: loss of documents",
+        "share of the documents",
+        ((edges[1:] + edges[:-1]) / 2).round(4).tolist(),
+        series,
+        over="loss of a document, nats per token",
+        percent=True,
+        zero=True,
+    )
 
 
 def _needles(found: Findings) -> str:
     if not found.needles:
         return ""
-    parts = [
-        "<section><h2>A needle in a haystack</h2>",
-        '<p class="note">The share of trials in which the sentence was found again, by the length of the text and '
-        "where in it the sentence stands (0% is the beginning).</p>",
-    ]
-    for model, cells in zip(found.models, found.needles, strict=True):
-        parts += [f"<h3>{escape(model)}</h3>", heat_map(cells)]
-    return "\n".join([*parts, "</section>"])
+    what = note(
+        "The share of trials in which the sentence was found again, by the length of the text and where in it the "
+        "sentence stands (0% is the beginning)."
+    )
+    maps = (
+        f"<h3>{escape(model)}</h3>\n{_map(cells)}" for model, cells in zip(found.models, found.needles, strict=True)
+    )
+    return _section("A needle in a haystack", what, *maps)
 
 
-def heat_map(cells: Sequence[Cell]) -> str:
+def _map(cells: Sequence[Cell]) -> str:
     """Length by depth, coloured from none found to all."""
     lengths = sorted({cell.length for cell in cells})
-    depths = sorted({cell.depth for cell in cells})
-    by_place: Mapping[tuple[int, float], Cell] = {(cell.length, cell.depth): cell for cell in cells}
-    head = "".join(f"<th>{length:,}</th>" for length in lengths)
+    by_place = {(cell.length, cell.depth): cell for cell in cells}
     rows = []
-    for depth in depths:
-        row = [f"<td>{depth:.0%}</td>"]
-        for length in lengths:
-            cell = by_place[length, depth]
-            strong = round(70 * cell.found)
-            row.append(
-                f'<td style="background: color-mix(in srgb, var(--c2) {strong}%, var(--panel))" '
+    for depth in sorted({cell.depth for cell in cells}):
+        row = f"<td>{depth:.0%}</td>"
+        for cell in (by_place[length, depth] for length in lengths):
+            row += (
+                f'<td style="background: color-mix(in srgb, var(--c2) {round(70 * cell.found)}%, var(--panel))" '
                 f'title="{cell.loss:.3f} nats per token">{cell.found:.0%}</td>'
             )
-        rows.append(f"<tr>{''.join(row)}</tr>")
-    return (
-        f'<div class="scroll"><table class="heat"><tr><th>depth \\ tokens</th>{head}</tr>{"".join(rows)}</table></div>'
-    )
+        rows.append(row)
+    return heat_table(["depth \\ tokens", *(f"{length:,}" for length in lengths)], rows)
 
 
 def _contamination(found: Findings) -> str:
     if not found.contamination:
         return ""
-    rows = [
-        [
-            model,
-            f"{one.test:.4f}",
-            f"{one.reference:.4f}",
-            "–" if one.train is None else f"{one.train:.4f}",
-            f"{one.to_reference:+.4f}",
-            "–" if one.to_train is None else f"{one.to_train:+.4f}",
-        ]
-        for model, one in zip(found.models, found.contamination, strict=True)
-    ]
+    rows = []
+    for model, one in zip(found.models, found.contamination, strict=True):
+        losses = [formatted(loss, ".4f") for loss in (one.test, one.reference, one.train)]
+        rows.append([model, *losses, *(formatted(loss, "+.4f") for loss in (one.to_reference, one.to_train))])
     head = ["model", "test", "reference", "training", "test − reference", "test − training"]
-    note = (
+    what = note(
         "Nats per token. Test far below reference: the test set has been seen. Test far above training: the training "
         "set has been learned by heart."
     )
-    return f'<section><h2>Contamination</h2><p class="note">{note}</p>{table(head, rows)}</section>'
+    return _section("Contamination", what, table(head, rows))
 
 
 def _choices(found: Findings) -> str:
@@ -210,7 +192,7 @@ def _choices(found: Findings) -> str:
         for model, one in zip(found.models, found.choices, strict=True)
     ]
     head = ["model", "questions", "right", "right in every rotation", "letters chosen"]
-    return f"<section><h2>Multiple choice</h2>{table(head, rows)}</section>"
+    return _section("Multiple choice", table(head, rows))
 
 
 def _tasks(found: Findings) -> str:
@@ -219,6 +201,5 @@ def _tasks(found: Findings) -> str:
     rows = []
     for task, metrics in found.tasks[0].items():
         for metric in (key for key, value in metrics.items() if isinstance(value, int | float)):
-            values = [one[task].get(metric) for one in found.tasks]
-            rows.append([task, metric, *("–" if value is None else f"{value:.4f}" for value in values)])
-    return f"<section><h2>lm-evaluation-harness</h2>{table(['task', 'metric', *found.models], rows)}</section>"
+            rows.append([task, metric, *(formatted(one[task].get(metric), ".4f") for one in found.tasks)])
+    return _section("lm-evaluation-harness", table(["task", "metric", *found.models], rows))

@@ -6,7 +6,7 @@ GPU cannot hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ from internevo.train.stored_model import StoredModel
 _CHUNK = 1024
 """Tokens whose logits are in memory at a time."""
 _ROW = 2048
-"""Short sequences share rows of about so many tokens."""
+"""Tokens, about, of the rows that short sequences share."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,8 @@ class Scorer:
         self.model.eval()
 
     @torch.no_grad()
-    def score(
-        self, sequences: Sequence[np.ndarray], progress: Callable[[int], None] = lambda tokens: None
-    ) -> list[Scored]:
-        """Score sequences of token ids, each by itself. `progress` is told the tokens done so far.
+    def score(self, sequences: Sequence[np.ndarray]) -> list[Scored]:
+        """Score sequences of token ids, each by itself.
 
         Raises UserError for a sequence that is too long or too short, or has an id past the vocabulary.
         """
@@ -97,7 +95,6 @@ class Scorer:
             if one.max() >= self.vocab:
                 raise UserError(f"token id {one.max()} is past the model's vocabulary of {self.vocab:,}")
         results: dict[int, Scored] = {}
-        done = 0
         for numbers in self._rows(sequences):
             out = self._run([sequences[n] for n in numbers])
             at = 0
@@ -106,8 +103,6 @@ class Scorer:
                 losses, correct = out[:, at : at + length - 1]
                 results[n] = Scored(losses, correct > 0)
                 at += length
-            done += at
-            progress(done)
         return [results[n] for n in range(len(sequences))]
 
     def _rows(self, sequences: Sequence[np.ndarray]) -> Iterator[list[int]]:

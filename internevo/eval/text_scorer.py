@@ -33,7 +33,8 @@ class TextScorer:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        return Scorer(self._stored, World(0, 1, self._device, None, None, None), self._max_tokens)
+        world = World(rank=0, size=1, device=self._device, control=None, patient=None, saving=None)
+        return Scorer(self._stored, world, self._max_tokens)
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, int64 `[tokens]`, without BOS and EOS."""

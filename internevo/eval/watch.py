@@ -40,17 +40,15 @@ def watch(
 ) -> int:
     """Evaluate every checkpoint of `run` that was not yet; the number of those evaluated now.
 
-    Goes on until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over.
+    Continues until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over.
     """
     folder = RunFolder(run)
     file = run / WATCHED
     file.parent.mkdir(exist_ok=True)
     count = 0
     while True:
-        last = sum(
-            stage_steps(stage.train)
-            for stage in load_config(folder.config_file, check_data=False, check_values=False).stages
-        )
+        config = load_config(folder.config_file, check_data=False, check_values=False)
+        last = sum(stage_steps(stage.train) for stage in config.stages)
         done = {line["step"] for line in read_metrics(file)}
         new = [path for path in checkpoints(folder.checkpoints) if int(path.name.partition("-")[2]) not in done]
         for path in new:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from internevo.config.schema import ModelConfig
 from internevo.files.errors import UserError
+from internevo.files.quiet import quiet_transformers
 from internevo.hf.files import TensorFiles
-from internevo.hf.quiet import quiet_transformers
 from internevo.hf.weights import NO_WEIGHTS, Weights
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer
@@ -94,13 +94,7 @@ def compare(
     return Comparison(tokens.shape[1], difference, streamed)
 
 
-def _run_ours(
-    weights: Weights,
-    config: ModelConfig,
-    tokens: Tensor,
-    dtype: torch.dtype | None,
-    seen: Seen,
-) -> None:
+def _run_ours(weights: Weights, config: ModelConfig, tokens: Tensor, dtype: torch.dtype | None, seen: Seen) -> None:
     with torch.device("meta"):
         model = Transformer(config)
     parts: list[tuple[str, str, nn.Module]] = [

@@ -14,14 +14,8 @@ from internevo.hf.families import FAMILIES, Family
 from internevo.hf.rope_json import read_rope, write_scaling
 from internevo.hf.values import number, truth, whole
 
-SIZES = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "width": "intermediate_size",
-    "vocab": "vocab_size",
-}
-"""Our name and theirs of what every `config.json` must say."""
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+"""What every `config.json` must say, beside the row length."""
 
 _UNCHANGING: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
@@ -65,26 +59,25 @@ def read_facts(folder: Path) -> ModelFacts:
     for key, values in _UNCHANGING.items():
         if key in found and found[key] not in values:
             raise UserError(f"{file}: {key} is {found[key]!r}, which this package does not know how to compute with")
-    if missing := [key for key in (*SIZES.values(), "max_position_embeddings") if key not in found]:
+    if missing := [key for key in (*_SIZES, "max_position_embeddings") if key not in found]:
         raise UserError(f"{file} does not say {', '.join(missing)}")
-    sizes: dict[str, Any] = {ours: whole(file, theirs, found[theirs]) for ours, theirs in SIZES.items()}
+    hidden, layers, heads, width, vocab = (whole(file, key, found[key]) for key in _SIZES)
     seq_len = whole(file, "max_position_embeddings", found["max_position_embeddings"])
     kv_heads = found.get("num_key_value_heads")
     head_dim = found.get("head_dim")
     base, scaling, left_out = read_rope(file, found, family.scalings)
-    heads = sizes["heads"]
     model = ModelConfig(
-        hidden=sizes["hidden"],
-        layers=sizes["layers"],
-        vocab=sizes["vocab"],
+        hidden=hidden,
+        layers=layers,
+        vocab=vocab,
         attention=AttentionConfig(
             heads=heads,
             kv_heads=heads if kv_heads is None else whole(file, "num_key_value_heads", kv_heads),
-            head_dim=sizes["hidden"] // heads if head_dim is None else whole(file, "head_dim", head_dim),
+            head_dim=hidden // heads if head_dim is None else whole(file, "head_dim", head_dim),
             bias=family.qkv_bias,
             qk_norm=family.qk_norm,
         ),
-        feed_forward=FeedForwardConfig(width=sizes["width"]),
+        feed_forward=FeedForwardConfig(width=width),
         rope=RopeConfig(base, scaling),
         norm_eps=number(file, "rms_norm_eps", found.get("rms_norm_eps", 1e-6), least=0),
         tied=truth(file, "tie_word_embeddings", found.get("tie_word_embeddings", False)),
@@ -104,7 +97,8 @@ def read_facts(folder: Path) -> ModelFacts:
         seq_len = window
     if code := _foreign_code(folder, said):
         notes.append(f"its own code ({code}) was not run; this package computes what it knows as {name}")
-    return ModelFacts(name, model, seq_len, found.get("torch_dtype") or found.get("dtype"), tuple(notes))
+    dtype = found.get("torch_dtype") or found.get("dtype")
+    return ModelFacts(name, model, seq_len=seq_len, dtype=dtype, notes=tuple(notes))
 
 
 def _read(folder: Path, file: Path) -> dict[str, Any]:
@@ -135,14 +129,10 @@ def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> i
     kinds = found.get("layer_types")
     if kinds is None:
         return window if window is not None and found["max_window_layers"] < layers else None
-    if (
-        not isinstance(kinds, list)
-        or len(kinds) != layers
-        or any(kind not in ("full_attention", "sliding_attention") for kind in kinds)
-    ):
-        raise UserError(
-            f"{file}: layer_types is {kinds!r}; it must say full_attention or sliding_attention {layers} times"
-        )
+    known = isinstance(kinds, list) and all(kind in ("full_attention", "sliding_attention") for kind in kinds)
+    if not known or len(kinds) != layers:
+        wanted_kinds = f"full_attention or sliding_attention {layers} times"
+        raise UserError(f"{file}: layer_types is {kinds!r}; it must say {wanted_kinds}")
     if "sliding_attention" not in kinds:
         return None
     if window is None:

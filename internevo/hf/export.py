@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -24,10 +25,8 @@ from internevo.hf.families import FAMILIES, Row, choose_family
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
 from internevo.hf.weights import Weights, check_finite
-from internevo.model.transformer import Transformer
 from internevo.tokens.tokenizer import Tokenizer
 
-FORMATS = ("auto", *FAMILIES)
 SHARD_BYTES = 2_000_000_000
 """Largest file. Reading back, many tools have a whole file in memory."""
 _CHECKED_TOKENS = 256
@@ -91,10 +90,10 @@ def export(
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists or the format cannot hold the
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
-    family = _family(format, config)
+    family = choose_family(format, config)
     aside = _folder_aside(output)
     start = time.perf_counter()
-    job = _Job(weights, config, family, dtype, aside, max_shard_bytes)
+    job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
     try:
         groups, overflowed = _write_weights(job, workers, progress)
     except (OSError, UserError):  # a full disk is not to stay full
@@ -116,16 +115,9 @@ def export(
         output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(family, len(groups), total, stored, compared, overflowed, seconds)
-
-
-def _family(format: str, config: ModelConfig) -> str:
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    try:
-        return choose_family(format, config)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    return ExportReport(
+        family, len(groups), total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds
+    )
 
 
 def _folder_aside(output: Path) -> Path:
@@ -144,8 +136,8 @@ def _write_settings(job: _Job, folder: Path, seq_len: int, stored: str, tokenize
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
     _write_json(folder / "config.json", facts)
-    generation: dict[str, Any] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
-    generation["max_length"] = seq_len
+    special = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
+    generation: dict[str, Any] = {**special, "max_length": seq_len}
     if tokenizer and (unused := tokenizer.unused(config.vocab)):
         generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
     _write_json(folder / "generation_config.json", generation)
@@ -176,20 +168,16 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
     """Write all files; the shards, and the number of weights that became infinite."""
     groups = _groups(job, [])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
-    if workers > 1:
-        with worker_pool(min(workers, len(groups))) as pool:
+    with ExitStack() as stack:
+        written: Iterator[tuple[int, int]] = map(partial(_write_shard, job), range(len(groups)))
+        if workers > 1:
+            pool = stack.enter_context(worker_pool(min(workers, len(groups))))
             with ctrl_c_held():
                 written = pool.map(partial(_write_shard, job), range(len(groups)))
-            for size, lost in written:
-                done, overflowed = done + size, overflowed + lost
-                progress(done, total)
-    else:
-        for number in range(len(groups)):
-            size, lost = _write_shard(job, number)
+        for size, lost in written:
             done, overflowed = done + size, overflowed + lost
             progress(done, total)
-    if len(groups) > 1:
-        write_index(job.folder, groups)
+    write_index(job.folder, groups)
     return groups, overflowed
 
 
@@ -206,12 +194,10 @@ def _groups(job: _Job, overflows: list[int]) -> list[list[Entry]]:
 
 
 def _entries(job: _Job, overflows: list[int]) -> Iterator[Entry]:
-    with torch.device("meta"):
-        empty = Transformer(job.config).state_dict()
+    shapes = FAMILIES[job.family].shapes(job.config)
     for row, ours, theirs in FAMILIES[job.family].tensors(job.config):
-        shape = row.layout.pack([empty[name] for name in ours], job.config).shape
         dtype = job.dtype or job.weights.dtype(ours[0])
-        yield Entry(theirs, tuple(shape), dtype, partial(_make, job, row, ours, dtype, overflows))
+        yield Entry(theirs, shapes[theirs], dtype, partial(_make, job, row, ours, dtype, overflows))
 
 
 def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:

@@ -6,12 +6,48 @@ stands for the layer. A row with several names on our side is stored as one tens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from internevo.config.schema import ModelConfig
-from internevo.hf.layouts import AS_IT_IS, GROUPED_QKV, Layout
+from internevo.files.errors import UserError
+from internevo.model.transformer import Transformer
+
+
+class Layout:
+    """One of theirs is one of ours, as it is."""
+
+    def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
+        """Theirs, from ours."""
+        return ours[0]
+
+    def unpack(self, theirs: Tensor, config: ModelConfig) -> Sequence[Tensor]:
+        """The inverse of `pack`."""
+        return (theirs,)
+
+
+class GroupedQKV(Layout):
+    """InternLM2's `wqkv`: for each kv head its query heads, then its key, then its value.
+
+    Weights `[heads * head_dim, hidden]`, `[kv_heads * head_dim, hidden]` twice, to
+    `[(heads + 2 * kv_heads) * head_dim, hidden]`. Tensor parallelism can cut the result by rows.
+    """
+
+    def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
+        heads = [tensor.unflatten(0, (config.attention.kv_heads, -1, config.attention.head_dim)) for tensor in ours]
+        return torch.cat(heads, dim=1).flatten(0, 2)
+
+    def unpack(self, theirs: Tensor, config: ModelConfig) -> Sequence[Tensor]:
+        group = config.attention.heads // config.attention.kv_heads
+        heads = theirs.unflatten(0, (config.attention.kv_heads, group + 2, config.attention.head_dim))
+        return [part.flatten(0, 2) for part in heads.split([group, 1, 1], dim=1)]
+
+
+AS_IT_IS, GROUPED_QKV = Layout(), GroupedQKV()
 
 
 @dataclass(frozen=True)
@@ -59,10 +95,8 @@ class Family:
         if config.rope.scaling.kind not in self.scalings:
             return f"it does not know rotary scaling of the kind {config.rope.scaling.kind}"
         if not self.wide_heads and attention.head_dim * attention.heads != config.hidden:
-            return (
-                f"its head_dim is hidden / heads, {config.hidden:,} / {attention.heads}, and this model's is "
-                f"{attention.head_dim}"
-            )
+            sizes = f"{config.hidden:,} / {attention.heads}, and this model's is {attention.head_dim}"
+            return f"its head_dim is hidden / heads, {sizes}"
         if config.feed_forward.kind != "dense" or attention.kind != "gqa":
             return f"it has no attention {attention.kind} with a feed-forward {config.feed_forward.kind}"
         return None
@@ -74,6 +108,15 @@ class Family:
                 continue  # written once, as the embedding
             for n in range(config.layers if "{n}" in row.theirs else 1):
                 yield row, tuple(name.format(n=n) for name in row.ours), row.theirs.format(n=n)
+
+    def shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The shape of each of these tensors, by their names."""
+        with torch.device("meta"):
+            empty = Transformer(config).state_dict()
+        return {
+            theirs: tuple(row.layout.pack([empty[name] for name in ours], config).shape)
+            for row, ours, theirs in self.tensors(config)
+        }
 
 
 def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...]:
@@ -181,18 +224,21 @@ FAMILIES: dict[str, Family] = {
 """By `model_type`. Llama 2, 3 and 3.1, Qwen2 and Qwen2.5 differ in sizes and rotary settings only."""
 
 
+FORMATS = ("auto", *FAMILIES)
+
+
 def choose_family(name: str, config: ModelConfig) -> str:
     """The family called `name`, or with `auto` the plainest that holds the model.
 
-    Raises ValueError with the reason when the family cannot hold it.
+    Raises UserError where there is no such family, or with the reason when it cannot hold the model.
     """
+    if name not in FORMATS:
+        raise UserError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
     if name == "auto":
         order = ("llama", "qwen2", "qwen3")
         name = next((one for one in order if FAMILIES[one].why_not(config) is None), "llama")
     if (reason := FAMILIES[name].why_not(config)) is not None:
         holds = [one for one in FAMILIES if FAMILIES[one].why_not(config) is None]
-        raise ValueError(
-            f"{name} cannot hold this model: {reason}. "
-            + (f"What can: {', '.join(holds)}." if holds else "No family here can.")
-        )
+        others = f"What can: {', '.join(holds)}." if holds else "No family here can."
+        raise UserError(f"{name} cannot hold this model: {reason}. {others}")
     return name

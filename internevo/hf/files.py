@@ -9,7 +9,9 @@ import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,12 +22,7 @@ from internevo.files.errors import UserError
 INDEX = "model.safetensors.index.json"
 _FILES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Where weights may be: transformers takes the first of these that is there."""
-NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-}
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """What safetensors calls dtypes."""
 _DTYPES = {name: dtype for dtype, name in NAMES.items()}
 _SLICE_BYTES = 128 << 20
@@ -65,15 +62,14 @@ class TensorFiles:
                 found[tensor] = file
         for tensor in sorted(said.keys() | found.keys()):
             if said.get(tensor) != found.get(tensor):
-                raise UserError(
-                    f"{index}: {tensor} is {_place(said.get(tensor), 'listed in', 'not listed')} and "
-                    f"{_place(found.get(tensor), 'stored in', 'stored in none of its files')}; fetch the folder again"
-                )
+                listed = f"listed in {said[tensor]}" if tensor in said else "not listed"
+                stored = f"stored in {found[tensor]}" if tensor in found else "stored in none of its files"
+                raise UserError(f"{index}: {tensor} is {listed} and {stored}; fetch the folder again")
         return {tensor: self.folder / file for tensor, file in found.items()}
 
     def _names(self, file: Path) -> list[str]:
         if file.suffix == ".bin":
-            return list(_load(file))
+            return list(load_torch(file))
         with _open(file) as opened:
             return list(opened.keys())
 
@@ -81,7 +77,7 @@ class TensorFiles:
         """A tensor's shape, without reading it."""
         file = self.where[name]
         if file.suffix == ".bin":
-            return tuple(_load(file)[name].shape)
+            return tuple(load_torch(file)[name].shape)
         with _open(file) as opened:
             return tuple(opened.get_slice(name).get_shape())
 
@@ -89,7 +85,7 @@ class TensorFiles:
         """A tensor's dtype, without reading it."""
         file = self.where[name]
         if file.suffix == ".bin":
-            return _load(file)[name].dtype
+            return load_torch(file)[name].dtype
         with _open(file) as opened:
             said = opened.get_slice(name).get_dtype()
         if said not in _DTYPES:
@@ -100,7 +96,7 @@ class TensorFiles:
         """A tensor, or a part of it, in memory of its own; the file is closed again."""
         file = self.where[name]
         if file.suffix == ".bin":
-            tensor = _load(file)[name]
+            tensor = load_torch(file)[name]
             return (tensor[part] if part else tensor).clone()
         with _open(file) as opened:
             # what safetensors gives is a view of the file, which this must not keep
@@ -125,19 +121,15 @@ def _open(file: Path) -> safe_open:
         raise UserError(f"{file} is damaged: {error}") from None
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    """PyTorch's own format, mapped into memory; nothing in it is run."""
+def load_torch(file: Path) -> Any:
+    """What a file in PyTorch's own format holds, mapped into memory; nothing in it is run."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         # what torch says tells programmers how to run what is in it
         raise UserError(
             f"{file} is damaged, or holds more than tensors ({type(error).__name__}). Fetch it again."
         ) from None
-
-
-def _place(file: str | None, there: str, nowhere: str) -> str:
-    return f"{there} {file}" if file else nowhere
 
 
 @dataclass(frozen=True)
@@ -151,11 +143,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
-        size = self.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
+        return self.dtype.itemsize * prod(self.shape)
 
 
 def shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
@@ -202,7 +190,9 @@ def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
-    """The file that says which tensor is in which shard; needed when there are several."""
+    """The file that says which tensor is in which shard, where there are several."""
+    if len(groups) == 1:
+        return
     names = [shard_name(number, len(groups)) for number in range(1, len(groups) + 1)]
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
     total = sum(entry.nbytes for group in groups for entry in group)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def import_model(
     if output.exists():
         output.rmdir()
     aside.rename(output)
-    return ImportReport(facts, len(weights.names), weights.nbytes, seconds, compared)
+    return ImportReport(facts, len(weights.names), weights.nbytes, seconds=seconds, compared=compared)
 
 
 def _import_internevo(folder: Path, output: Path, workers: int, progress: Callable[[int, int], None]) -> ImportReport:
@@ -171,12 +172,8 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
         copy_tensors(_Counted(weights, progress), weights.names, folder, "model/")
         return
     with tempfile.TemporaryDirectory() as meeting:
-        processes = [
-            get_context("spawn").Process(
-                target=_copy_share, args=(weights.folder, folder, rank, workers, meeting), daemon=True
-            )
-            for rank in range(workers)
-        ]
+        shares = [(weights.folder, folder, rank, workers, meeting) for rank in range(workers)]
+        processes = [get_context("spawn").Process(target=_copy_share, args=one, daemon=True) for one in shares]
         with ctrl_c_held():
             for process in processes:
                 process.start()
@@ -190,12 +187,11 @@ def _copy(weights: FolderWeights, folder: Path, workers: int, progress: Callable
 
 
 def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: str) -> None:
-    """One of several processes: every so many-th tensor."""
+    """One of several processes: its share of the tensors."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     weights = FolderWeights(source)
-    dist.init_process_group(
-        "gloo", f"file://{meeting}/ranks", rank=rank, world_size=workers, timeout=timedelta(hours=2)
-    )
+    place, patience = f"file://{meeting}/ranks", timedelta(hours=2)
+    dist.init_process_group("gloo", place, rank=rank, world_size=workers, timeout=patience)
     try:
         copy_tensors(weights, _share(weights, rank, workers), folder, "model/", dist.group.WORLD)
     except UserError as error:  # for the process that waits, to tell once
@@ -206,13 +202,5 @@ def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: st
 
 def _share(weights: FolderWeights, rank: int, workers: int) -> list[str]:
     """Tensors that lie in one of theirs go to one process."""
-    turn = -1
-    chosen = []
-    before = None
-    for name in weights.names:
-        theirs = weights.stored_name(name)
-        turn += theirs != before
-        before = theirs
-        if turn % workers == rank:
-            chosen.append(name)
-    return chosen
+    groups = groupby(weights.names, key=weights.stored_name)
+    return [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]

@@ -10,7 +10,6 @@ each file. Where a tensor was cut follows from its parts' shapes. Names and cuts
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelConfig, RopeConfig
-from internevo.files.errors import UserError
+from internevo.files.errors import UserError, some
 from internevo.hf.config_json import write_facts
-from internevo.hf.files import NAMES, Entry, shard_name, shards, write_index, write_safetensors
+from internevo.hf.families import FAMILIES
+from internevo.hf.files import NAMES, Entry, load_torch, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED
 
 SETTINGS = "model_config.pt"
@@ -69,24 +69,25 @@ def write_release(folder: Path, output: Path) -> None:
     settings = _settings(folder)
     tensors = dict(_named(folder, parts))
     config = _model(folder, settings, tensors)
-    shapes = _shapes(config)
-    if missing := [name for name in shapes if name not in tensors]:
-        raise UserError(f"{folder} lacks {_some(missing)}")
-    if unknown := [name for name in tensors if name not in shapes]:
-        raise UserError(f"{folder} has tensors that an InternLM2 model does not have: {_some(unknown)}")
+    shapes = FAMILIES["internlm2"].shapes(config)
+    # by InternEvo's names, which have no `model.` before them
+    released = {name.removeprefix("model."): name for name in shapes}
+    if missing := [name for name in released if name not in tensors]:
+        raise UserError(f"{folder} lacks {some(missing)}")
+    if unknown := [name for name in tensors if name not in released]:
+        raise UserError(f"{folder} has tensors that an InternLM2 model does not have: {some(unknown)}")
     entries = []
-    for name, shape in shapes.items():
-        cut = _cut(folder, name, tensors[name], shape)
+    for name, theirs in released.items():
+        cut = _cut(folder, name, tensors[name], shapes[theirs])
         stored = tensors[name][0].dtype
         if stored not in NAMES:
             raise UserError(f"{folder}: {name} is stored as {stored}; known are {', '.join(map(str, NAMES))}")
         make = partial(_join, name, tensors[name], cut, config, settings)
-        entries.append(Entry(_released(name), shape, stored, make))
+        entries.append(Entry(theirs, shapes[theirs], stored, make))
     groups = shards(entries, _SHARD_BYTES)
     for number, group in enumerate(groups, 1):
         write_safetensors(output / shard_name(number, len(groups)), group)
-    if len(groups) > 1:
-        write_index(output, groups)
+    write_index(output, groups)
     dtype = str(entries[0].dtype).removeprefix("torch.")
     facts = write_facts("internlm2", config, seq_len=_SEQ_LEN, dtype=dtype, bos_id=1, eos_id=2)
     (output / "config.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
@@ -98,21 +99,18 @@ def write_release(folder: Path, output: Path) -> None:
 def _parts(folder: Path) -> list[list[Path]]:
     """The files by pipeline part, and in each by tensor part."""
     found = {match: file for file in folder.iterdir() if (match := _PART.fullmatch(file.name))}
-    other = sorted(
-        file.name for file in folder.glob("model_*.pt") if file not in found.values() and file.name != SETTINGS
-    )
-    if other:
+    known = {SETTINGS, *(file.name for file in found.values())}
+    if other := sorted(file.name for file in folder.glob("model_*.pt") if file.name not in known):
         raise UserError(
-            f"{folder} has {_some(other)}: parts of a mixture of experts, or cut by FSDP, which are not read. Save the "
+            f"{folder} has {some(other)}: parts of a mixture of experts, or cut by FSDP, which are not read. Save the "
             "checkpoint without FSDP in InternEvo, or convert it with InternEvo's own tools."
         )
     files = {(int(match[2]), int(match[1])): file for match, file in found.items()}
     pipeline, tensor = (max(place[i] for place in files) + 1 for i in range(2))
-    lost = [(p, t) for p in range(pipeline) for t in range(tensor) if (p, t) not in files]
-    if lost:
+    if lost := [(p, t) for p in range(pipeline) for t in range(tensor) if (p, t) not in files]:
         there = next(iter(files.values())).name
         names = [re.sub(r"p\d+_pp\d+", f"p{t}_pp{p}", there) for p, t in lost]
-        raise UserError(f"{folder} lacks {_some(names)}, of {tensor} x {pipeline} parts. Fetch them.")
+        raise UserError(f"{folder} lacks {some(names)}, of {tensor} x {pipeline} parts. Fetch them.")
     return [[files[p, t] for t in range(tensor)] for p in range(pipeline)]
 
 
@@ -124,9 +122,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     settings = _load(folder / SETTINGS)
     for key, wanted in _NOT_HERE.items():
         if (found := settings.get(key, wanted)) != wanted:
-            raise UserError(
-                f"{folder / SETTINGS}: {key} is {found!r}; only models with {key} {wanted!r} can be imported"
-            )
+            what = f"{key} is {found!r}; only models with {key} {wanted!r} can be imported"
+            raise UserError(f"{folder / SETTINGS}: {what}")
     needed = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
     if missing := [key for key in needed if key not in settings]:
         raise UserError(f"{folder / SETTINGS} does not say {', '.join(missing)}")
@@ -137,14 +134,8 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """A file of PyTorch's, mapped into memory; nothing in it is run."""
-    try:
-        with torch.serialization.safe_globals([(dict, name) for name in _DICTS]):
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{file} is damaged, or holds more than tensors ({type(error).__name__}). Fetch it again."
-        ) from None
+    with torch.serialization.safe_globals([(dict, name) for name in _DICTS]):
+        found = load_torch(file)
     if not isinstance(found, dict):
         raise UserError(f"{file} holds a {type(found).__name__}, not a dict")
     return found
@@ -161,11 +152,11 @@ def _named(folder: Path, parts: list[list[Path]]) -> Iterator[tuple[str, list[Te
                 continue
             if re.match(r"(model\.)?\d+\.", key):
                 raise UserError(
-                    f"{files[0]} has {key}: the stages of an interleaved pipeline, which are not read. Save the "
+                    f"{files[0]} has {key}: the parts of an interleaved pipeline, which are not read. Save the "
                     "checkpoint with num_chunks 1."
                 )
             if lost := [file.name for file, state in zip(files, states, strict=True) if key not in state]:
-                raise UserError(f"{folder}: {_some(lost)} lacks {key}, which {files[0].name} has")
+                raise UserError(f"{folder}: {some(lost)} lacks {key}, which {files[0].name} has")
             name = key.removeprefix("model.").replace(".word_embeddings", "").replace(".Wqkv.", ".wqkv.")
             if match := _LAYER.match(name):
                 layers = max(layers, int(match[1]) + 1)
@@ -190,31 +181,6 @@ def _model(folder: Path, settings: dict[str, Any], tensors: dict[str, list[Tenso
         rope=RopeConfig(base=float(settings.get("rope_base", 10000))),
         norm_eps=settings.get("layer_norm_epsilon", 1e-5),
     )
-
-
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """What an InternLM2 model has, by InternEvo's names."""
-    hidden, width, shape = config.hidden, config.feed_forward.width, config.attention
-    queries = shape.heads * shape.head_dim
-    block = {
-        "attention_norm.weight": (hidden,),
-        "attention.wqkv.weight": (queries + 2 * shape.kv_heads * shape.head_dim, hidden),
-        "attention.wo.weight": (hidden, queries),
-        "ffn_norm.weight": (hidden,),
-        "feed_forward.w1.weight": (width, hidden),
-        "feed_forward.w3.weight": (width, hidden),
-        "feed_forward.w2.weight": (hidden, width),
-    }
-    return {
-        "tok_embeddings.weight": (config.vocab, hidden),
-        **{f"layers.{n}.{name}": shape for n in range(config.layers) for name, shape in block.items()},
-        "norm.weight": (hidden,),
-        "output.weight": (config.vocab, hidden),
-    }
-
-
-def _released(name: str) -> str:
-    return name if name == "output.weight" else f"model.{name}"
 
 
 def _cut(folder: Path, name: str, parts: list[Tensor], shape: tuple[int, ...]) -> int | None:
@@ -246,8 +212,3 @@ def _join(name: str, parts: list[Tensor], cut: int | None, config: ModelConfig, 
         turned = torch.cat([heads[:, :-1, ::2], heads[:, :-1, 1::2]], dim=2)
         whole = torch.cat([turned, heads[:, -1:]], dim=1).flatten(0, 2)
     return whole
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"

@@ -20,9 +20,8 @@ def choose_engine(name: str) -> str:
     Raises UserError when it is not installed.
     """
     wanted = ENGINES if name == "auto" else (name,)
-    for one in wanted:
-        if _installed(one):
-            return one
+    if found := next(filter(_installed, wanted), None):
+        return found
     if name not in (*ENGINES, "auto"):
         raise UserError(f"--engine: must be auto, {', '.join(ENGINES)}, found {name!r}")
     hint = "pip install vllm, or 'internevo[serve]' for transformers' own server"
@@ -38,13 +37,10 @@ def _installed(engine: str) -> bool:
 def engine_command(engine: str, folder: Path, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
     """What serves the Hugging Face folder. InternLM2's own layout is trusted to bring its code along."""
     remote = ["--trust-remote-code"] if (folder / "modeling_internlm2.py").exists() else []
-    path = str(folder)
-    if engine == "vllm":
-        return [_script("vllm"), "serve", path, "--host", host, "--port", str(port), *remote, *extra]
     if engine == "lmdeploy":
         options = ["--server-name", host, "--server-port", str(port)]
-        return [_script("lmdeploy"), "serve", "api_server", path, *options, *extra]
-    return [_script("transformers"), "serve", path, "--host", host, "--port", str(port), *remote, *extra]
+        return [_script(engine), "serve", "api_server", str(folder), *options, *extra]
+    return [_script(engine), "serve", str(folder), "--host", host, "--port", str(port), *remote, *extra]
 
 
 def _script(name: str) -> str:

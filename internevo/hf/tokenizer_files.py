@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import UserError
-from internevo.hf.quiet import quiet_transformers
+from internevo.files.quiet import quiet_transformers
 from internevo.tokens.sentence_pieces import chat_tokens, is_bpe, user_defined, with_chat_tokens
 from internevo.tokens.tokenizer import SentencePieceTokenizer, Tokenizer
 
@@ -41,9 +41,12 @@ def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
     """Write the tokenizer's files into the folder `output`."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, output / "tokenizer.model")
-        definition = _readable(fast_from_sentencepiece(tokenizer.path).to_str())
+        definition = json.loads(fast_from_sentencepiece(tokenizer.path).to_str())
+        # every version of tokenizers reads merges as `left right`; pairs came with 0.20
+        definition["model"]["merges"] = [" ".join(pair) for pair in definition["model"]["merges"]]
+        compact = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
+        (output / "tokenizer.json").write_text(compact, encoding="utf-8")
         settings = _settings(tokenizer, seq_len, definition["added_tokens"])
-        (output / "tokenizer.json").write_text(_compact(definition), encoding="utf-8")
         (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return
     for name in COPIED:
@@ -103,17 +106,6 @@ def fast_from_sentencepiece(path: Path) -> Any:
             single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, model.bos_id())]
         )
     return fast
-
-
-def _readable(definition: str) -> dict[str, Any]:
-    """The same with merges as `left right`, which every version of tokenizers reads; pairs came with 0.20."""
-    said = json.loads(definition)
-    said["model"]["merges"] = [" ".join(pair) for pair in said["model"]["merges"]]
-    return said
-
-
-def _compact(definition: dict[str, Any]) -> str:
-    return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
 
 
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:

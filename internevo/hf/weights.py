@@ -13,11 +13,10 @@ from torch import Tensor
 
 from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tensors
 from internevo.config.schema import ModelConfig
-from internevo.files.errors import UserError
+from internevo.files.errors import UserError, some
 from internevo.hf.config_json import read_facts
-from internevo.hf.families import FAMILIES, Row
+from internevo.hf.families import FAMILIES, Layout, Row
 from internevo.hf.files import TensorFiles
-from internevo.hf.layouts import Layout
 from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
 
@@ -120,9 +119,7 @@ class FolderWeights:
         spare = {_head(self.facts.family)} if self.config.tied else set()
         for what, names in (("lacks", set(wanted) - found), ("has, unknown here,", found - set(wanted) - spare)):
             if names:
-                some = ", ".join(sorted(names)[:5])
-                rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some}{rest}")
+                raise UserError(f"{self.folder}, a {self.facts.family} model, {what} {some(sorted(names))}")
 
     def _check_tied_head(self) -> None:
         """A tied head that is stored as well must be the embedding: versions of transformers differ in which counts."""
@@ -137,23 +134,13 @@ class FolderWeights:
             )
 
     def _check_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of our weights, once the folder's tensors are known to have those that go with them."""
+        for theirs, wanted in FAMILIES[self.facts.family].shapes(self.config).items():
+            if (found := self._files.shape(theirs)) != wanted:
+                sizes = f"has shape {list(found)}; config.json's sizes make it {list(wanted)}"
+                raise UserError(f"{self.folder}: {theirs} {sizes}")
         with torch.device("meta"):
-            model = Transformer(self.config)
-        shapes = {}
-        for name, weight in model.state_dict().items():
-            row, theirs, number = self._rows[name]
-            there = torch.empty(self._files.shape(theirs), device="meta")
-            try:
-                shape = row.layout.unpack(there, self.config)[number].shape
-            except (RuntimeError, IndexError):
-                shape = there.shape
-            if shape != weight.shape:
-                raise UserError(
-                    f"{self.folder}: {theirs} has shape {list(there.shape)}; config.json's sizes make {name} "
-                    f"{list(weight.shape)} of it"
-                )
-            shapes[name] = tuple(shape)
-        return shapes
+            return {name: tuple(weight.shape) for name, weight in Transformer(self.config).state_dict().items()}
 
 
 def _head(family: str) -> str:

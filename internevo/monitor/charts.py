@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
-from internevo.monitor.metrics import StepMetrics
-from internevo.monitor.shown import Shown, shown
+from internevo.monitor.metrics import Shown, StepMetrics, shown
+from internevo.monitor.page import chart
 from internevo.monitor.smoothing import widths
 
 Record = dict[str, Any]
 BUCKETS = 500
-"""A longer run is cut into so many stretches; each keeps its first step and its extremes of loss and gradient."""
+"""Stretches that a longer run is cut into; each keeps its first step and its extremes of loss and gradient."""
 
 
 def thin(steps: Sequence[Record]) -> list[int]:
@@ -49,7 +50,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
     def curve(how: Shown, values: Sequence[Any]) -> dict[str, Any]:
         series = [line(how.label, how.colour, values, **({"faint": True} if how.smooth else {}))]
         series += [smoothed("smoothed", how.colour, values)] if how.smooth else []
-        return _chart(how.title, how.unit, x, series, **(how.options or {}))
+        return chart(how.title, how.unit, x, series, **(how.options or {}))
 
     recorded = [step.get("recorded") or {} for step in steps]
     shares = [credible(step["mfu"]) for step in steps]
@@ -60,7 +61,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             f"recorded/{name}": curve(Shown(name, smooth=True), [one.get(name) for one in recorded])
             for name in recorded_names(steps)
         },
-        "mfu": _chart(
+        "mfu": chart(
             "Model FLOPs utilisation",
             "share of the peak",
             x if any(share is not None for share in shares) else [],
@@ -68,8 +69,8 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             zero=True,
             percent=True,
         ),
-        "time": _chart("Waiting for data", "share of a step", x, [line("wait", 1, waited)], zero=True, percent=True),
-        "sources": _chart("Tokens by source", "cumulative", x, _cumulative(steps, line), zero=True, height=260),
+        "time": chart("Waiting for data", "share of a step", x, [line("wait", 1, waited)], zero=True, percent=True),
+        "sources": chart("Tokens by source", "cumulative", x, _cumulative(steps, line), zero=True, height=260),
         "heldout": _heldout(evals),
     }
 
@@ -79,19 +80,11 @@ def recorded_names(steps: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for step in steps for name in step.get("recorded") or {}))
 
 
-def _chart(title: str, unit: str, x: Sequence[float], series: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    return {"title": title, "unit": unit, "x": list(x), "series": series, **options}
-
-
 def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for step in steps for name in step["sources"]))
     series = []
     for colour, name in enumerate(names):
-        total, values = 0, []
-        for step in steps:
-            total += step["sources"].get(name, 0)
-            values.append(total)
-        series.append(line(name, colour, values))
+        series.append(line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps))))
     return series
 
 
@@ -115,7 +108,7 @@ def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
         if alone[name] is not None:
             flat = [_rounded(alone[name])] * len(x)
             series.append({"label": f"{name}, frequencies alone", "colour": colour, "y": flat, "dashed": True})
-    return _chart("Held-out loss", "nats per token", x, series, height=280)
+    return chart("Held-out loss", "nats per token", x, series, height=280)
 
 
 def credible(share: float | None) -> float | None:

@@ -12,12 +12,11 @@ from rich.markup import escape
 
 from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import RunConfig
-from internevo.monitor.metrics import EvalMetrics, StepMetrics
-from internevo.monitor.shown import shown
+from internevo.monitor.metrics import EvalMetrics, StepMetrics, shown
 from internevo.monitor.terminal import Terminal
 
-_COLUMNS = {key: how for key, how in shown(StepMetrics).items() if how.head}
-_HEADS = "".join(f"{column.head:>{column.width}}" for column in _COLUMNS.values())
+_COLUMNS = {key: how.column for key, how in shown(StepMetrics).items() if how.column}
+_HEADS = "".join(f"{head:>{width}}" for head, width, _ in _COLUMNS.values())
 _HEADER = f"{'stage':<10}{'step':>15}{_HEADS}{'data':>7}{'left':>9}"
 _HEADER_EVERY = 40
 _RECENT = 20
@@ -35,7 +34,6 @@ class ConsoleSink:
         self._file = log.open("a", encoding="utf-8") if log else None
         # a Terminal has a console's size, colours and encoding
         self._console = Console(file=self._file or cast("TextIO", self._terminal), highlight=False, soft_wrap=True)
-        self._stamped = log is not None
         self._steps = [stage_steps(stage.train) for stage in config.stages]
         self._names = [stage.name for stage in config.stages]
         self._trains = [stage.train for stage in config.stages]
@@ -52,7 +50,10 @@ class ConsoleSink:
         wait = metrics.data_s / metrics.step_s if metrics.step_s else 0.0
         train = self._trains[place]
         self._recent.append((metrics.step_s, places_before(train, inside) - places_before(train, inside - 1)))
-        cells = "".join(column.cell(getattr(metrics, key)) for key, column in _COLUMNS.items())
+        cells = ""
+        for key, (_, width, form) in _COLUMNS.items():
+            value = getattr(metrics, key)
+            cells += f"{'–' if value is None else form.format(value):>{width}}"
         recorded = "".join(
             f"  {key} {value:.4g}" for key, value in (metrics.recorded or {}).items() if value is not None
         )
@@ -75,14 +76,12 @@ class ConsoleSink:
             self._file.close()
 
     def _print(self, text: str, markup: bool = True) -> None:
-        self._console.print(self._stamp() + text, markup=markup)
+        stamp = "" if self._file is None else time.strftime("%Y-%m-%d %H:%M:%S  ")
+        self._console.print(stamp + text, markup=markup)
         if self._file is not None:
             self._file.flush()
         if self._terminal.lost is not None:
             raise self._terminal.lost
-
-    def _stamp(self) -> str:
-        return time.strftime("%Y-%m-%d %H:%M:%S  ") if self._stamped else ""
 
     def _left(self, done: int) -> str:
         """Time that the rest of the run needs at the recent speed, tokens a second."""

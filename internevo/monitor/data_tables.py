@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from internevo.config.schema import RunConfig
 from internevo.data.mixing import Plan
 from internevo.monitor.charts import Record
-from internevo.monitor.page import table
+from internevo.monitor.page import formatted, table
 
 
 def mixture_table(config: RunConfig, steps: Sequence[Record]) -> str:
@@ -26,7 +26,7 @@ def mixture_table(config: RunConfig, steps: Sequence[Record]) -> str:
                 drawn[name] = drawn.get(name, 0) + of_source
         total = sum(drawn.values())
         for name, tokens in drawn.items():
-            shares = (f"{tokens / total:.2%}", f"{wanted.get(name, 0) / total:.2%}") if total else ("–", "–")
+            shares = (formatted(part / total if total else None, ".2%") for part in (tokens, wanted.get(name, 0)))
             rows.append([stage.name, name, f"{tokens:,}", *shares])
     return table(["stage", "source", "real tokens", "share", "by its weights"], rows)
 
@@ -40,8 +40,7 @@ def packing_table(config: RunConfig, steps: Sequence[Record]) -> str:
             continue
         documents, cut, padding = (sum(one[key] for one in mine) for key in ("documents", "cut_documents", "padding"))
         places = padding + sum(sum(one["sources"].values()) for one in mine)
-        cut_share = f"{cut / documents:.2%}" if documents else "–"
-        rows.append(
-            [stage.name, stage.data.packing, f"{documents:,}", cut_share, f"{padding / places:.3%}" if places else "–"]
-        )
+        cut_share = formatted(cut / documents if documents else None, ".2%")
+        empty_share = formatted(padding / places if places else None, ".3%")
+        rows.append([stage.name, stage.data.packing, f"{documents:,}", cut_share, empty_share])
     return table(["stage", "packing", "documents", "cut over rows", "padding"], rows)

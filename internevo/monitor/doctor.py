@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from internevo.monitor.environment import DRIVER_VERSION, output, package_version
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Finding:
 
     @property
     def good(self) -> bool:
-        """Whether it is there."""
         return bool(self.found)
 
 
@@ -76,11 +75,17 @@ def examine() -> list[Finding]:
     """Look at this machine. Imports nothing that is optional."""
     findings = [Finding("python", platform.python_version(), "everything", "Python 3.11 or newer", True)]
     findings += [
-        Finding(name, _version(name), purpose, remedy or "pip install internevo", needed)
+        Finding(name, package_version(name) or "", purpose, remedy or "pip install internevo", needed)
         for name, purpose, remedy, needed in _PACKAGES
     ]
-    findings += [Finding(name, _command(name), purpose, remedy) for name, purpose, remedy in _COMMANDS]
-    return [*findings, *_gpus(), *_machine()]
+    findings += [Finding(name, shutil.which(name) or "", purpose, remedy) for name, purpose, remedy in _COMMANDS]
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        *findings,
+        *_gpus(),
+        Finding("cores", str(os.cpu_count()), "data, CPU training", ""),
+        Finding("disk here", f"{free:,.0f} GiB free", "checkpoints: 12 bytes a parameter each", ""),
+    ]
 
 
 def _gpus() -> list[Finding]:
@@ -88,45 +93,16 @@ def _gpus() -> list[Finding]:
     names = {torch.cuda.get_device_name(n) for n in range(count)}
     gpus = f"{count} x {', '.join(sorted(names))}" if count else ""
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    driver = (output(*DRIVER_VERSION) or "").partition("\n")[0]  # a line a GPU
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if count else ""
     # torch without CUDA on a machine with GPUs is the usual mistake
-    remedy = "a torch built for CUDA: see pytorch.org" if _driver() and not build else "training works on CPUs, slowly"
+    remedy = "a torch built for CUDA: see pytorch.org" if driver and not build else "training works on CPUs, slowly"
     return [
         Finding("GPUs", gpus, "training at speed", remedy),
         Finding("torch's CUDA", build, "GPUs", "a torch built for CUDA: see pytorch.org"),
-        Finding("driver", _driver(), "GPUs", "NVIDIA's driver"),
+        Finding("driver", driver, "GPUs", "NVIDIA's driver"),
         Finding("NCCL", nccl, "several GPUs", "comes with torch built for CUDA"),
     ]
-
-
-def _machine() -> list[Finding]:
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    return [
-        Finding("cores", str(os.cpu_count()), "data, CPU training", ""),
-        Finding("disk here", f"{free:,.0f} GiB free", "checkpoints: 12 bytes a parameter each", ""),
-    ]
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-def _command(name: str) -> str:
-    return shutil.which(name) or ""
-
-
-def _driver() -> str:
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
-    except subprocess.TimeoutExpired:
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""
 
 
 def broken_imports() -> list[str]:

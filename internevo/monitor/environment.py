@@ -32,6 +32,7 @@ PACKAGES = (
     "liger-kernel",
     "deepspeed",
 )
+DRIVER_VERSION = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
 def capture(device: torch.device, command: Sequence[str], processes: int = 1) -> dict[str, Any]:
@@ -45,13 +46,13 @@ def capture(device: torch.device, command: Sequence[str], processes: int = 1) ->
         "git_modified": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "torch": torch.__version__,  # with the build, which the package's metadata may leave out
-        **{name: _version(name) for name in PACKAGES},
+        **{name: package_version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "hostname": platform.node(),
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "device_type": device.type,
         "gpu_count": torch.cuda.device_count(),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "driver": output(*DRIVER_VERSION) if cuda else None,
         "cuda": torch.version.cuda,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -81,7 +82,8 @@ def write_environment(path: Path, facts: dict[str, Any]) -> None:
     write_durable(path, json.dumps(facts, indent=1) + "\n")
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """Of an installed package; None where it is not."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -91,10 +93,11 @@ def _version(name: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     """About the checkout that the package runs from; None when it is not one."""
     root = Path(__file__).parents[2]
-    return _output("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
+    return output("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
 
 
-def _output(*command: str) -> str | None:
+def output(*command: str) -> str | None:
+    """What a command prints; None where there is no such command, or it fails."""
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -7,7 +7,10 @@ import math
 import resource
 import sys
 import time
+import typing
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +18,27 @@ import torch
 
 from internevo.files.durable import write_durable
 from internevo.monitor.records import split_records
-from internevo.monitor.shown import Shown
 
 METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a number of a step is shown: in wandb and TensorBoard as a curve; in console and report where it says how."""
+
+    title: str = ""
+    """Of its chart in the report; no chart without."""
+    unit: str = ""
+    label: str = "each step"
+    colour: int = 0
+    smooth: bool = False
+    """Whether the chart has a smoothed line too."""
+    options: Mapping[str, Any] | None = None
+    """Of the chart, as `report.js` knows them: zero, log, percent, height."""
+    column: tuple[str, int, str] | None = None
+    """Head, width and format of its column in the console; no column without."""
+    share: bool = False
+    """Whether it is a share of a peak: above 1 it is not shown, as the peak was measured too low."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +52,17 @@ class StepMetrics:
     """Real tokens trained on in the run so far; padding does not count."""
     loss: Annotated[
         float,
-        Shown("Training loss", "nats per token", "each step", 0, True, {"height": 300}, "loss", 9, "{:.4f}"),
+        Shown("Training loss", "nats per token", smooth=True, options={"height": 300}, column=("loss", 9, "{:.4f}")),
     ]
     """Nats per real label."""
     grad_norm: Annotated[
-        float,
-        Shown("Gradient norm", "before clipping", "norm", 3, False, {"log": True}, "grad", 8, "{:.3f}"),
+        float, Shown("Gradient norm", "before clipping", "norm", 3, options={"log": True}, column=("grad", 8, "{:.3f}"))
     ]
     """Before clipping."""
-    lr: Annotated[float, Shown("Learning rate", "", "learning rate", 4, False, {"zero": True}, "lr", 10, "{:.2e}")]
+    lr: Annotated[
+        float,
+        Shown("Learning rate", label="learning rate", colour=4, options={"zero": True}, column=("lr", 10, "{:.2e}")),
+    ]
     seq_len: Annotated[int, Shown()]
     step_s: Annotated[float, Shown()]
     """Seconds from asking for the batch to the updated weights."""
@@ -47,17 +70,26 @@ class StepMetrics:
     """Seconds of these spent waiting for data."""
     tokens_per_s: Annotated[
         float,
-        Shown("Speed", "real tokens per second", "each step", 2, True, {"zero": True}, "tokens/s", 12, "{:,.0f}"),
+        Shown(
+            "Speed",
+            "real tokens per second",
+            colour=2,
+            smooth=True,
+            options={"zero": True},
+            column=("tokens/s", 12, "{:,.0f}"),
+        ),
     ]
     """Real tokens."""
     tokens_per_s_per_gpu: Annotated[float, Shown()]
-    mfu: Annotated[float | None, Shown(head="mfu", width=8, format="{:.1%}", share=True)]
+    mfu: Annotated[float | None, Shown(column=("mfu", 8, "{:.1%}"), share=True)]
     """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
     CPU, and where the step did more than the peak, which therefore is none."""
     mfu_full: Annotated[float | None, Shown(share=True)]
     """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
     be above 1, as most of a square is then never computed."""
-    memory_gib: Annotated[float, Shown("Peak memory", "GiB", "peak", 5, False, {"zero": True}, "mem", 9, "{:.2f}G")]
+    memory_gib: Annotated[
+        float, Shown("Peak memory", "GiB", "peak", 5, options={"zero": True}, column=("mem", 9, "{:.2f}G"))
+    ]
     """Peak so far: allocated on a GPU, resident on a CPU."""
     skipped: bool
     """Whether the update was left out because something was not finite."""
@@ -96,6 +128,13 @@ class EvalMetrics:
     """(first position, last exclusive, loss, labels)."""
 
 
+@cache
+def shown(schema: type) -> dict[str, Shown]:
+    """The numbers of a dataclass that are shown, by field."""
+    hints = typing.get_type_hints(schema, include_extras=True).items()
+    return {name: one for name, hint in hints for one in getattr(hint, "__metadata__", ()) if isinstance(one, Shown)}
+
+
 class JsonLines:
     """A file that grows by one JSON object a line, flushed line by line."""
 
@@ -111,7 +150,6 @@ class JsonLines:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

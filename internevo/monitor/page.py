@@ -56,7 +56,51 @@ def asset(name: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: bool = False) -> str:
+    """A table of plain text; with `text`, its cells stand at the left."""
     kind = ' class="text"' if text else ""
     top = "".join(f"<th{kind}>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def heat_table(head: Iterable[str], rows: Iterable[str]) -> str:
+    """A table whose cells have colours: the heads' text, and each row's cells as HTML."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="scroll"><table class="heat"><tr>{top}</tr>{body}</table></div>'
+
+
+def note(html: str) -> str:
+    """A remark beside a table or a chart."""
+    return f'<p class="note">{html}</p>'
+
+
+def card(value: str, meaning: str) -> str:
+    """A number in large type, and what it is."""
+    return f'<div class="card"><b>{escape(value)}</b><span>{escape(meaning)}</span></div>'
+
+
+def figures(names: Iterable[str]) -> str:
+    """Places of charts, by their names."""
+    return "".join(f'<figure data-chart="{escape(name)}"></figure>' for name in names)
+
+
+def chart(title: str, unit: str, x: Sequence[float], series: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    """A chart as `report.js` draws it. A series has `label`, `colour` and `y`, or `widths` in its place.
+
+    Options: over, zero, log, xlog, percent, height; of a series: points, dashed, faint, fill.
+    """
+    return {"title": title, "unit": unit, "x": list(x), "series": series, **options}
+
+
+def formatted(value: float | None, form: str = ".3f") -> str:
+    """The number in Python's format `form`; a dash for none."""
+    return "–" if value is None else format(value, form)
+
+
+def human(value: float, form: str = ".3g") -> str:
+    """1,234,567 as `1.23M`."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:{form}}{unit}"
+    return f"{value:.3g}"

@@ -18,7 +18,7 @@ from internevo.files.json_files import is_number, read_mapping
 from internevo.monitor.charts import Record, build_charts, credible, recorded_names
 from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
-from internevo.monitor.page import asset, table, write_page
+from internevo.monitor.page import asset, card, figures, formatted, heat_table, human, note, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
 from internevo.monitor.smoothing import control
 
@@ -75,7 +75,7 @@ def _damaged(run: Path) -> str:
     told = [f"{count:,} lines of {name} are no records and are left out." for name, count in counts.items() if count]
     if (run / "environment.json").is_file() and not read_mapping(run / "environment.json"):
         told.append("environment.json is damaged.")
-    return f'<p class="note">{" ".join(told)}</p>' if told else ""
+    return note(" ".join(told)) if told else ""
 
 
 def _stages(config: RunConfig) -> list[dict[str, Any]]:
@@ -102,24 +102,24 @@ def _lede(config: RunConfig, steps: Sequence[Record], environment: Record) -> st
 
 def _cards(steps: Sequence[Record], evals: Sequence[Record], environment: Record) -> str:
     if not steps:
-        return _card("no steps yet", "training has not begun")
+        return card("no steps yet", "training has not begun")
     speed = statistics.median(step["tokens_per_s"] for step in steps)
     seconds = sum(step["step_s"] for step in steps)
     stage = steps[-1]["stage"]  # another stage's loss is of other rows, or other data
     losses = [step["loss"] for step in steps[-20:] if step["loss"] is not None and step["stage"] == stage]
     cards = [
-        _card(
-            f"{statistics.mean(losses):.3f}" if losses else "–",
+        card(
+            formatted(statistics.mean(losses) if losses else None),
             f"training loss, mean of the last {len(losses)} steps of {stage}",
         ),
-        *(_card(_loss(one), f"held-out {source}, {_when(one)}{_alone(one)}") for source, one in newest(evals).items()),
-        _card(human(speed), "real tokens per second, median"),
+        *(_heldout_card(source, one) for source, one in newest(evals).items()),
+        card(human(speed), "real tokens per second, median"),
         *_mfu(steps),
-        _card(duration(seconds), f"in {len(steps):,} steps"),
-        _card(f"{max(step['memory_gib'] for step in steps):.2f} GiB", "peak memory"),
+        card(duration(seconds), f"in {len(steps):,} steps"),
+        card(f"{max(step['memory_gib'] for step in steps):.2f} GiB", "peak memory"),
     ]
     if skipped := sum(step["skipped"] for step in steps):
-        cards.append(_card(str(skipped), "steps skipped: loss or gradient not finite"))
+        cards.append(card(str(skipped), "steps skipped: loss or gradient not finite"))
     return "".join(cards)
 
 
@@ -132,12 +132,10 @@ def newest(evals: Sequence[Record]) -> dict[str, Record]:
     return {one["source"]: one for one in evals if one["when"] != "start" or not one["step"]}
 
 
-def _alone(one: Record) -> str:
-    return "" if one["frequencies"] is None else f"; {_number(one['frequencies'])} by frequencies alone"
-
-
-def _when(one: Record) -> str:
-    return f"{one['when']} of {one['stage']}, step {one['step']:,}"
+def _heldout_card(source: str, one: Record) -> str:
+    alone = "" if one["frequencies"] is None else f"; {formatted(one['frequencies'])} by frequencies alone"
+    when = f"{one['when']} of {one['stage']}, step {one['step']:,}"
+    return card(formatted(one["loss"]), f"held-out {source}, {when}{alone}")
 
 
 def _mfu(steps: Sequence[Record]) -> list[str]:
@@ -150,38 +148,30 @@ def _mfu(steps: Sequence[Record]) -> list[str]:
     more = "; above 100%, as that counts attention between documents, which is not computed" if share > 1 else ""
     least = "" if len(causal) == len(steps) else f" of the {len(causal):,} steps that have one"
     meaning = f"MFU, causal attention, median{least}; {share:.1%} counted as full attention{more}"
-    return [_card(f"{statistics.median(causal):.1%}", meaning)]
-
-
-def _card(value: str, meaning: str) -> str:
-    return f'<div class="card"><b>{escape(value)}</b><span>{escape(meaning)}</span></div>'
+    return [card(f"{statistics.median(causal):.1%}", meaning)]
 
 
 def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
     if not evals:
-        return '<p class="note">Nothing was evaluated: the stores hold no held-out documents yet.</p>'
+        return note("Nothing was evaluated: the stores hold no held-out documents yet.")
     stages = [stage.name for stage in config.stages]
     first = {one["source"]: one for one in reversed(evals) if one["when"] == "start" and one["stage"] == stages[0]}
     ends = {(one["source"], one["stage"]): one for one in evals if one["when"] in ("middle", "end")}
     rows = []
     for source in dict.fromkeys(one["source"] for one in evals):
         alone = next(one["frequencies"] for one in reversed(evals) if one["source"] == source)
-        values = [_number(alone), _loss(first.get(source)), *(_ended(ends.get((source, name))) for name in stages)]
+        values = [formatted(alone), _loss(first.get(source)), *(_ended(ends.get((source, name))) for name in stages)]
         rows.append([source, *values])
     return table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
 
 
 def _loss(one: Record | None) -> str:
-    return "–" if one is None else _number(one["loss"])
+    return "–" if one is None else formatted(one["loss"])
 
 
 def _ended(one: Record | None) -> str:
     """The loss at a stage's end; before that the newest one within it, with its step."""
     return _loss(one) if one is None or one["when"] == "end" else f"{_loss(one)} at step {one['step']:,}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _positions(evals: Sequence[Record]) -> str:
@@ -195,16 +185,13 @@ def _positions(evals: Sequence[Record]) -> str:
         edges = sorted({(first, last) for one in chosen for first, last, _, _ in one["by_position"]})
         values = [loss for one in chosen for _, _, loss, _ in one["by_position"] if loss is not None]
         low, high = min(values, default=0.0), max(values, default=0.0)
-        head = "".join(f"<th>{first:,}–{last - 1:,}</th>" for first, last in edges)
-        body = ""
+        rows = []
         for one in chosen:
             by_edge = {(first, last): loss for first, last, loss, _ in one["by_position"]}
             cells = "".join(_heat(by_edge.get(edge), low, high) for edge in edges)
-            body += f"<tr><td>{escape(one['when'])} of {escape(one['stage'])}</td>{cells}</tr>"
-        tables.append(
-            f"<h3>{escape(source)}: loss by position in the document</h3>"
-            f'<div class="scroll"><table class="heat"><tr><th></th>{head}</tr>{body}</table></div>'
-        )
+            rows.append(f"<td>{escape(one['when'])} of {escape(one['stage'])}</td>{cells}")
+        head = ["", *(f"{first:,}–{last - 1:,}" for first, last in edges)]
+        tables.append(f"<h3>{escape(source)}: loss by position in the document</h3>{heat_table(head, rows)}")
     return "".join(tables)
 
 
@@ -218,9 +205,9 @@ def _heat(loss: float | None, low: float, high: float) -> str:
 
 def _recorded(steps: Sequence[Record]) -> str:
     """The charts of what parts of the model measured; nothing where they did not."""
-    figures = "".join(f'<figure data-chart="recorded/{escape(name)}"></figure>' for name in recorded_names(steps))
-    note = '<p class="note">What parts of the model, the engine or the trainer measured.</p>'
-    return f'<section><h2>Recorded</h2>{note}<div class="charts">{figures}</div></section>\n' if figures else ""
+    places = figures(f"recorded/{name}" for name in recorded_names(steps))
+    what = note("What parts of the model, the engine or the trainer measured.")
+    return f'<section><h2>Recorded</h2>{what}<div class="charts">{places}</div></section>\n' if places else ""
 
 
 def _speed_note(environment: Record) -> str:
@@ -239,7 +226,7 @@ def _time(run: Path) -> str:
     """Where a step's time goes, of the steps that were profiled."""
     profiles = read_profiles(run)
     if not profiles:
-        return '<p class="note">No step was profiled: <code>monitor.profile.first</code> chooses some.</p>'
+        return note("No step was profiled: <code>monitor.profile.first</code> chooses some.")
     rows = []
     for one in profiles:
         whole = sum(one["seconds"].values())
@@ -258,7 +245,7 @@ def _checkpoints(run: Path) -> str:
             continue
         when = datetime.fromtimestamp(written).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append([path.name, str(state.get("stage", "–")), f"{size / 1e6:,.1f} MB", when])
-    return table(["checkpoint", "stage", "size", "written"], rows) if rows else '<p class="note">None yet.</p>'
+    return table(["checkpoint", "stage", "size", "written"], rows) if rows else note("None yet.")
 
 
 def _environment(environment: Record) -> str:
@@ -269,15 +256,7 @@ def _environment(environment: Record) -> str:
             key, value = "earlier starts", ", ".join(starts)
         if value is not None:
             rows.append([key, " ".join(map(str, value)) if isinstance(value, list) else str(value)])
-    return table(["", ""], rows, text=True) if rows else '<p class="note">Not recorded yet.</p>'
-
-
-def human(value: float) -> str:
-    """1,234,567 as `1.23M`."""
-    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g}{unit}"
-    return f"{value:.3g}"
+    return table(["", ""], rows, text=True) if rows else note("Not recorded yet.")
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from internevo.config.schema import RunConfig
 from internevo.files.errors import UserError
 from internevo.monitor.console import ConsoleSink
-from internevo.monitor.metrics import EVALS, METRICS, EvalMetrics, JsonLines, StepMetrics
-from internevo.monitor.shown import shown
+from internevo.monitor.metrics import EVALS, METRICS, EvalMetrics, JsonLines, StepMetrics, shown
 from internevo.monitor.terminal import warn
 
 
@@ -54,24 +53,20 @@ class Sinks:
         self.record, self.others, self.every = record, list(others), every
 
     def step(self, metrics: StepMetrics) -> None:
-        """Pass a step on."""
         if self.record is not None:
             self.record.step(metrics)
         if metrics.step % self.every == 0 or metrics.step == 1 or metrics.skipped:
             self._show(lambda sink: sink.step(metrics))
 
     def evaluation(self, metrics: EvalMetrics) -> None:
-        """Pass an evaluation on."""
         if self.record is not None:
             self.record.evaluation(metrics)
         self._show(lambda sink: sink.evaluation(metrics))
 
     def message(self, text: str) -> None:
-        """Pass a message on."""
         self._show(lambda sink: sink.message(text))
 
     def close(self) -> None:
-        """Close all."""
         try:
             self._show(lambda sink: sink.close())
         finally:
@@ -106,9 +101,8 @@ def check_sinks(config: RunConfig) -> None:
             try:
                 import_module(name)
             except ImportError:
-                raise UserError(
-                    f"monitor.{name} is on, but {name} is missing: pip install 'internevo[{name}]'"
-                ) from None
+                remedy = f"pip install 'internevo[{name}]'"
+                raise UserError(f"monitor.{name} is on, but {name} is missing: {remedy}") from None
 
 
 def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
@@ -147,31 +141,27 @@ class RecordSink:
     """`metrics.jsonl` and `evals.jsonl`, the source of truth. Raises RecordError when one cannot be written."""
 
     def __init__(self, run: Path):
-        self._failed = False
-        with self._writing(run / METRICS):
+        self._run, self._failed = run, False
+        with self._writing(METRICS):
             self._steps = JsonLines(run / METRICS)
-        with self._writing(run / EVALS):
+        with self._writing(EVALS):
             self._evals = JsonLines(run / EVALS)
-        self._run = run
 
     def step(self, metrics: StepMetrics) -> None:
-        """Record a step."""
-        with self._writing(self._run / METRICS):
+        with self._writing(METRICS):
             self._steps.write(metrics)
 
     def evaluation(self, metrics: EvalMetrics) -> None:
-        """Record an evaluation."""
-        with self._writing(self._run / EVALS):
+        with self._writing(EVALS):
             self._evals.write(metrics)
 
     def close(self) -> None:
-        """Close the files."""
         for name, file in ((METRICS, self._steps), (EVALS, self._evals)):
-            with self._writing(self._run / name):
+            with self._writing(name):
                 file.close()
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
+    def _writing(self, name: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -179,8 +169,8 @@ class RecordSink:
                 return
             self._failed = True
             raise RecordError(
-                f"{path} cannot be written: {error.strerror}. It is the record of the run, which stops here. Free "
-                "space or give access there; the same command then resumes from the newest checkpoint."
+                f"{self._run / name} cannot be written: {error.strerror}. It is the record of the run, which stops "
+                "here. Free space or give access there; the same command then resumes from the newest checkpoint."
             ) from error
 
 

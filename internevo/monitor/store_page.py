@@ -7,7 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from internevo.monitor.page import table, write_page
+from internevo.files.errors import some
+from internevo.monitor.page import chart, note, table, write_page
 from internevo.tokens.inspect import StoreSummary
 
 HEAD = ("store", "documents", "tokens", "share", "mean", "median", "longest", "held out", "ids")
@@ -74,13 +75,12 @@ def _chart(title: str, unit: str, stores: Sequence[StoreSummary], of: str) -> di
         {"label": name, "colour": number, "points": True, "dashed": number % 12 >= 6, "y": [line.get(i) for i in x]}
         for number, (name, line) in enumerate(lines.items())
     ]
-    shown = {"over": "tokens in a document", "xlog": True, "zero": True, "percent": True, "height": 300}
-    return {"title": title, "unit": unit, "x": x, "series": series, **shown}
+    return chart(title, unit, x, series, over="tokens in a document", xlog=True, zero=True, percent=True, height=300)
 
 
 def _documents(name: str, documents: Mapping[int, str]) -> str:
     texts = "".join(
-        f'<p class="note">document {number:,}</p><pre class="document">{escape(text)}</pre>'
+        f'{note(f"document {number:,}")}<pre class="document">{escape(text)}</pre>'
         for number, text in documents.items()
     )
     return f"<h3>{escape(name)}</h3>{texts}"
@@ -88,9 +88,8 @@ def _documents(name: str, documents: Mapping[int, str]) -> str:
 
 def _origin(store: StoreSummary) -> str:
     manifest = store.manifest
-    inputs = manifest.get("inputs", [])
     said = {
-        "inputs": ", ".join(map(str, inputs[:5])) + (f" and {len(inputs) - 5:,} more" if len(inputs) > 5 else ""),
+        "inputs": some(manifest.get("inputs", [])),
         "tokenizer": f"{manifest.get('tokenizer', '')} ({manifest.get('tokenizer_fingerprint', '')})",
         "held out": f"{manifest.get('held_out', 0):.2%}, {store.heldout_documents:,} documents",
         "empty": f"{manifest.get('empty', 0):,}",

@@ -14,7 +14,7 @@ from internevo.launch.run_sweep import RunState, Status, state
 from internevo.launch.sweep import Sweep
 from internevo.monitor.charts import recorded_names
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
-from internevo.monitor.page import table, write_page
+from internevo.monitor.page import chart, figures, formatted, table, write_page
 from internevo.monitor.smoothing import control, widths
 
 _LAST = 0.1
@@ -63,7 +63,7 @@ def _result(sweep: Sweep, now: RunState) -> Result:
             score = statistics.fmean(heldout.values())
         else:
             score = train
-    return Result(now, score, train, heldout, speed, _recorded(last))
+    return Result(now, score, train, heldout, tokens_per_s=speed, recorded=_recorded(last))
 
 
 def _recorded(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -92,8 +92,8 @@ def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
                 str(place) if one.score is not None else "",
                 now.run.name,
                 *(_value(now.run.varied.get(key)) for key in keys),
-                *(_loss(value) for value in (one.score, one.train, *(one.heldout.get(name) for name in sources))),
-                *(f"{one.recorded[name]:.4g}" if name in one.recorded else "–" for name in measured),
+                *(formatted(value, ".4f") for value in (one.score, one.train, *map(one.heldout.get, sources))),
+                *(formatted(one.recorded.get(name), ".4g") for name in measured),
                 f"{one.tokens_per_s:,.0f}" if one.tokens_per_s else "–",
                 status,
             ]
@@ -107,13 +107,12 @@ def write_sweep_page(sweep: Sweep, found: Sequence[Result]) -> Path:
     failed = [one.state for one in found if one.state.status is Status.failed]
     done = sum(one.state.status is Status.complete for one in found)
     head, rows = ranked_rows(found)
-    figures = "".join(f'<figure data-chart="{name}"></figure>' for name in by_key)
     causes = "".join(f"<h3>{escape(one.run.name)}</h3><pre>{escape(one.cause)}</pre>" for one in failed)
     body = f"""
 <section><h2>Ranked</h2>
 <p class="note">By {escape(_meaning(sweep.rank_by))}; less is better. Only complete runs have a place.</p>
 {table(head, rows)}</section>
-{f'<section><h2>By key</h2><div class="charts">{figures}</div></section>' if figures else ""}
+{f'<section><h2>By key</h2><div class="charts">{figures(by_key)}</div></section>' if by_key else ""}
 <section><h2>Training loss</h2><p class="note">Smoothed by lines fitted to the steps around each one. Drag to
 zoom, double-click to go back. {control()}</p>
 <div class="charts"><figure class="wide" data-chart="loss"></figure></div></section>
@@ -151,7 +150,7 @@ def _curves(sweep: Sweep, found: Sequence[Result]) -> dict[str, Any]:
         }
         for number, (name, line) in enumerate(lines.items())
     ]
-    return {"title": "Training loss", "unit": "nats per token", "x": x, "series": series, "height": 380}
+    return chart("Training loss", "nats per token", x, series, height=380)
 
 
 def _by_key(found: Sequence[Result]) -> dict[str, Any]:
@@ -176,15 +175,7 @@ def _by_key(found: Sequence[Result]) -> dict[str, Any]:
             for number, (name, line) in enumerate(sorted(lines.items()))
         ]
         wide = x[0] > 0 and x[-1] / x[0] >= 8
-        charts[key] = {
-            "title": key,
-            "unit": "score",
-            "over": key,
-            "xlog": wide,
-            "height": 300,
-            "x": x,
-            "series": series,
-        }
+        charts[key] = chart(key, "score", x, series, over=key, xlog=wide, height=300)
     return charts
 
 
@@ -194,10 +185,6 @@ def _meaning(rank_by: str) -> str:
     if rank_by.startswith("heldout/"):
         return f"the held-out loss of {rank_by.partition('/')[2]}"
     return f"the training loss of the last {_LAST:.0%} of the steps"
-
-
-def _loss(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _value(value: Any) -> str:

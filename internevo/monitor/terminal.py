@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, TextIO
 
@@ -22,33 +23,25 @@ class Terminal:
 
     def write(self, text: str) -> int:
         """Print the text, if somebody still reads it."""
-        stream = self._stream
-        if stream is not None:
-            try:
-                stream.write(text)
-            except OSError as error:
-                self._lose(stream, error)
+        self._try(lambda stream: stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was printed."""
-        stream = self._stream
-        if stream is not None:
-            try:
-                stream.flush()
-            except OSError as error:
-                self._lose(stream, error)
+        """Pass on what was printed."""
+        self._try(lambda stream: stream.flush())
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(getattr(sys, self._name), name)
 
-    @property
-    def _stream(self) -> TextIO | None:
-        return getattr(sys, self._name)
-
-    def _lose(self, stream: TextIO, error: OSError) -> None:
-        self.lost = self.lost or error
-        _discard(stream)
+    def _try(self, act: Callable[[TextIO], object]) -> None:
+        stream: TextIO | None = getattr(sys, self._name)
+        if stream is None:  # it was closed before the process began
+            return
+        try:
+            act(stream)
+        except OSError as error:
+            self.lost = self.lost or error
+            _discard(stream)
 
 
 def warn(text: str) -> None:
@@ -58,7 +51,7 @@ def warn(text: str) -> None:
 
 
 def let_go() -> None:
-    """Hand on what is still to be printed, so that Python's own attempt at the process's end cannot fail."""
+    """Pass on what is still to be printed, so that Python's own attempt at the process's end cannot fail."""
     for name in ("stdout", "stderr"):
         Terminal(name).flush()
 

@@ -32,19 +32,10 @@ KINDS = ("prose", "code", "long")
 SELECTED = "selected"
 _EXPLAINED = 0.25
 """The share of a module that must be prose for it to be selected."""
-_LEFT_OUT = {
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "dist-packages",
-    "encodings",
-    "pydoc_data",
-}
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 _LEFT_OUT |= {"turtledemo", "ensurepip", "__pycache__", "lib-dynload"}
 _ONE_IN = 10
-"""One top-level name in so many is held out."""
+"""Top-level names of which one is held out."""
 _LONG_ALONE = 12_000
 """Characters from which a module without a package makes a long document."""
 
@@ -95,10 +86,10 @@ def library_modules(root: Path | None = None) -> list[Module]:
 def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
     """Write `KIND.jsonl` and `KIND.heldout.jsonl` for each kind into `output`; returns characters by file."""
     modules = library_modules(root)
-    told = [(module.top, module.path, prose(module.source)) for module in modules]
+    proses = [(module.top, module.path, prose(module.source)) for module in modules]
     code = [(module.top, module.path, module.source) for module in modules]
-    chosen = [one for one, (_, _, text) in zip(code, told, strict=True) if len(text) > _EXPLAINED * len(one[2])]
-    texts = {"prose": told, "code": code, "long": list(long_documents(modules)), SELECTED: chosen}
+    chosen = [one for one, (_, _, text) in zip(code, proses, strict=True) if len(text) > _EXPLAINED * len(one[2])]
+    texts = {"prose": proses, "code": code, "long": list(long_documents(modules)), SELECTED: chosen}
     output.mkdir(parents=True, exist_ok=True)
     sizes = {}
     for kind in texts:
@@ -158,11 +149,7 @@ def long_documents(modules: Iterable[Module]) -> Iterator[tuple[str, str, str]]:
     for top, members in sorted(packages.items()):
         if len(members) > 1 or len(members[0].source) >= _LONG_ALONE:
             ordered = dependency_order(members)
-            yield (
-                top,
-                top,
-                "\n\n".join(f"# {module.path}\n{module.source.rstrip()}" for module in ordered) + "\n",
-            )
+            yield (top, top, "\n\n".join(f"# {module.path}\n{module.source.rstrip()}" for module in ordered) + "\n")
 
 
 def dependency_order(modules: Iterable[Module]) -> list[Module]:

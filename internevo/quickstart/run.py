@@ -75,7 +75,7 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
             )
             out.print(f"     {escape(str(written))}")
     out.print("[bold]6/7  a sample[/]")
-    for piece in sample_text(open_model(run), PROMPT, 96, 0.7, 0.9, seed=0):
+    for piece in sample_text(open_model(run), PROMPT, 96, temperature=0.7, top_p=0.9, seed=0):
         out.print(escape(piece), end="")
     out.print()
     out.print("[bold]7/7  what was learned[/] (held-out loss in nats per token)")

@@ -19,7 +19,6 @@ from internevo.eval.heldout import open_for_evaluation
 from internevo.eval.needle import (
     NEEDLE,
     _Haystack,
-    _row,
     draw_facts,
     needle_in_a_haystack,
     split_sentence,
@@ -52,9 +51,7 @@ def haystack(text_run: Path) -> TokenStore:
 def test_a_needle_is_where_it_should_be(depth: float, stored: StoredModel, haystack: TokenStore) -> None:
     tokenizer = stored.needs_tokenizer()
     said = {"key": "amber", "value": "4711"}
-    row, count = _row(
-        _Haystack(haystack, tokenizer), tokenizer, 300, depth, said, split_sentence(NEEDLE), random.Random(0)
-    )
+    row, count = _Haystack(haystack, tokenizer).row(300, depth, said, split_sentence(NEEDLE), random.Random(0))
     assert len(row) == 300
     assert row[0] == tokenizer.bos_id
     assert row[-count:].tolist() == tokenizer.encode(" 4711")
@@ -75,7 +72,7 @@ def test_needles_are_scored_as_transformers_would(stored: StoredModel, haystack:
     text, losses, found = _Haystack(haystack, tokenizer), [], []
     for _ in range(2):
         said = draw_facts(draw)
-        row, count = _row(text, tokenizer, 64, 0.0, said, split_sentence(NEEDLE), draw)
+        row, count = text.row(64, 0.0, said, split_sentence(NEEDLE), draw)
         loss, correct = by_transformers(exported, row)
         losses.append(loss[-count:].mean())
         found.append(correct[-count:].all())

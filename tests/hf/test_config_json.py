@@ -16,9 +16,9 @@ import transformers
 from transformers import AutoConfig
 
 from internevo.files.errors import UserError
+from internevo.files.quiet import quiet_transformers
 from internevo.hf.config_json import read_facts
 from internevo.hf.families import FAMILIES
-from internevo.hf.quiet import quiet_transformers
 from internevo.model.rope import rotary_tables
 from tests.hf.models import SIZES
 

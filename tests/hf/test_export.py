@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from internevo.files.errors import UserError
 from internevo.hf import config_json, families
 from internevo.hf.export import ExportError, export
-from internevo.hf.layouts import GroupedQKV
+from internevo.hf.families import GroupedQKV
 from internevo.hf.weights import FolderWeights, load_model
 from internevo.model.transformer import Transformer
 from internevo.tokens.tokenizer import load_tokenizer

@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another number of layers": (
         lambda f: change(f / "model_config.pt", lambda s: s.update(num_layers=3)),
-        "lacks layers.2.attention_norm.weight, layers.2.attention.wqkv.weight",
+        "lacks layers.2.attention.wqkv.weight, layers.2.attention_norm.weight",
     ),
     "norms of several saves": (
         lambda f: change(f / "model_tp1_pp0.pt", lambda s: s["model.layers.0.ffn_norm.weight"].add_(1)),
@@ -239,7 +239,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
             torch.save({f"{i % 2}.{key}": one for i, (key, one) in enumerate(torch.load(file).items())}, file)
             for file in f.glob("model_tp?_pp?.pt")
         ],
-        "the stages of an interleaved pipeline, which are not read",
+        "the parts of an interleaved pipeline, which are not read",
     ),
     "cut by FSDP": (
         lambda f: (f / "model_tp0_pp0.pt").rename(f / "model_tp0_pp0_dp0.pt"),

@@ -16,7 +16,8 @@ from internevo.files.errors import UserError
 from internevo.monitor.charts import BUCKETS, build_charts
 from internevo.monitor.environment import write_environment
 from internevo.monitor.metrics import EVALS, METRICS, JsonLines
-from internevo.monitor.report import duration, human, write_report
+from internevo.monitor.page import human
+from internevo.monitor.report import duration, write_report
 from tests.monitor.test_records import evaluation, step
 
 CONFIG = """
