@@ -83,7 +83,8 @@ class Engine(ABC):
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
         """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together.
 
-        What was saved in another dtype is converted.
+        What was saved in another dtype is converted. In a new engine, optimizer state that `read` leaves alone stays as
+        it was made.
         """
 
     @abstractmethod
@@ -153,6 +154,8 @@ class TorchEngine(Engine):
         """With the weights of `model`, on one process, which are trained in place where they are kept whole; or with
         those of the stage's seed. Raises LayoutError when the sizes do not fit."""
         self.stage, self.mesh, self.device = stage, mesh, mesh.device
+        if model is not None:
+            model.config = stage.model  # a stage may change the rotary base
         self.part = Part(mesh.data.rank, mesh.data.size)
         self.cut = ContextCut(mesh) if mesh.layout.context > 1 else None
         self.tensor = TensorParallel(mesh.tensor, stage.parallel.sequence)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from internevo.config.schema import ModelConfig, StageConfig
@@ -22,7 +21,7 @@ _PREFIX = "model/"
 
 
 def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
-    """Give the engine the weights that `train.init_from` names, each rank its part; the optimizer begins anew.
+    """Give a new engine the weights that `train.init_from` names, each rank its part; its optimizers are left alone.
 
     All ranks call it together. Returns what to tell a person. Raises UserError when the shapes differ.
     """
@@ -33,10 +32,6 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
     def read(tensors: Mapping[str, Tensor]) -> None:
         weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
         source.weights.fill(weights, world.control)
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                if not name.startswith(_PREFIX):
-                    tensor.zero_()
 
     engine.load(read)
     ours, theirs = flatten(asdict(stage.model.rope)), flatten(asdict(source.config.rope))

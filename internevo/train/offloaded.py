@@ -147,7 +147,7 @@ class OffloadedEngine(Engine):
         self._make_moments()
         steps = torch.zeros(())
         for name, shape in self.shapes.items():
-            weight, *moments = (torch.empty(shape) for _ in range(1 + len(MOMENTS)))
+            weight, *moments = (torch.zeros(shape) for _ in range(1 + len(MOMENTS)))
             named = {f"optimizer/{name}/{kind}": moment for kind, moment in zip(MOMENTS, moments, strict=True)}
             read({f"model/{name}": weight, f"optimizer/{name}/step": steps, **named})
             self._set_compute_weight(name, weight)

@@ -28,7 +28,6 @@ class Sequential(Runner):
         if model is None:
             self.model = build_rank_model(stage, mesh, with_loss)
         else:
-            model.config = stage.model  # a stage may change the rotary base
             prepare_model(model, stage, mesh.device)
             self.model = with_loss(model)
 

@@ -54,6 +54,17 @@ def test_any_layout_begins_from_a_hugging_face_folder(name: str, format: str, tm
     assert all(not tensor.any() for tensor in moments)
 
 
+def test_what_an_optimizer_begins_with_is_kept(tmp_path: Path) -> None:
+    changes = {"optimizer": "tests.seams.test_third_party_optimizer:signs"}
+    config = stage_of(changes).model
+    shape = {"heads": config.attention.heads, "kv_heads": config.attention.kv_heads}
+    model = our_model(layers=config.layers, attention=shape)
+    export(ModelWeights(model), model.config, tmp_path / "hf", "llama", seq_len=64, tokenizer=None)
+    state = begin(ALONE, changes, str(tmp_path / "hf"))
+    assert torch.equal(state["model/head.weight"], model.head.weight)
+    assert torch.equal(state["optimizer/head.weight/rows"], torch.ones(3))
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.heavy] * (w > 2)) for n, (w, _) in LAYOUTS.items()]
 )

@@ -24,7 +24,7 @@ class Signs(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
         for group in self.param_groups:
             for parameter in group["params"]:
-                self.state[parameter] = {"average": torch.zeros_like(parameter), "rows": torch.zeros(3)}
+                self.state[parameter] = {"average": torch.zeros_like(parameter), "rows": torch.ones(3)}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
