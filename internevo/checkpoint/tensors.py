@@ -24,11 +24,12 @@ from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
+    MetadataIndex,
     StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import WriteItem
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
@@ -115,8 +116,53 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return tensors.like if isinstance(tensors, LazyTensors) else tensors
 
 
+class Piece(Tensor):
+    """A tensor of which this process has a rectangle, where a distributed tensor cannot say which.
+
+    `part` is in plain memory; `first` is where it begins in the whole, along each dimension. `like` is a distributed
+    tensor that is held by the same ranks. torch.distributed.checkpoint asks for the three methods at the end.
+    """
+
+    part: Tensor
+    first: torch.Size
+    like: DTensor
+
+    @staticmethod
+    def __new__(cls, part: Tensor, first: Sequence[int], whole: torch.Size, like: DTensor) -> Piece:
+        made: Piece = Tensor._make_wrapper_subclass(cls, whole, dtype=part.dtype, device=part.device)
+        made.part, made.first, made.like = part, torch.Size(first), like
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return arguments[0]
+        raise NotImplementedError(f"{function} on a rectangle of a tensor")
+
+    def __create_write_items__(self, name: str, _: object) -> list[WriteItem]:
+        if not self.part.numel():
+            return []
+        properties = TensorProperties.create_from_tensor(self.part)
+        data = TensorWriteData(chunk=self._chunk, properties=properties, size=self.shape)
+        return [WriteItem(MetadataIndex(name, self.first), WriteItemType.SHARD, tensor_data=data)]
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return [self._chunk]
+
+    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
+        return self.part
+
+    @property
+    def _chunk(self) -> ChunkStorageMetadata:
+        return ChunkStorageMetadata(self.first, self.part.shape)
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: all of it, or its part of a distributed one."""
+    if isinstance(tensor, Piece):
+        return tensor.part
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -124,9 +170,10 @@ def names_to_write(tensors: Mapping[str, Tensor]) -> list[str]:
     """The tensors that this process writes. Processes that hold the same part of distributed tensors take turns."""
     names, turn = [], 0
     for name, tensor in shapes_of(tensors).items():
-        if isinstance(tensor, DTensor):
-            mesh = tensor.device_mesh
-            dimensions = zip(mesh.get_coordinate() or (), mesh.shape, tensor.placements, strict=True)
+        held = tensor.like if isinstance(tensor, Piece) else tensor
+        if isinstance(held, DTensor):
+            mesh = held.device_mesh
+            dimensions = zip(mesh.get_coordinate() or (), mesh.shape, held.placements, strict=True)
             if all(rank == turn % size for rank, size, placement in dimensions if placement.is_replicate()):
                 names.append(name)
             turn += 1

@@ -95,14 +95,11 @@ def _parallel(stage: StageConfig) -> Iterator[str]:
     """What a layout cuts must be divisible by its sizes."""
     model, parallel, train = stage.model, stage.parallel, stage.train
     tensor, heads = parallel.tensor, model.attention.heads
-    cut = {
-        "attention.heads": heads,
-        "feed_forward.width": model.feed_forward.width,
-        "vocab": model.vocab,
-    }
-    for key, size in cut.items():
-        if size % tensor:
-            yield f"parallel.tensor: {tensor} ranks cannot share model.{key} {size:,} evenly"
+    if heads % tensor:
+        yield f"parallel.tensor: {tensor} ranks cannot share model.attention.heads {heads:,} evenly"
+    for key, size in {"feed_forward.width": model.feed_forward.width, "vocab": model.vocab}.items():
+        if -(-size // tensor) * (tensor - 1) >= size:
+            yield f"parallel.tensor: {tensor} ranks cannot share model.{key} {size:,}: the last has none"
     if tensor % (shared := model.attention.kv_heads) and shared % tensor:
         sizes = f"{tensor} ranks and model.attention.kv_heads {shared}"
         yield f"parallel.tensor: {sizes}: one must be a multiple of the other"

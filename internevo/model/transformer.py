@@ -188,6 +188,8 @@ class Transformer(nn.Module):
             self.head.weight = self.embed.weight
         self.roles = roles_of(self)
         """What each parameter is, by its name; also after modules are wrapped, or a rank has given some up."""
+        self.shapes = {name: parameter.shape for name, parameter in self.named_parameters()}
+        """The whole shape of each, whatever a rank has of it."""
 
     @property
     def attentions(self) -> list[Any]:

@@ -99,14 +99,44 @@ class VocabularyEmbedding(nn.Module):
         return self.parallel.to_residual(embedded)
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids whose rows of embedding and head a rank has: of 10 ids and 4 ranks 0-2, 3-5, 6-8, 9."""
+
+    place: Place
+    size: int
+    """All ids."""
+
+    @property
+    def first(self) -> int:
+        """The rank's first id."""
+        return self.place.rank * -(-self.size // self.place.size)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The rows of the rank's part that stand for an id; the last rank's part may have more."""
+        part = local(weight)
+        return part[: self.size - self.first] if self.place.size > 1 else part
+
+
 def is_cut(role: Role, ranks: int) -> bool:
     """Whether each of so many ranks has a part of its own of a parameter, not all of it."""
     return ranks > 1 and role.cut is not None and (role.pieces is None or role.pieces % ranks == 0)
 
 
 def cut_by_rank(role: Role, values: Tensor, place: Place) -> Tensor:
-    """What this rank holds of the whole values of a parameter of this role: a view."""
-    return values.chunk(place.size, role.cut or 0)[place.rank] if is_cut(role, place.size) else values
+    """What this rank holds of the whole values of a parameter of this role: a view where the ranks' parts are equal.
+
+    Where they are not, the last rank's part is filled up with zeros. Those stay zero, and nobody outside sees them.
+    """
+    if role.cut is None or not is_cut(role, place.size):
+        return values
+    return padded(values, role.cut, place.size).chunk(place.size, role.cut)[place.rank]
+
+
+def padded(values: Tensor, dim: int, ranks: int) -> Tensor:
+    """With zeros at the end of `dim`, so that so many ranks have equal parts."""
+    missing = -values.shape[dim] % ranks
+    return F.pad(values, (0, 0) * (values.ndim - 1 - dim) + (0, missing)) if missing else values
 
 
 def piece_by_rank(role: Role, parameter: Tensor, place: Place) -> Tensor:
@@ -136,13 +166,15 @@ def _check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
     """Raise LayoutError for a parameter that so many ranks cannot share evenly."""
     if role.cut is None:
         return
-    if is_cut(role, ranks):
+    if is_cut(role, ranks) and role.pieces is None:
+        fits = -(-shape[role.cut] // ranks) * (ranks - 1) < shape[role.cut]  # the last rank has some
+    elif is_cut(role, ranks):
         fits = shape[role.cut] % ranks == 0
     else:
         fits = role.pieces is not None and ranks % role.pieces == 0 and shape[role.cut] % role.pieces == 0
     if not fits:
         way = f"along dimension {role.cut}" + ("" if role.pieces is None else f", in {role.pieces} pieces")
-        raise LayoutError(f"parallel.tensor: {ranks} ranks cannot share {name} of {list(shape)} evenly {way}")
+        raise LayoutError(f"parallel.tensor: {ranks} ranks cannot share {name} of {list(shape)} {way}")
 
 
 @torch.no_grad()

@@ -22,17 +22,20 @@ from torch import Tensor
 from internevo.model.roles import Role
 from internevo.parallel.collectives import gather_dim
 from internevo.parallel.mesh import Mesh, Place
-from internevo.parallel.tensor import is_cut
+from internevo.parallel.tensor import cut_by_rank, is_cut
 
 
 class WholeMatrices:
     """Calls a function on whole matrices, given this rank's parts of them, and returns its parts of the results.
 
-    All ranks call it with the same names. `rows` are the rows of each matrix over all the ranks that share its state.
+    All ranks call it with the same names. `rows` are the rows of each matrix over all the ranks that share its state,
+    `shapes` those of whole parameters.
     """
 
-    def __init__(self, mesh: Mesh, rows: Mapping[str, int], roles: Mapping[str, Role]):
-        self.shard, self.tensor, self.rows, self.roles = mesh.shard, mesh.tensor, rows, roles
+    def __init__(
+        self, mesh: Mesh, rows: Mapping[str, int], roles: Mapping[str, Role], shapes: Mapping[str, torch.Size]
+    ):
+        self.shard, self.tensor, self.rows, self.roles, self.shapes = mesh.shard, mesh.tensor, rows, roles, shapes
 
     def __call__(self, function: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = list(parts)
@@ -59,8 +62,9 @@ class WholeMatrices:
         role = self.roles[name]
         if role.cut is None or not is_cut(role, self.tensor.size):
             return function(part)
-        dim = role.cut
-        return function(gather_dim(part, dim, self.tensor)).chunk(self.tensor.size, dim)[self.tensor.rank]
+        dim, whole = role.cut, self.shapes[name][role.cut]
+        joined = gather_dim(part, dim, self.tensor).narrow(dim, 0, whole)  # without what only fills up the last part
+        return cut_by_rank(role, function(joined), self.tensor)
 
 
 def rows_of(rows: int, rank: int, ranks: int) -> int:

@@ -16,6 +16,7 @@ what comes out is the sum.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -87,6 +88,40 @@ def rows_to_shard(parameter: Tensor) -> int:
         if name == "tensor" and placement.is_shard(0):
             parts *= size
     return parameter.shape[0] // parts
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """What a rank has of a parameter: where it begins in the whole one, and how long it is, along each dimension.
+
+    10 rows over 4 ranks of tensor parallelism, each of whose parts ZeRO shares out over two ranks:
+
+        rows  0 1 | 2 || 3 4 | 5 || 6 7 | 8 || 9 . | .      the last part is filled up
+    """
+
+    first: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, parameter: Tensor, whole: torch.Size, cut: int | None, mesh: Mesh) -> Rectangle:
+        """`cut` is the dimension that tensor parallelism cuts."""
+        assert isinstance(parameter, DTensor)
+        held, rows = parameter.to_local().shape, rows_to_shard(parameter)
+        first = [0] * len(whole)
+        first[0] = min(rows, mesh.shard.rank * -(-rows // mesh.shard.size))
+        if cut is not None:
+            first[cut] += mesh.tensor.rank * (parameter.shape[cut] // mesh.tensor.size)
+        lengths = [max(0, min(here, all - at)) for here, all, at in zip(held, whole, first, strict=True)]
+        return cls(tuple(min(at, all) for at, all in zip(first, whole, strict=True)), tuple(lengths))
+
+    def of_it(self, part: Tensor) -> Tensor:
+        """A view without what only fills up."""
+        return part[tuple(slice(length) for length in self.lengths)]
+
+    def clear_rest(self, part: Tensor) -> None:
+        """Set what only fills up to zero."""
+        for dim, length in enumerate(self.lengths):
+            part.narrow(dim, length, part.shape[dim] - length).zero_()
 
 
 def cut_alike(part: Tensor, parameter: Tensor) -> DTensor:

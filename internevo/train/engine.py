@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from internevo.checkpoint.tensors import LazyTensors
+from internevo.checkpoint.tensors import LazyTensors, Piece
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests
@@ -28,7 +28,7 @@ from internevo.parallel.gradients import gradient_norm
 from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.tensor import TensorParallel, complete_gradients, local
 from internevo.parallel.whole_matrices import WholeMatrices
-from internevo.parallel.zero import cut_alike, rows_to_shard
+from internevo.parallel.zero import Rectangle, cut_alike, rows_to_shard
 from internevo.train.micro_batch import Staged
 from internevo.train.recorder import Recorder
 
@@ -163,17 +163,24 @@ class TorchEngine(Engine):
         self.runner = make_runner(stage, mesh, self.recorder)
         self.notes = self.runner.notes
         self.roles = self.runner.transformers[0].roles  # of the whole model, as each part was made from one
+        self.shapes = self.runner.transformers[0].shapes
         self.parameters = self.runner.parameters
         """What the optimizers move, and checkpoints know: by name, what this process has, or has a part of."""
         self.copies: dict[str, nn.Parameter] = {}
         """What runs, where that is another."""
         if mesh.alone and compute_dtype(stage) != torch.float32:
             self._keep_fp32(model)
+        self._filled_up = {
+            name: Rectangle.of(p, self.shapes[name], self.roles[name].cut, mesh)
+            for name, p in self.parameters.items()
+            if p.shape != self.shapes[name]
+        }
+        """Where tensor parallelism does not divide a parameter evenly: what of this rank's part is real."""
         self._build_optimizers()
         self._add_up_in_fp32()
         if model is None:
-            for name, parameter in self.parameters.items():
-                self._set_weight(name, first_part(name, parameter.shape, self.roles[name], stage, mesh))
+            for name in self.parameters:
+                self._set_weight(name, first_part(name, self.shapes[name], self.roles[name], stage, mesh))
         elif self._split:
             for name, given in model.named_parameters():
                 self._set_weight(name, given.detach())
@@ -209,7 +216,7 @@ class TorchEngine(Engine):
         )
         if not self.mesh.alone:
             rows = {name: rows_to_shard(p) for name, p in learning.items()}
-            given = replace(given, on_whole=WholeMatrices(self.mesh, rows, self.roles))
+            given = replace(given, on_whole=WholeMatrices(self.mesh, rows, self.roles, self.shapes))
         self.optimizers = Optimizers(given)
 
     def _add_up_in_fp32(self) -> None:
@@ -243,6 +250,9 @@ class TorchEngine(Engine):
                 moved.grad = local(parameter.grad)
             elif moved.grad is None:  # it took no part in the step, as an expert that no token chose
                 moved.grad = torch.zeros_like(moved, dtype=moved.grad_dtype)
+        for name, mine in self._filled_up.items():
+            if (gradient := self.local[name].grad) is not None:
+                mine.clear_rest(gradient)
         norm = gradient_norm(self.local, self.roles, self.mesh)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
@@ -256,21 +266,26 @@ class TorchEngine(Engine):
         for name, parameter in self.parameters.items():
             kept = dict(self.optimizers.state(name)) if parameter.requires_grad else {}
             split = kept.pop(REST, None) is not None
-            tensors[f"model/{name}"] = torch.empty(parameter.shape, device="meta") if split else parameter.detach()
+            weight = torch.empty(parameter.shape, device="meta") if split else local(parameter.detach())
+            tensors[f"model/{name}"] = self.stored(name, weight)
             for kind, value in kept.items():
-                tensors[f"optimizer/{name}/{kind}"] = self._as_parameter(value, parameter)
+                tensors[f"optimizer/{name}/{kind}"] = self.stored(name, value)
         if not self._split:
             return tensors
         return LazyTensors(tensors, lambda key: self._whole_weight(key.removeprefix("model/")))
 
-    def _as_parameter(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
-        """A state tensor as checkpoints know it: cut over ranks as its parameter is.
+    def stored(self, name: str, value: Tensor) -> Tensor:
+        """A plain tensor about this rank's part of a parameter as checkpoints know it: cut over ranks as that is.
 
         One of another shape is about the whole parameter, and the same on all ranks.
         """
+        parameter = self.parameters[name]
         if self.mesh.alone or value.shape != local(parameter).shape:
             return value
-        return cut_alike(value, parameter)
+        like = cut_alike(value, parameter)
+        if (mine := self._filled_up.get(name)) is None:
+            return like
+        return Piece(mine.of_it(value), mine.first, self.shapes[name], like)
 
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
         if self._split:  # one after the other: an fp32 weight has no place of its own

@@ -19,9 +19,11 @@ from internevo.files.quiet import quiet
 from internevo.model.transformer import Transformer
 from internevo.parallel.collectives import largest_over, sum_over
 from internevo.parallel.mesh import ONE_RANK, Place
-from internevo.parallel.tensor import local
+from internevo.parallel.tensor import Vocabulary
 from internevo.train.micro_batch import MicroBatch
 
+WHOLE = Vocabulary(ONE_RANK, 0)
+"""That of a rank with all of the head."""
 LOGITS = {"cpu": 2**21, "cuda": 2**28}
 """Logits that exist at one time, by device. Each chunk adds to the whole weight's gradient, so that on a GPU few large
 ones are faster; on a CPU small ones stay in its caches."""
@@ -30,14 +32,14 @@ ones are faster; on a CPU small ones stay in its caches."""
 class LossModel(nn.Module):
     """From a micro-batch to the sum of its losses, or with `summed=False` to the loss at every position.
 
-    `vocabulary` is the group over which the head's rows are cut, if they are; `kind` and `compiled` say how the loss is
+    `vocabulary` says which of the head's rows are here; `kind` and `compiled` say how the loss is
     computed.
     """
 
     def __init__(
         self,
         transformer: Transformer,
-        vocabulary: Place = ONE_RANK,
+        vocabulary: Vocabulary = WHOLE,
         kind: str = "chunked",
         compiled: bool = False,
     ):
@@ -47,25 +49,25 @@ class LossModel(nn.Module):
 
     def forward(self, micro: MicroBatch, summed: bool = True) -> Tensor:
         features = self.transformer.features(micro.tokens, micro.positions, micro.documents)
-        weight = local(self.transformer.head.weight)
+        weight = self.vocabulary.rows(self.transformer.head.weight)
         if not summed:
             return label_losses(features, weight, micro.labels, self.vocabulary)
         return summed_cross_entropy(features, weight, micro.labels, self.vocabulary, self.kind, self.compiled)
 
 
 def loss_model(
-    transformer: Transformer, stage: StageConfig, device: torch.device, vocabulary: Place = ONE_RANK
+    transformer: Transformer, stage: StageConfig, device: torch.device, place: Place = ONE_RANK
 ) -> LossModel:
     """The model with the loss that the stage asks for. Raises UserError when that cannot be computed here."""
-    kind = choose_loss(stage.train.loss, device, vocabulary.size)
-    return LossModel(transformer, vocabulary, kind, stage.train.compile)
+    kind = choose_loss(stage.train.loss, device, place.size)
+    return LossModel(transformer, Vocabulary(place, stage.model.vocab), kind, stage.train.compile)
 
 
 def summed_cross_entropy(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    vocabulary: Place = ONE_RANK,
+    vocabulary: Vocabulary = WHOLE,
     kind: str = "chunked",
     compiled: bool = False,
 ) -> Tensor:
@@ -75,7 +77,7 @@ def summed_cross_entropy(
     dtype; labels: int64 `[batch, seq]` with IGNORE where there is none. Returns an fp32 scalar (float64 for
     float64 inputs); softmax and sum are in that precision.
 
-    With `vocabulary`, each rank of that group holds its part of the head's rows: the loss is that of the whole
+    With a `vocabulary` over ranks, each of them holds its part of the head's rows: the loss is that of the whole
     vocabulary, the features' gradient this rank's part of a sum, and two numbers a token are what is exchanged.
 
     `kind` is what `choose_loss` gave; `compiled` lets torch.compile join the passes over the logits.
@@ -141,14 +143,14 @@ def chunk_tokens(vocab: int, device: torch.device) -> int:
 
 
 def chunked_cross_entropy(
-    features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Place = ONE_RANK, compiled: bool = False
+    features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Vocabulary = WHOLE, compiled: bool = False
 ) -> Tensor:
     """The summed loss of `features` `[tokens, hidden]`; other arguments as for `summed_cross_entropy`."""
     return _LinearCrossEntropy.apply(features, weight, labels, vocabulary, compiled)
 
 
 @torch.no_grad()
-def label_losses(features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Place = ONE_RANK) -> Tensor:
+def label_losses(features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Vocabulary = WHOLE) -> Tensor:
     """The cross-entropy at every position by itself, fp32 `[batch, seq]`; 0 where there is no label.
 
     Arguments as for `summed_cross_entropy`; the full logits are never in memory here either.
@@ -163,12 +165,12 @@ def _chunk(
     logits: Tensor,
     labels: Tensor,
     accumulate: torch.dtype,
-    vocabulary: Place,
+    vocabulary: Vocabulary,
     compiled: bool = False,
     differentiate: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """The losses of some tokens, and their gradient by the logits: `softmax - one_hot(label)`, 0 without a label."""
-    if vocabulary.size > 1:
+    if vocabulary.place.size > 1:
         return _chunk_over_ranks(logits.to(accumulate), labels, vocabulary, differentiate)
     return (_compiled() if compiled else _whole_chunk)(logits, labels, accumulate, differentiate)
 
@@ -183,15 +185,15 @@ def _whole_chunk(
 
 
 def _chunk_over_ranks(
-    logits: Tensor, labels: Tensor, vocabulary: Place, differentiate: bool
+    logits: Tensor, labels: Tensor, vocabulary: Vocabulary, differentiate: bool
 ) -> tuple[Tensor, Tensor | None]:
     real = (labels != IGNORE).to(logits.dtype)
-    ids = labels.clamp(min=0)[:, None] - vocabulary.rank * logits.shape[1]
+    ids = labels.clamp(min=0)[:, None] - vocabulary.first
     ours = (ids >= 0) & (ids < logits.shape[1])
     target, hit = ids.where(ours, 0), ours.to(logits.dtype)
-    logits = logits - largest_over(logits.max(dim=1, keepdim=True).values, vocabulary)
+    logits = logits - largest_over(logits.max(dim=1, keepdim=True).values, vocabulary.place)
     chosen = logits.gather(1, target) * hit
-    both = sum_over(torch.cat((logits.exp().sum(1, keepdim=True), chosen), dim=1), vocabulary)
+    both = sum_over(torch.cat((logits.exp().sum(1, keepdim=True), chosen), dim=1), vocabulary.place)
     log_total, chosen = both[:, :1].log(), both[:, 1:]
     losses = (log_total - chosen)[:, 0] * real
     return losses, _gradient(logits - log_total, target, hit, real) if differentiate else None
@@ -215,7 +217,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Place, compiled: bool
+        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Vocabulary, compiled: bool
     ) -> Tensor:
         accumulate = torch.promote_types(weight.dtype, torch.float32)
         total = torch.zeros((), dtype=accumulate, device=features.device)

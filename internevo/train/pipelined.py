@@ -18,9 +18,9 @@ from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
 from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.build_rank_model import build_rank_model
-from internevo.parallel.mesh import Mesh, Place
+from internevo.parallel.mesh import Mesh
 from internevo.parallel.pipeline import Pipeline, micro_batches_run, parts_of, split_layers
-from internevo.parallel.tensor import local
+from internevo.parallel.tensor import Vocabulary
 from internevo.parallel.tied import TiedHead
 from internevo.parallel.zero import reshard
 from internevo.train.engine import Losses, Runner
@@ -32,7 +32,7 @@ from internevo.train.recorder import Recorder
 class PartModel(nn.Module):
     """One part: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
 
-    def __init__(self, part: Transformer, last: bool, vocabulary: Place, compiled: bool, recorder: Recorder):
+    def __init__(self, part: Transformer, last: bool, vocabulary: Vocabulary, compiled: bool, recorder: Recorder):
         super().__init__()
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
@@ -55,7 +55,7 @@ class PartModel(nn.Module):
         x = part.run_blocks(x, rotary, micro.documents)
         if not self.last:
             return x
-        weight = local(part.head.weight)
+        weight = self.vocabulary.rows(part.head.weight)
         if self.labels is None:
             return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
         features, labels = part.norm(x).flatten(0, -2), micro.labels.flatten()
@@ -74,7 +74,7 @@ class Pipelined(Runner):
             run = partial(
                 PartModel,
                 last=number == len(layers) - 1,
-                vocabulary=mesh.tensor,
+                vocabulary=Vocabulary(mesh.tensor, stage.model.vocab),
                 compiled=stage.train.compile,
                 recorder=recorder,
             )

@@ -24,7 +24,7 @@ class Sequential(Runner):
 
     def __init__(self, stage: StageConfig, mesh: Mesh, recorder: Recorder, model: Transformer | None = None):
         self.mesh, self.recorder, self.zero_stage = mesh, recorder, stage.parallel.zero.stage
-        with_loss = partial(loss_model, stage=stage, device=mesh.device, vocabulary=mesh.tensor)
+        with_loss = partial(loss_model, stage=stage, device=mesh.device, place=mesh.tensor)
         if model is None:
             self.model = build_rank_model(stage, mesh, with_loss)
         else:

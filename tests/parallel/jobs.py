@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from internevo.checkpoint.tensors import read_tensors, write_tensors
+from internevo.checkpoint.tensors import Piece, read_tensors, write_tensors
 from internevo.config.presets import model_preset
 from internevo.config.schema import (
     ContextConfig,
@@ -89,7 +89,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
             **changes.get("attention", {}),
         },
         feed_forward={"width": changes.get("width", 160), **changes.get("feed_forward", {})},
-        **{key: changes[key] for key in ("hidden", "tied") if key in changes},
+        **{key: changes[key] for key in ("hidden", "tied", "vocab") if key in changes},
     )
     seq_len = changes.get("seq_len", SEQ_LEN)
     train = TrainConfig(
@@ -116,7 +116,7 @@ def engine_of(stage: StageConfig, world: World) -> TorchEngine:
 
 def whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every tensor joined from its parts, on all ranks."""
-    full = {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in tensors.items()}
+    full = {name: joined(t) for name, t in tensors.items()}
     if dist.is_initialized():
         everyones: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyones, full)  # stages of a pipeline hold different names
@@ -124,16 +124,39 @@ def whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return full
 
 
+def joined(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that all ranks of its mesh have a part of."""
+    if isinstance(tensor, Piece):
+        mesh = tensor.like.device_mesh
+        parts: list[Any] = [(tensor.first, tensor.part)]
+        for dim in range(mesh.ndim):
+            everyones: list[Any] = [None] * mesh.size(dim)
+            dist.all_gather_object(everyones, parts, group=mesh.get_group(dim))
+            parts = [part for one in everyones for part in one]
+        full = torch.full(tensor.shape, torch.nan)
+        for first, part in parts:
+            full[tuple(slice(at, at + size) for at, size in zip(first, part.shape, strict=True))] = part
+        assert not full.isnan().any()
+        return full
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def weights_of(engine: TorchEngine) -> dict[str, torch.Tensor]:
+    """The whole weights by their names."""
+    state = engine.state()
+    return {name.removeprefix("model/"): t for name, t in whole(state).items() if name.startswith("model/")}
+
+
 def train(world: World, changes: dict[str, Any], store: Path, steps: int, after: bool = False) -> Trained:
     """Train `steps` steps on the documents of `store`. The result's weights are those from before, or from `after`."""
     engine = engine_of(stage_of(changes), world)
-    result = Trained(weights=whole({k: p.detach() for k, p in engine.parameters.items()}))
+    result = Trained(weights=weights_of(engine))
     keep_gradients(engine, result)
     with _loader(store, "best_fit", engine) as loader:
         for _ in range(steps):
             one_step(engine, loader.next(), result)
     if after:
-        result.weights = whole({k: p.detach() for k, p in engine.parameters.items()})
+        result.weights = weights_of(engine)
     return result if world.main else strip(result)
 
 
@@ -328,9 +351,8 @@ def keep_gradients(engine: TorchEngine, result: Trained) -> None:
 
     def keep(*_: object) -> None:
         if not result.gradients:
-            handed_on = {name: p.grad for name, p in engine.local.items()}
-            gradients = {k: p.grad if p.grad is not None else handed_on[k] for k, p in engine.learning().items()}
-            result.gradients = whole(gradients)
+            gradients = {name: p.grad for name, p in engine.local.items() if p.grad is not None}
+            result.gradients = whole({name: engine.stored(name, gradient) for name, gradient in gradients.items()})
 
     engine.optimizers.all[0].register_step_pre_hook(keep)
 

@@ -16,7 +16,7 @@ from internevo.model.metrics import Combine, Seen, add_loss, record
 from internevo.model.roles import Kind, Role, declare
 from internevo.parallel.world import World
 from internevo.train.step import train_step
-from tests.parallel.jobs import LR, Trained, engine_of, keep_gradients, next_batches, stage_of, strip, whole
+from tests.parallel.jobs import LR, Trained, engine_of, keep_gradients, next_batches, stage_of, strip, weights_of
 
 
 class Measured(transformer.FeedForward):
@@ -95,5 +95,5 @@ def train_measured(
             result.norms.append(done.grad_norm)
             recorded.append(done.recorded)
         engine.losses(batch)  # records nothing
-        result.weights = whole({k: p.detach() for k, p in engine.parameters.items()})
+        result.weights = weights_of(engine)
     return (result if world.main else strip(result)), recorded, messages.count

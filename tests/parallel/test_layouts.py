@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import ALONE, Trained, train, train_on_one_row
+from tests.parallel.jobs import ALONE, VOCAB, Trained, train, train_on_one_row
 
 # Micro-batches of one row, if not said otherwise; of two where messages between many ranks take most of the time.
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -71,6 +71,12 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2 x pp2, zbv, zero 3, recompute": (4, {"pipeline": 2, "schedule": "zbv", "zero": 3, "recompute": "selective"}),
     "dp2 x pp2, interleaved, zero 3": (4, {"pipeline": 2, "schedule": "interleaved", "zero": 3}),
     "ring2 x pp2, zbv": (4, {"pipeline": 2, "context": 2, "ulysses": 1, "schedule": "zbv", "micro_batch": 2}),
+    "tp2, odd sizes": (2, {"tensor": 2, "width": 161, "vocab": 513}),
+    "tp4, odd sizes": (4, {"tensor": 4, "width": 161, "vocab": 513}),
+    "dp2 x tp4, zero 3, odd sizes, tied head": (
+        8,
+        {"tensor": 4, "zero": 3, "width": 162, "vocab": 514, "tied": True, "sequence": False},
+    ),
     "dp4, zero 1": (4, {"zero": 1}),
     "dp4, zero 3": (4, {"zero": 3}),
     "dp4, hybrid zero 1, 2x2": (4, {"zero": 1, "shard": 2}),
@@ -91,6 +97,7 @@ LIGHT = (
     "dp2, zero 3, rows that do not divide",
     "tp2",
     "tp2, norms of heads, no sequence parallelism",
+    "tp2, odd sizes",
     "ring2",
     "pp2, tied head",
     "pp2, zbv",
@@ -108,7 +115,15 @@ def rows(names: Iterable[str]) -> list[Any]:
 
 def shape_of(changes: dict[str, Any]) -> dict[str, Any]:
     """The keys that make another model of it."""
-    usual = {"kv_heads": 4, "layers": 4, "qk_norm": False, "width": 160, "tied": False, "qkv_bias": False}
+    usual = {
+        "kv_heads": 4,
+        "layers": 4,
+        "qk_norm": False,
+        "width": 160,
+        "tied": False,
+        "qkv_bias": False,
+        "vocab": VOCAB,
+    }
     return {key: changes.get(key, value) for key, value in usual.items()}
 
 
