@@ -26,6 +26,8 @@ from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.presets import model_preset
 from internevo.config.schema import OptimizerConfig, StageConfig, TrainConfig
 from internevo.model.initial import empty_model
+from internevo.parallel.world import World
+from internevo.train.build import make_engine
 
 def memory(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
