@@ -20,6 +20,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one rank": (1, {}),
     "dp2, zero 3": (2, {"zero": 3}),
     "tp2": (2, {"tensor": 2}),
+    "tp2, odd sizes": (2, {"tensor": 2, "width": 161, "vocab": 513}),
     "pp2, zbv": (2, {"pipeline": 2, "schedule": "zbv"}),
     "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
 }
@@ -42,7 +43,10 @@ def test_any_layout_begins_from_a_hugging_face_folder(name: str, format: str, tm
     world, changes = LAYOUTS[name]
     config = stage_of(changes).model
     model = our_model(
-        layers=config.layers, attention={"heads": config.attention.heads, "kv_heads": config.attention.kv_heads}
+        layers=config.layers,
+        vocab=config.vocab,
+        attention={"heads": config.attention.heads, "kv_heads": config.attention.kv_heads},
+        feed_forward={"width": config.feed_forward.width},
     )
     export(ModelWeights(model), model.config, tmp_path / "hf", format, seq_len=64, tokenizer=None)
     arguments = (changes, str(tmp_path / "hf"))

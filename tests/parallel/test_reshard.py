@@ -39,3 +39,21 @@ def test_every_layout_loads_what_this_one_saved(saved: str, tmp_path: Path, rank
         assert set(got) == set(expected), loaded
         for name, tensor in expected.items():
             assert torch.equal(got[name], tensor), (loaded, name)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [0, pytest.param(1, marks=pytest.mark.heavy), pytest.param(2, marks=pytest.mark.heavy)],
+)
+def test_no_checkpoint_sees_what_fills_up_uneven_parts(saved: int, tmp_path: Path, ranks: Any) -> None:
+    odd = {"width": 161, "vocab": 513, "optimizer": "muon", "layers": 2}
+    layouts = [(4, {**odd, "tensor": 2, "zero": 3}), (1, odd), (4, {**odd, "tensor": 4})]
+    world, changes = layouts[saved]
+    store = write_documents(tmp_path / "documents")
+    expected = run(ranks, world, save, changes, store, tmp_path / "checkpoint", 2)
+    assert expected["model/head.weight"].shape[0] == expected["optimizer/embed.weight/exp_avg"].shape[0] == 513
+    assert expected["optimizer/blocks.0.feed_forward.down.weight/momentum_buffer"].shape[1] == 161
+    for processes, other in layouts:
+        got = run(ranks, processes, load, other, tmp_path / "checkpoint")
+        for name, tensor in expected.items():
+            assert torch.equal(got[name], tensor), (other, name)

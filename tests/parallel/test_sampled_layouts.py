@@ -151,10 +151,13 @@ LIGHT = (
 """Kinds that every test run trains; the others are heavy."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "vocabulary": ({"model": {"vocab": 257}}, "parallel.tensor: 2 ranks cannot share model.vocab 257 evenly"),
+    "heads": (
+        {"model": {"attention": {"heads": 3, "kv_heads": 1}, "hidden": 24}},
+        "parallel.tensor: 2 ranks cannot share model.attention.heads 3 evenly",
+    ),
     "feed-forward": (
-        {"model": {"feed_forward": {"width": 33}}},
-        "parallel.tensor: 2 ranks cannot share model.feed_forward.width 33 evenly",
+        {"model": {"feed_forward": {"width": 1}}},
+        "parallel.tensor: 2 ranks cannot share model.feed_forward.width 1: the last has none",
     ),
 }
 """What two tensor ranks cannot share, and the words."""
