@@ -46,6 +46,10 @@ class Layout:
         return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one rank"
 
 
+ONE_PROCESS = Layout(1, 1, 1, 1, 1, 1)
+"""The layout of a process that is alone."""
+
+
 def make_layout(stage: StageConfig, world: int) -> Layout:
     """The stage's layout over `world` processes. Raises LayoutError with the arithmetic spelled out."""
     parallel, model = stage.parallel, stage.model

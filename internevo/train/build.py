@@ -11,7 +11,7 @@ from internevo.files.errors import UserError
 from internevo.model.fp8 import check_fp8
 from internevo.model.transformer import Transformer
 from internevo.parallel.block_settings import compute_dtype, stage_kernel
-from internevo.parallel.layout import make_layout
+from internevo.parallel.layout import ONE_PROCESS, make_layout
 from internevo.parallel.world import World
 from internevo.train.engine import Engine, TorchEngine
 from internevo.train.loss import choose_loss
@@ -56,7 +56,7 @@ def make_engine(stage: StageConfig, world: World, model: Transformer | None = No
     """
     if stage.parallel.zero.engine == "deepspeed":
         return OffloadedEngine(stage, world)
-    mesh = world.mesh(make_layout(stage, world.size))
+    mesh = world.mesh(make_layout(stage, world.size) if world.size > 1 else ONE_PROCESS)
     if mesh.pipeline.size > 1:
         return TorchEngine(stage, mesh, Pipelined)
     in_place = model if compute_dtype(stage) == torch.float32 else None
