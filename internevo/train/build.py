@@ -59,5 +59,7 @@ def make_engine(stage: StageConfig, world: World, model: Transformer | None = No
     mesh = world.mesh(make_layout(stage, world.size) if world.size > 1 else ONE_PROCESS)
     if mesh.pipeline.size > 1:
         return TorchEngine(stage, mesh, Pipelined)
+    if model is not None and stage.optimizer.state == "fp32":
+        model.to(world.device)
     in_place = model if compute_dtype(stage) == torch.float32 else None
     return TorchEngine(stage, mesh, partial(Sequential, model=in_place), model)
