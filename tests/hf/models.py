@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ class ModelWeights:
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.state[name].to(dtype or self.dtype(name))
+
+    def fill(self, into: Mapping[str, Tensor], group: object) -> None:
+        for name, tensor in into.items():
+            tensor.copy_(self.state[name])
 
 
 def our_model(seed: int = 0, **changes: Any) -> Transformer:
