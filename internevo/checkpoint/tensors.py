@@ -149,7 +149,7 @@ class Piece(Tensor):
         return [WriteItem(MetadataIndex(name, self.first), WriteItemType.SHARD, tensor_data=data)]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        return [self._chunk]
+        return [self._chunk] if self.part.numel() else []
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         return self.part

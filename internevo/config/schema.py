@@ -148,8 +148,8 @@ class OptimizerConfig:
     state: Literal["fp32", "split", "bf16"] = "fp32"
     """How weights and moments are kept, for bf16 with AdamW or Muon. On one GPU, `fp32` takes 18 bytes a parameter with
     the gradient. `split`: the fp32 weights as bf16 ones and the 16 bits that those lack; the same numbers in 16 bytes,
-    14 when a step has one micro-batch. `bf16`: the moments in bf16 too, stochastically rounded; 12 bytes or 10. Over
-    several GPUs, ZeRO keeps the weights in fp32 parts: `split` is `fp32` there, and `bf16` halves the moments."""
+    14 when a step has one micro-batch. `bf16`: the moments in bf16 too, AdamW's stochastically rounded; 12 bytes or 10.
+    Over several GPUs, ZeRO keeps the weights in fp32 parts: `split` is `fp32` there, and `bf16` halves the moments."""
     eps: Annotated[float, Between(0, 1, open_below=True)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Between(0, 100)] = 0.1

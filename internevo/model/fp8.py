@@ -55,5 +55,5 @@ def check_fp8(device: torch.device) -> ModuleType:
 def _fits(module: nn.Linear, role: Role, parts: int) -> bool:
     sides = [module.out_features, module.in_features]
     if role.cut is not None:
-        sides[role.cut] //= parts
+        sides[role.cut] = -(-sides[role.cut] // parts)
     return role.fp8 and not any(side % 16 for side in sides)

@@ -41,7 +41,8 @@ class Role:
 
     kind: Kind
     cut: int | None = None
-    """The dimension along which tensor parallelism cuts it; None: every rank has all of it."""
+    """The dimension along which tensor parallelism cuts it; None: every rank has all of it. Where ranks cannot share it
+    evenly, the last part is filled up with zeros: what they give must not count, as in a mean over that dimension."""
     pieces: int | None = None
     """The equal pieces that it can be cut into, such as key and value heads. More ranks than pieces all hold the whole,
     and each computes with its piece. None: as many as there are ranks."""

@@ -44,8 +44,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, made orthogonal. Takes `grad_scale` and `found_inf` as torch's fused optimizers do.
 
-    `moments` is what the momentum is kept in. A step moves it by a twentieth of the way, so that bf16 needs no
-    chance in its rounding.
+    `moments` is what the momentum is kept in. A step moves it by a twentieth of the way, if not said
+    otherwise, so that bf16 is rounded to the nearest.
     """
 
     _step_supports_amp_scaling = True  # as torch marks its own that do

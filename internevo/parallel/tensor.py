@@ -4,7 +4,7 @@ Query, key, value, gate and up projections are cut by rows, the projections back
 embedding and head by vocabulary. Between the blocks' halves each rank has a part of every row's tokens (sequence
 parallelism) or, without it, all of them.
 
-Weights are DTensors, so that ZeRO and checkpoints know their whole shape; what computes are plain local tensors and
+Weights are DTensors, so that ZeRO knows how they are cut; what computes are plain local tensors and
 four collectives a block, put around the model's own modules:
 
     norm → [gather tokens] → wq wk wv → attention → wo → [sum, scatter tokens] → + residual
@@ -92,7 +92,7 @@ class VocabularyEmbedding(nn.Module):
         self.weight, self.parallel = embedding.weight, parallel
 
     def forward(self, tokens: Tensor) -> Tensor:
-        weight = local(self.weight)  # [vocab / ranks, hidden]
+        weight = local(self.weight)  # [vocab / ranks rounded up, hidden]
         ids = tokens - self.parallel.place.rank * len(weight)
         ours = (ids >= 0) & (ids < len(weight))
         embedded = F.embedding(ids.where(ours, 0), weight) * ours[..., None]  # [batch, seq, hidden], 0 for others' ids
@@ -108,9 +108,14 @@ class Vocabulary:
     """All ids."""
 
     @property
+    def each(self) -> int:
+        """The ids of every rank but the last, which may have fewer."""
+        return -(-self.size // self.place.size)
+
+    @property
     def first(self) -> int:
         """The rank's first id."""
-        return self.place.rank * -(-self.size // self.place.size)
+        return self.place.rank * self.each
 
     def rows(self, weight: Tensor) -> Tensor:
         """The rows of the rank's part that stand for an id; the last rank's part may have more."""
@@ -150,7 +155,7 @@ def piece_by_rank(role: Role, parameter: Tensor, place: Place) -> Tensor:
 
 
 def cut_parameters(model: Transformer, mesh: Mesh) -> None:
-    """Put this rank's parts, DTensors that know the whole shape, in the place of a model's parameters that are cut."""
+    """Put this rank's parts, as DTensors, in the place of a model's parameters that are cut."""
     for name, parameter in list(model.named_parameters()):
         role = model.roles[name]
         _check_cut(name, role, parameter.shape, mesh.tensor.size)
@@ -163,7 +168,7 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
 
 
 def _check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
-    """Raise LayoutError for a parameter that so many ranks cannot share evenly."""
+    """Raise LayoutError for a parameter that so many ranks cannot share."""
     if role.cut is None:
         return
     if is_cut(role, ranks) and role.pieces is None:

@@ -38,9 +38,8 @@ class TiedHead:
             assert self.head.grad is not None
             found, self.head.grad = local(self.head.grad), None
         found = self._pass_on(found, self.embedding, self.holder, self.owner)
-        if self.embedding is not None:
+        if self.embedding is not None and found is not None:
             assert self.embedding.grad is not None
-            assert found is not None
             local(self.embedding.grad).add_(found)
 
     @torch.no_grad()
@@ -48,13 +47,15 @@ class TiedHead:
         """Give the copy the embedding's weight."""
         weight = None if self.embedding is None else local(self.embedding.detach())
         weight = self._pass_on(weight, self.head, self.owner, self.holder)
-        if self.head is not None:
-            assert weight is not None
+        if self.head is not None and weight is not None:
             local(self.head.detach()).copy_(weight)
 
     def _pass_on(self, mine: Tensor | None, wanted: Tensor | None, source: int, target: int) -> Tensor | None:
         """What the rank `source` has, on the rank `target`; `wanted` is a parameter of that size."""
         if source == target:
+            return mine
+        held = mine if mine is not None else wanted
+        if held is None or local(held.detach()).numel() == 0:  # ZeRO has left these ranks none of it
             return mine
         if mine is not None:
             dist.send(mine.contiguous(), group=self.place.group, group_dst=target)

@@ -176,15 +176,21 @@ class TorchEngine(Engine):
             if p.shape != self.shapes[name]
         }
         """Where tensor parallelism does not divide a parameter evenly: what of this rank's part is real."""
+        if not self._split:  # an optimizer may begin with something made from the weights
+            self._set_first_weights(model)
         self._build_optimizers()
         self._add_up_in_fp32()
+        if self._split:  # a part of each weight is in the optimizers
+            self._set_first_weights(model)
+        self._weights_changed()
+
+    def _set_first_weights(self, model: Transformer | None) -> None:
         if model is None:
             for name in self.parameters:
-                self._set_weight(name, first_part(name, self.shapes[name], self.roles[name], stage, mesh))
+                self._set_weight(name, first_part(name, self.shapes[name], self.roles[name], self.stage, self.mesh))
         elif self._split:
             for name, given in model.named_parameters():
                 self._set_weight(name, given.detach())
-        self._weights_changed()
 
     def _keep_fp32(self, model: Transformer | None) -> None:
         """Where the passes compute in less: fp32 weights, or the rest of them in the optimizers."""
@@ -251,7 +257,7 @@ class TorchEngine(Engine):
             elif moved.grad is None:  # it took no part in the step, as an expert that no token chose
                 moved.grad = torch.zeros_like(moved, dtype=moved.grad_dtype)
         for name, mine in self._filled_up.items():
-            if (gradient := self.local[name].grad) is not None:
+            if name in learning and (gradient := self.local[name].grad) is not None:
                 mine.clear_rest(gradient)
         norm = gradient_norm(self.local, self.roles, self.mesh)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -265,7 +271,7 @@ class TorchEngine(Engine):
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             kept = dict(self.optimizers.state(name)) if parameter.requires_grad else {}
-            split = kept.pop(REST, None) is not None
+            split = self._split and kept.pop(REST, None) is not None
             weight = torch.empty(parameter.shape, device="meta") if split else local(parameter.detach())
             tensors[f"model/{name}"] = self.stored(name, weight)
             for kind, value in kept.items():
@@ -304,8 +310,8 @@ class TorchEngine(Engine):
 
     def _set_weight(self, name: str, weight: Tensor) -> None:
         """Give a parameter this rank's part of an fp32 weight."""
-        parameter = self.parameters[name]
-        set_weight(local(parameter.detach()), self.optimizers.state(name) if parameter.requires_grad else {}, weight)
+        state = self.optimizers.state(name) if self._split else {}
+        set_weight(local(self.parameters[name].detach()), state, weight)
 
     @torch.no_grad()
     def _weights_changed(self) -> None:

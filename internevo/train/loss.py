@@ -137,7 +137,8 @@ def _liger(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def chunk_tokens(vocab: int, device: torch.device) -> int:
-    """Tokens whose logits exist at one time: a power of two, at least 512."""
+    """Tokens whose logits exist at one time: a power of two, at least 512. All ranks that share a vocabulary must have
+    the same: they exchange numbers of each chunk."""
     logits = LOGITS.get(device.type, LOGITS["cuda"])
     return max(512, 1 << (logits // vocab).bit_length() - 1)
 
@@ -155,7 +156,7 @@ def label_losses(features: Tensor, weight: Tensor, labels: Tensor, vocabulary: V
 
     Arguments as for `summed_cross_entropy`; the full logits are never in memory here either.
     """
-    size = chunk_tokens(len(weight), features.device)
+    size = chunk_tokens(vocabulary.each or len(weight), features.device)
     parts = zip(features.flatten(0, -2).split(size), labels.flatten().split(size), strict=True)
     done = [_chunk(part @ weight.T, target, torch.float32, vocabulary, differentiate=False) for part, target in parts]
     return torch.cat([losses for losses, _ in done]).view_as(labels)
@@ -224,7 +225,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         need_features, need_weight, *_ = ctx.needs_input_grad
         grad_features = torch.empty_like(features) if need_features else None
         grad_weight: Tensor | None = None
-        size = chunk_tokens(len(weight), features.device)
+        size = chunk_tokens(vocabulary.each or len(weight), features.device)
         for start in range(0, len(features), size):
             part = slice(start, start + size)
             losses, by_logits = _chunk(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import ALONE, VOCAB, Trained, train, train_on_one_row
+from tests.parallel.jobs import ALONE, SEQ_LEN, VOCAB, Trained, train, train_on_one_row
 
 # Micro-batches of one row, if not said otherwise; of two where messages between many ranks take most of the time.
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -72,6 +72,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2 x pp2, interleaved, zero 3": (4, {"pipeline": 2, "schedule": "interleaved", "zero": 3}),
     "ring2 x pp2, zbv": (4, {"pipeline": 2, "context": 2, "ulysses": 1, "schedule": "zbv", "micro_batch": 2}),
     "tp2, odd sizes": (2, {"tensor": 2, "width": 161, "vocab": 513}),
+    "tp2, chunks of the loss": (2, {"tensor": 2, "vocab": 4097, "seq_len": 128, "micro_batch": 8, "layers": 2}),
     "tp4, odd sizes": (4, {"tensor": 4, "width": 161, "vocab": 513}),
     "dp2 x tp4, zero 3, odd sizes, tied head": (
         8,
@@ -98,6 +99,7 @@ LIGHT = (
     "tp2",
     "tp2, norms of heads, no sequence parallelism",
     "tp2, odd sizes",
+    "tp2, chunks of the loss",
     "ring2",
     "pp2, tied head",
     "pp2, zbv",
@@ -123,6 +125,7 @@ def shape_of(changes: dict[str, Any]) -> dict[str, Any]:
         "tied": False,
         "qkv_bias": False,
         "vocab": VOCAB,
+        "seq_len": SEQ_LEN,
     }
     return {key: changes.get(key, value) for key, value in usual.items()}
 

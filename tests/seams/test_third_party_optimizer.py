@@ -55,6 +55,27 @@ def test_state_must_be_there_from_the_beginning() -> None:
         engine_of(stage_of({"optimizer": "os:sep"}), ALONE)
 
 
+class Anchored(Signs):
+    """It keeps the weights that it was given at first."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float):
+        super().__init__(groups, lr)
+        for parameter, state in self.state.items():
+            state["anchor"] = parameter.detach().clone()
+
+
+def anchored(given: Given) -> list[torch.optim.Optimizer]:
+    return [Anchored(parameter_groups(given.parameters, given.roles, given.config, given.rate), given.config.lr)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_is_made_when_the_weights_are_there(precision: str) -> None:
+    changes = {"optimizer": "tests.seams.test_third_party_optimizer:anchored", "precision": precision}
+    state = engine_of(stage_of(changes), ALONE).state()
+    for name in [name.removeprefix("model/") for name in state if name.startswith("model/")]:
+        assert torch.equal(state[f"optimizer/{name}/anchor"], state[f"model/{name}"]), name
+
+
 MINE = {"optimizer": "tests.seams.test_third_party_optimizer:signs"}
 
 
