@@ -385,7 +385,11 @@ def next_batches(store: Path, engine: Engine, count: int) -> Iterator[Batch]:
 
 def _loader(store: Path, packing: str, engine: Engine) -> Loader:
     source = SourceConfig(str(store), name="web")
-    return Loader(Plan.constant([source], seq_len=engine.stage.train.seq_len, rows=ROWS, packing=packing), seed=1, part=engine.part)
+    return Loader(
+        Plan.constant([source], seq_len=engine.stage.train.seq_len, rows=ROWS, packing=packing),
+        seed=1,
+        part=engine.part,
+    )
 
 
 def one_step(engine: TorchEngine, batch: Batch, result: Trained) -> None:
