@@ -155,14 +155,15 @@ def long_documents(modules: Iterable[Module]) -> Iterator[tuple[str, str, str]]:
 def dependency_order(modules: Iterable[Module]) -> list[Module]:
     """Modules such that each comes after those of them that it imports; circles are broken by name."""
     by_name = {module.name: module for module in sorted(modules, key=lambda module: module.name)}
-    needs = {name: _imports(module, by_name) - {name} for name, module in by_name.items()}
+    # sorted: a set's order, and with it that of the documents, would be another in each process
+    needs = {name: sorted(_imports(module, by_name) - {name}) for name, module in by_name.items()}
     while True:
         try:
             return [by_name[name] for name in TopologicalSorter(needs).static_order()]
         except CycleError as error:
             circle = error.args[1][:-1]
             first = min(circle)  # goes before the others of its circle
-            needs[first] -= set(circle)
+            needs[first] = [name for name in needs[first] if name not in circle]
 
 
 def _imports(module: Module, known: dict[str, Module]) -> set[str]:
