@@ -18,10 +18,12 @@ build_corpus(*map(Path, sys.argv[1:]))
 def test_no_order_depends_on_how_a_process_hashes(tmp_path: Path) -> None:
     package = tmp_path / "library" / "package"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("from package import " + ", ".join(f"part{n}" for n in range(20)) + "\n")
+    (package / "__init__.py").write_text(
+        "from package import " + ", ".join(f"part{n}" for n in range(20)) + "\n", encoding="utf-8"
+    )
     for number in range(20):
         back = "import package\n" if number % 3 == 0 else ""  # a circle
-        (package / f"part{number}.py").write_text(f'{back}"""What part {number} is for."""\n')
+        (package / f"part{number}.py").write_text(f'{back}"""What part {number} is for."""\n', encoding="utf-8")
     made = []
     for seed in ("1", "2", "3"):
         command = [sys.executable, "-c", BUILD, str(tmp_path / seed), str(tmp_path / "library")]

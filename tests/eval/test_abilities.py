@@ -100,6 +100,7 @@ def write(prefix: Path, seed: int) -> TokenStore:
     return TokenStore(prefix)
 
 
+@pytest.mark.heavy
 def test_a_seen_test_set_is_found_out(tmp_path: Path) -> None:
     """A model that learned the training set by heart, and then one that learned the test set as well."""
     torch.set_num_threads(2)

@@ -134,7 +134,7 @@ def test_layouts_by_definition(name: str, tmp_path: Path) -> None:
         assert torch.equal(tensor, expected[ours]), ours
 
 
-@pytest.mark.parametrize("name", ["internlm2", "qwen3"])
+@pytest.mark.parametrize("name", ["internlm2", pytest.param("qwen3", marks=pytest.mark.heavy)])
 def test_several_files_and_several_processes(name: str, tmp_path: Path) -> None:
     theirs = their_model(name)
     theirs.save_pretrained(tmp_path / "saved", max_shard_size="200KB")

@@ -95,8 +95,6 @@ LIGHT = (
     "dp2, zero 3, tied head, qkv bias",
     "dp2, zero 1",
     "dp2, zero 3, micro-batches of 2, recompute",
-    "dp2, zero 3, rows that do not divide",
-    "tp2",
     "tp2, norms of heads, no sequence parallelism",
     "tp2, odd sizes",
     "tp2, chunks of the loss",
@@ -105,7 +103,6 @@ LIGHT = (
     "pp2, zbv",
     "pp2, interleaved, 3 parts a rank",
     "dp2 x tp2, zero 3",
-    "tp2 x pp2",
 )
 """Layouts that every test run trains; the others are heavy."""
 

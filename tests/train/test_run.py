@@ -127,7 +127,7 @@ def test_stage_ends_are_kept(unbroken: Path) -> None:
     assert names == [f"step-{n:06d}" for n in (8, 9, 12, 13, 15, 17)]
 
 
-@pytest.mark.parametrize("kill_after", [1, 9, 14])
+@pytest.mark.parametrize("kill_after", [1, pytest.param(9, marks=pytest.mark.heavy), 14])
 def test_killed_at_any_step_then_run_again(tmp_path: Path, unbroken: Path, kill_after: int) -> None:
     config = write_config(tmp_path)
     process = start("train", config)
