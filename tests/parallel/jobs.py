@@ -30,7 +30,7 @@ from internevo.config.schema import (
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import Loader
 from internevo.data.mixing import Plan
-from internevo.model import transformer
+from internevo.model import initial
 from internevo.optim import muon
 from internevo.parallel import build_rank_model
 from internevo.parallel.asynchronous import FoldReshapes
@@ -188,7 +188,7 @@ def build_and_look(world: World, changes: dict[str, Any]) -> Built:
 
     def watched(*arguments: Any) -> torch.Tensor:
         nonlocal most
-        values = transformer.initial_values(*arguments)
+        values = initial.initial_values(*arguments)
         drawn.append(StorageWeakRef(values.untyped_storage()))
         most = max(most, sum(not one.expired() for one in drawn))
         return values
@@ -197,7 +197,7 @@ def build_and_look(world: World, changes: dict[str, Any]) -> Built:
     try:
         engine = engine_of(stage_of(changes), world)
     finally:
-        build_rank_model.initial_values = transformer.initial_values
+        build_rank_model.initial_values = initial.initial_values
     parts = {name: local(p.detach()) for name, p in engine.parameters.items()}
     return Built(most, {name: part.untyped_storage().nbytes() - part.nbytes for name, part in parts.items()})
 
