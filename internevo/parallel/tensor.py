@@ -139,7 +139,7 @@ def cut_by_rank(role: Role, values: Tensor, place: Place) -> Tensor:
 
 
 def padded(values: Tensor, dim: int, ranks: int) -> Tensor:
-    """With zeros at the end of `dim`, so that so many ranks have equal parts."""
+    """With zeros at the end of `dim`, so that all ranks have equal parts."""
     missing = -values.shape[dim] % ranks
     return F.pad(values, (0, 0) * (values.ndim - 1 - dim) + (0, missing)) if missing else values
 
@@ -168,7 +168,7 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
 
 
 def _check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
-    """Raise LayoutError for a parameter that so many ranks cannot share."""
+    """Raise LayoutError for a parameter that `ranks` ranks cannot share."""
     if role.cut is None:
         return
     if is_cut(role, ranks) and role.pieces is None:
