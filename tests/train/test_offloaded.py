@@ -248,7 +248,8 @@ def measured(world: World, changes: dict[str, Any], store: Path) -> list[StepRes
 
 
 @installed
-@pytest.mark.parametrize("zero", [pytest.param(2, marks=pytest.mark.heavy), 3])
+@pytest.mark.heavy
+@pytest.mark.parametrize("zero", [2, 3])
 def test_losses_of_parts_are_trained_on_and_reported(zero: int, tmp_path: Path, store: Path, ranks: Any) -> None:
     torch.set_num_threads(1)
     expected = measured(ALONE, {"micro_batch": 8}, store)
