@@ -130,10 +130,14 @@ def _offload(stage: StageConfig) -> Iterator[str]:
     """What the DeepSpeed engine can do, and what only it can."""
     parallel, zero = stage.parallel, stage.parallel.zero
     places = {"optimizer": zero.offload.optimizer, "parameters": zero.offload.parameters}
-    offloaded = [name for name, place in places.items() if place != "none"]
     if zero.engine != "deepspeed":
-        for name in offloaded:
-            yield f"parallel.zero.offload.{name}: needs parallel.zero.engine=deepspeed"
+        if places["optimizer"] == "nvme":
+            yield "parallel.zero.offload.optimizer: nvme needs parallel.zero.engine=deepspeed; fsdp has cpu"
+        if places["parameters"] != "none":
+            yield (
+                "parallel.zero.offload.parameters: needs parallel.zero.engine=deepspeed; fsdp with zero stage 3 and "
+                "offload.optimizer=cpu keeps no other weights"
+            )
         return
     sizes = {"tensor": parallel.tensor, "context.size": parallel.context.size, "pipeline.size": parallel.pipeline.size}
     for name, size in sizes.items():

@@ -272,12 +272,14 @@ class ContextConfig:
 
 @dataclass
 class OffloadConfig:
-    """Where the DeepSpeed engine keeps what does not fit the GPU: `none` (on the GPU), `cpu` or `nvme`."""
+    """Where what does not fit the GPU is kept: `none` (on the GPU), `cpu` (host memory) or `nvme` (a disk)."""
 
     optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """The fp32 weights and the optimizer state; the update is then made on the CPU. `nvme` needs zero stage 3."""
+    """The fp32 weights and the optimizer state; the update is then made on the CPU. `cpu` goes with both engines and,
+    with `fsdp`, with every layout; `nvme` with `deepspeed` and zero stage 3."""
     parameters: Literal["none", "cpu", "nvme"] = "none"
-    """The weights that the passes use; needs zero stage 3."""
+    """`deepspeed` with zero stage 3 only: the weights that the passes use. With `fsdp` and zero stage 3 these are made
+    from the fp32 weights, wherever they are, and are kept nowhere."""
     path: str | None = None
     """A folder on a local NVMe disk, for `nvme`."""
 
@@ -293,7 +295,7 @@ class ZeroConfig:
     """Ranks that share one copy of the sharded state; the rest repeat it (hybrid ZeRO). -1 is all of them."""
     engine: Literal["fsdp", "deepspeed"] = "fsdp"
     """`fsdp`: torch's own sharding, for every layout. `deepspeed`: DeepSpeed (an extra), for data-parallel ranks only,
-    where a model must be trained with less GPU memory than it takes: see `parallel.zero.offload`."""
+    where the state of a model fits neither the GPUs nor host memory: see `parallel.zero.offload`."""
     offload: OffloadConfig = field(default_factory=OffloadConfig)
     """See `parallel.zero.offload`."""
 

@@ -102,8 +102,10 @@ class Optimizers:
         """Move the parameters by their gradients divided by `scale`; change nothing at all unless `finite`.
 
         Both are scalars on the device. Optimizers that take them there, as torch's fused ones do, wait for nothing; for
-        others the host waits for `finite`.
+        others, and where the parameters are in host memory, the host waits for `finite`.
         """
+        place = next(iter(self.parameters.values())).device
+        scale, finite = scale.to(place), finite.to(place)
         for optimizer in self.all:
             set_learning_rate(optimizer, lr)
             if getattr(optimizer, "_step_supports_amp_scaling", False):

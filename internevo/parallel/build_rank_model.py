@@ -62,14 +62,14 @@ def build_rank_model(
     prepare_model(model, stage, mesh.device, _kept_tokens(stage, mesh))
     if mesh.alone:
         return run(give_memory(model, mesh.device))
-    zero, dtype = stage.parallel.zero.stage, compute_dtype(stage)
+    zero, dtype = stage.parallel.zero, compute_dtype(stage)
     for block in model.blocks.children():
         shard_module(block, mesh, zero, dtype)
-    if zero == 3:
+    if zero.stage == 3:
         gather_ahead(model.blocks.children())
     root = run(model)
     shard_module(root, mesh, zero, dtype, root=True)
-    root.to_empty(device=mesh.device)
+    root.to_empty(device="cpu" if zero.offload.optimizer == "cpu" else mesh.device)
     tie(model)
     return root
 

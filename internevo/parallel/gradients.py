@@ -35,7 +35,7 @@ def gradient_norm(parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Ro
 def _square(gradients: list[Tensor], device: torch.device) -> Tensor:
     if not gradients:
         return torch.zeros((), device=device)
-    return _norms(gradients).square().sum()
+    return _norms(gradients).square().sum().to(device)
 
 
 def _norms(gradients: list[Tensor]) -> Tensor:

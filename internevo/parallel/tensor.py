@@ -184,15 +184,18 @@ def _check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
 
 @torch.no_grad()
 def complete_gradients(
-    parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Role], parallel: TensorParallel
+    parameters: Mapping[str, nn.Parameter], roles: Mapping[str, Role], parallel: TensorParallel, device: torch.device
 ) -> None:
-    """Sum the gradients of what is not cut over the ranks, each of which saw its own part: one message a step."""
+    """Sum the gradients of what is not cut over the ranks, each of which saw its own part: one message a step.
+
+    It goes over `device`, wherever the gradients lie.
+    """
     if parallel.place.size == 1:
         return
     whole = [p for name, p in parameters.items() if _incomplete(roles[name], parallel) and p.grad is not None]
     parts = [local(p.grad) for p in whole if p.grad is not None]
     if parts:
-        summed = sum_over(torch.cat([part.flatten() for part in parts]), parallel.place)
+        summed = sum_over(torch.cat([part.flatten() for part in parts]).to(device), parallel.place)
         torch._foreach_copy_([part.view(-1) for part in parts], list(summed.split([part.numel() for part in parts])))
 
 

@@ -36,6 +36,7 @@ class WholeMatrices:
         self, mesh: Mesh, rows: Mapping[str, int], roles: Mapping[str, Role], shapes: Mapping[str, torch.Size]
     ):
         self.shard, self.tensor, self.rows, self.roles, self.shapes = mesh.shard, mesh.tensor, rows, roles, shapes
+        self.device = mesh.device
 
     def __call__(self, function: Callable[[Tensor], Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = list(parts)
@@ -52,11 +53,12 @@ class WholeMatrices:
         width = row.numel() if mine else 0
         theirs = [rows_of(self.rows[mine], r, self.shard.size) * width if mine else 0 for r in range(self.shard.size)]
         ours = [part.numel() for part in parts] + [0] * (self.shard.size - len(parts))
-        line = _exchange(torch.cat([part.flatten() for part in parts]), ours, theirs, self.shard)
+        line = torch.cat([part.flatten() for part in parts]).to(self.device)  # parts may be in host memory
+        line = _exchange(line, ours, theirs, self.shard)
         if mine is not None:
             line = self._on_tensor_parts(function, mine, line.view(-1, *row)).flatten()
         back = _exchange(line, theirs, ours, self.shard).split(ours)
-        return [piece.view_as(part) for piece, part in zip(back, parts, strict=False)]
+        return [piece.view_as(part).to(part.device) for piece, part in zip(back, parts, strict=False)]
 
     def _on_tensor_parts(self, function: Callable[[Tensor], Tensor], name: str, part: Tensor) -> Tensor:
         role = self.roles[name]

@@ -9,8 +9,9 @@ communicate:
 | 2 | once a step | every micro-batch | whole weights, sharded gradients |
 | 3 | every block, forward and backward | every micro-batch | sharded weights and gradients |
 
-Stage 0 is a shard of one rank. FSDP averages gradients over the ranks; the loss is scaled up by their number, so that
-what comes out is the sum.
+Stage 0 is a shard of one rank. With `parallel.zero.offload` the sharded fp32 weights lie in host memory, from where
+they are copied to be gathered, and reduced gradients are copied there. FSDP averages gradients over the ranks; the loss
+is scaled up by their number, so that what comes out is the sum.
 """
 
 from __future__ import annotations
@@ -21,23 +22,26 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from internevo.config.schema import ZeroConfig
 from internevo.parallel.mesh import Mesh, Place
 
 
-def shard_module(module: nn.Module, mesh: Mesh, stage: int, dtype: torch.dtype, root: bool = False) -> None:
+def shard_module(module: nn.Module, mesh: Mesh, zero: ZeroConfig, dtype: torch.dtype, root: bool = False) -> None:
     """Shard the parameters of `module` that no part of it has sharded yet.
 
     It computes in `dtype`, with weights, gradients and their reduction in fp32. Those of the `root`, whose backward
     pass begins where its forward pass ends, stay whole between the two.
     """
     assert mesh.zero is not None
+    offloaded = zero.offload.optimizer == "cpu"
     fully_shard(
         module,
         mesh=mesh.zero,
-        reshard_after_forward=stage == 3 and not root,
+        reshard_after_forward=zero.stage == 3 and not root,
+        offload_policy=CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if offloaded else OffloadPolicy(),
         # inputs are left alone: rotary tables stay fp32
         mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
     )

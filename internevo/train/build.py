@@ -46,8 +46,14 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
             f"stage {stage.name}: torch {torch.__version__} cannot run parallel.pipeline.schedule zbv (its ranks would "
             "send to themselves); use 1f1b or interleaved, or torch 2.12 or newer."
         )
-    if stage.parallel.zero.engine == "deepspeed":
+    zero = stage.parallel.zero
+    if zero.engine == "deepspeed":
         import_deepspeed()
+    elif zero.offload.optimizer != "none" and world == 1:
+        raise UserError(
+            f"stage {stage.name}: parallel.zero.offload.optimizer needs several processes with the engine fsdp; set "
+            "parallel.zero.engine to deepspeed, or start more than one."
+        )
 
 
 def make_engine(stage: StageConfig, world: World, model: Transformer | None = None) -> Engine:

@@ -142,6 +142,8 @@ class TorchEngine(Engine):
     | one, bf16 | fp32 weights | a bf16 copy of them, made anew after each update |
     | one, bf16, `optimizer.state` split or bf16 | bf16 weights, with the rest of fp32 in the optimizers | the same |
     | several | fp32 parts of the weights | what ZeRO gathers of them, in the precision of the passes |
+
+    With `parallel.zero.offload.optimizer: cpu` the fp32 parts, and so the optimizers, are in host memory.
     """
 
     def __init__(
@@ -244,7 +246,7 @@ class TorchEngine(Engine):
 
     def forward_backward(self, staged: Staged) -> Tensor:
         loss = self.runner.forward_backward(staged)
-        complete_gradients(self.parameters, self.roles, self.tensor)
+        complete_gradients(self.parameters, self.roles, self.tensor, self.device)
         return self.add_up(loss)
 
     def update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:

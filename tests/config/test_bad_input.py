@@ -150,9 +150,13 @@ OVERRIDES = {
     "more stages than layers": ("parallel.pipeline.size=3", "parallel.pipeline.size: 2 layers cannot make 3 parts"),
     "a schedule that is not there": ("parallel.pipeline.schedule=gpipe", "unknown value 'gpipe'; known are 1f1b"),
     "a shard of no ranks": ("parallel.zero.shard=0", "parallel.zero.shard: must be at least 1, or -1 for all"),
-    "offload without DeepSpeed": (
-        "parallel.zero.offload.optimizer=cpu",
-        "parallel.zero.offload.optimizer: needs parallel.zero.engine=deepspeed",
+    "a disk without DeepSpeed": (
+        "parallel.zero.offload.optimizer=nvme",
+        "parallel.zero.offload.optimizer: nvme needs parallel.zero.engine=deepspeed; fsdp has cpu",
+    ),
+    "weights off the GPU without DeepSpeed": (
+        "parallel.zero.offload.parameters=cpu",
+        "parallel.zero.offload.parameters: needs parallel.zero.engine=deepspeed",
     ),
     "DeepSpeed with a stage it lacks": (
         "parallel.zero={engine: deepspeed, stage: 1}",

@@ -19,6 +19,7 @@ from internevo.checkpoint.tensors import Piece, read_tensors, write_tensors
 from internevo.config.presets import model_preset
 from internevo.config.schema import (
     ContextConfig,
+    OffloadConfig,
     OptimizerConfig,
     ParallelConfig,
     PipelineConfig,
@@ -76,7 +77,9 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         sequence=changes.get("sequence", True),
         pipeline=PipelineConfig(changes.get("pipeline", 1), changes.get("schedule", "1f1b"), changes.get("parts")),
         context=ContextConfig(changes.get("context", 1), changes.get("ulysses", "auto")),
-        zero=ZeroConfig(changes.get("zero", 1), changes.get("shard", -1)),
+        zero=ZeroConfig(
+            changes.get("zero", 1), changes.get("shard", -1), offload=OffloadConfig(changes.get("offload", "none"))
+        ),
     )
     model = model_preset(
         "tiny",

@@ -135,6 +135,8 @@ def _parallel(draw: random.Random, world: int) -> tuple[dict[str, Any], int]:
         zero["shard"] = draw.choice([n for n in (1, 2, 4, 8) if same_weights % n == 0])
     if sizes["data"] == world and draw.random() < 0.2:
         zero = {"stage": draw.choice([2, 3]), "engine": "deepspeed"}
+    elif world > 1 and draw.random() < 0.1:
+        zero["offload"] = {"optimizer": "cpu"}
     parallel = {
         "tensor": sizes["tensor"],
         "sequence": draw.random() < 0.6,

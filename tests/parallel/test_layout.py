@@ -132,3 +132,10 @@ def test_a_schedule_that_this_torch_cannot_run_is_refused(monkeypatch: pytest.Mo
     check_engine(other, 2, cpu)
     monkeypatch.setattr(torch, "__version__", "2.12.0")
     check_engine(zbv, 2, cpu)
+
+
+def test_host_memory_wants_several_processes() -> None:
+    stage = stage_of({"offload": "cpu"})
+    with pytest.raises(UserError, match=r"offload\.optimizer needs several processes .*set parallel\.zero\.engine"):
+        check_engine(stage, 1, torch.device("cpu"))
+    check_engine(stage, 2, torch.device("cpu"))

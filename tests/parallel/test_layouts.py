@@ -87,6 +87,12 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2 x tp2, zero 1": (4, {"tensor": 2, "micro_batch": 2}),
     "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
     "dp2 x tp2, zero 3, rows that do not divide": (4, {"tensor": 2, "zero": 3, "width": 162, "micro_batch": 2}),
+    "dp2, zero 1, state in host memory": (2, {"zero": 1, "offload": "cpu"}),
+    "dp2 x tp2, zero 3, state in host memory": (4, {"tensor": 2, "zero": 3, "offload": "cpu", "width": 161}),
+    "dp2 x pp2, zero 2, state in host memory, tied head": (
+        4,
+        {"pipeline": 2, "zero": 2, "offload": "cpu", "tied": True},
+    ),
     "dp2 x tp2 x pp2": (8, {"tensor": 2, "pipeline": 2, "micro_batch": 2}),
     "ring2 x ulysses2 x pp2, zero 3": (8, {"context": 4, "ulysses": 2, "pipeline": 2, "zero": 3, "micro_batch": 2}),
 }
@@ -95,6 +101,7 @@ LIGHT = (
     "dp2, zero 3, tied head, qkv bias",
     "dp2, zero 1",
     "dp2, zero 3, micro-batches of 2, recompute",
+    "dp2, zero 1, state in host memory",
     "tp2, norms of heads, no sequence parallelism",
     "tp2, odd sizes",
     "tp2, chunks of the loss",

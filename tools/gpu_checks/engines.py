@@ -17,7 +17,14 @@ import torch.distributed as dist
 from torch._dynamo.utils import counters
 
 from internevo.config.presets import model_preset
-from internevo.config.schema import OptimizerConfig, ParallelConfig, StageConfig, TrainConfig, ZeroConfig
+from internevo.config.schema import (
+    OffloadConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    StageConfig,
+    TrainConfig,
+    ZeroConfig,
+)
 from internevo.data.batch import Batch
 from internevo.data.loader import evaluation_batches
 from internevo.model.attention import KERNELS
@@ -49,7 +56,7 @@ ROWS, SEQ, STEPS = 4, 256, 3
 CPU = torch.device("cpu")
 
 Settings = dict[str, Any]
-"""Keys of `train`; `state` and `name` are the optimizer's, `zero` the stage of ZeRO."""
+"""Keys of `train`; `state` and `name` are the optimizer's, `zero` the stage of ZeRO, `offload` where its state is."""
 PLAIN: dict[str, Settings] = {
     "fp32": {"precision": "fp32"},
     "bf16": {},
@@ -81,6 +88,8 @@ DISTRIBUTED: dict[str, Settings] = {
     "zero 1": {"zero": 1},
     "zero 3": {"zero": 3},
     "zero 2, muon": {"zero": 2, "name": "muon"},
+    "zero 3, state in host memory": {"zero": 3, "offload": "cpu"},
+    "zero 1, state in host memory": {"zero": 1, "offload": "cpu"},
     "zero 0": {"zero": 0},
     "zero 3, recompute selective": {"zero": 3, "recompute": "selective"},
     "zero 3, compiled": {"zero": 3, "compile": True},
@@ -114,7 +123,8 @@ def one_engine(build: Callable[[StageConfig], Engine], settings: Settings) -> di
     for batch in batches()[:STEPS]:
         losses.append(train_step(engine, engine.stage_batch(batch), 1e-3).loss)
         graphs.append(counters["stats"]["unique_graphs"])
-    waits = waiting(engine) if cuda and settings.get("loss") != "liger" else ""  # Liger-Kernel itself reads back
+    reads_back = settings.get("loss") == "liger" or "offload" in settings
+    waits = waiting(engine) if cuda and not reads_back else ""
     graphs.append(counters["stats"]["unique_graphs"])
     error = max(abs(got - want) / want for got, want in zip(losses, expected, strict=True))
     tolerance = 3e-2 if "fp8" in settings else 1e-3 if settings.get("precision") == "fp32" else 1e-2
@@ -155,7 +165,8 @@ def stage_of(settings: Settings) -> StageConfig:
     """The stage with some settings changed."""
     given = {"precision": "bf16", "micro_batch": 2, **settings}
     optimizer = OptimizerConfig(name=given.pop("name", "adamw"), state=given.pop("state", "fp32"))
-    parallel = ParallelConfig(zero=ZeroConfig(stage=given.pop("zero", 1)))
+    offload = OffloadConfig(given.pop("offload", "none"))
+    parallel = ParallelConfig(zero=ZeroConfig(stage=given.pop("zero", 1), offload=offload))
     train = TrainConfig(seq_len=SEQ, batch_tokens=ROWS * SEQ, steps=100, **given)
     return StageConfig(model=model_preset("tiny", **SIZES), train=train, optimizer=optimizer, parallel=parallel)
 
