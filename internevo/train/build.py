@@ -58,9 +58,13 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
 
 def make_engine(stage: StageConfig, world: World, model: Transformer | None = None) -> Engine:
     """The stage's model over all processes, with its first weights, or in a world of one with those of an fp32 `model`,
-    which is then trained in place or given up. Raises LayoutError when the sizes do not fit.
+    which is then trained in place or given up. Raises LayoutError when the sizes do not fit, and ValueError for a model
+    where the engine makes its own.
     """
-    if stage.parallel.zero.engine == "deepspeed":
+    deepspeed = stage.parallel.zero.engine == "deepspeed"
+    if model is not None and (deepspeed or world.size > 1):
+        raise ValueError("a model can be given to an engine of one process, which is not DeepSpeed's")
+    if deepspeed:
         return OffloadedEngine(stage, world)
     mesh = world.mesh(make_layout(stage, world.size) if world.size > 1 else ONE_PROCESS)
     if mesh.pipeline.size > 1:

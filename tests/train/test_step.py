@@ -180,3 +180,14 @@ def test_padding_and_labelless_rows_do_not_count() -> None:
     arrays = batch.tokens[:1], batch.labels[:1], batch.positions[:1]
     short = Batch(*arrays, batch.lengths[:1], (32,), ("s",), int((arrays[1] != IGNORE).sum()), slice(0, 1))
     assert step(engine, batch).loss == pytest.approx(step(build(), short).loss, rel=1e-6)
+
+
+def test_a_model_is_for_one_process_alone() -> None:
+    """Several would each need a part of it: they make their own from the seed."""
+    model = Transformer(model_preset("tiny"))
+    stage = StageConfig(model=model.config)
+    with pytest.raises(ValueError, match="a model can be given to an engine of one process"):
+        make_engine(stage, World(0, 2, CPU, None, None, None), model)
+    stage.parallel.zero.engine = "deepspeed"
+    with pytest.raises(ValueError, match="which is not DeepSpeed's"):
+        make_engine(stage, World.alone(CPU), model)
