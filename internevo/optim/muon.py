@@ -73,23 +73,19 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move all matrices; nothing changes when `found_inf` is 1."""
         (group,) = self.param_groups
-        parameters, momentum = group["params"], group["momentum"]
-        kept = [self.state[p]["momentum_buffer"] for p in parameters]
-        buffers = [buffer.float() for buffer in kept]  # those kept in fp32 themselves
-        good = self.found_inf == 0
-        # a buffer instead of a gradient that is not finite: the average then stays as it is
-        gradients = [
-            torch.where(good, p.grad.float() / self.grad_scale, m) for p, m in zip(parameters, buffers, strict=True)
-        ]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        torch._foreach_lerp_(gradients, buffers, momentum)
-        if kept[0].dtype != torch.float32:
-            torch._foreach_copy_(kept, buffers)
-        wanted = {name: g.to(self._dtype) for name, g in zip(self._names, gradients, strict=True)}
-        del gradients, buffers
+        good, momentum = self.found_inf == 0, group["momentum"]
+        wanted = {}
+        for name, parameter in zip(self._names, group["params"], strict=True):  # one in fp32 at a time
+            kept = self.state[parameter]["momentum_buffer"]
+            average = kept.float()
+            # the average instead of a gradient that is not finite: it then stays as it is
+            gradient = torch.where(good, parameter.grad.float() / self.grad_scale, average)
+            average.lerp_(gradient, 1 - momentum)
+            wanted[name] = gradient.lerp_(average, momentum).to(self._dtype)
+            kept.copy_(average)
         updates = self._on_whole(_update, wanted)
         lr = group["lr"] * good
-        for name, parameter in zip(self._names, parameters, strict=True):
+        for name, parameter in zip(self._names, group["params"], strict=True):
             with as_fp32(parameter, self.state[parameter]) as weight:
                 weight.mul_(1 - lr * group["weight_decay"])
                 weight.sub_(updates[name].to(weight.dtype) * lr)
