@@ -74,7 +74,7 @@ test-fast: $(READY)
 GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
 test-wheel: $(READY)
-	@rm -rf build && tools/check_wheel.sh $(BIN)/python build/wheel
+	@rm -rf build/wheel build/lib build/bdist.* && tools/check_wheel.sh $(BIN)/python build/wheel
 
 test-gpu:
 	@$(GPU_PYTHON) -m pytest -rs tests/gpu
