@@ -51,7 +51,7 @@ def test_all_that_is_promised_is_there_and_on_the_page() -> None:
 
 
 def test_importing_it_brings_no_torch() -> None:
-    code = "import sys, internevo; print(internevo.__version__, 'torch' in sys.modules)"
+    code = "import sys, internevo; from internevo import config; print(internevo.__version__, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert done.stdout.split() == [internevo.__version__, "False"]
 
