@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -77,31 +77,32 @@ def read_questions(path: Path) -> list[Question]:
 
 def answer_choices(scorer: Scorer, tokenizer: Tokenizer, questions: Sequence[Question]) -> ChoiceResult:
     """Ask every question in every rotation of its choices."""
-    rows, places = [], []
-    for number, one in enumerate(questions):
-        count = len(one.choices)
-        for turn in range(count):
-            for letter in range(count):
-                prompt = tokenizer.encode(_prompt(one, turn))
-                said = tokenizer.encode(_prompt(one, turn) + f" {ascii_uppercase[letter]}")
-                common = list(takewhile(lambda pair: pair[0] == pair[1], zip(prompt, said, strict=False)))
+    rows, lengths = [], []
+    for one in questions:
+        for turn in range(len(one.choices)):
+            prompt = _prompt(one, turn)
+            asked = tokenizer.encode(prompt)
+            for letter in ascii_uppercase[: len(one.choices)]:
+                said = tokenizer.encode(f"{prompt} {letter}")
+                common = takewhile(lambda pair: pair[0] == pair[1], zip(asked, said, strict=False))
                 rows.append(np.array([tokenizer.bos_id, *said], np.int64))
-                places.append((number, turn, letter, len(said) - len(common)))
-    scored = scorer.score(rows)
-    losses: dict[tuple[int, int], dict[int, float]] = {}
-    for (number, turn, letter, length), result in zip(places, scored, strict=True):
-        losses.setdefault((number, turn), {})[letter] = float(result.losses[-length:].sum())
-    chosen = {place: min(by_letter, key=by_letter.__getitem__) for place, by_letter in losses.items()}
-    right = {
-        (number, turn): chosen[number, turn] == (questions[number].answer - turn) % len(questions[number].choices)
-        for number, turn in chosen
-    }
-    all_right = [all(right[n, turn] for turn in range(len(one.choices))) for n, one in enumerate(questions)]
-    first_right = [right[n, 0] for n in range(len(questions))]
-    most = max(len(one.choices) for one in questions)
-    counts = np.bincount(list(chosen.values()), minlength=most) / len(chosen)
-    letters = dict(zip(ascii_uppercase, counts.tolist(), strict=False))
-    return ChoiceResult(len(questions), float(np.mean(first_right)), float(np.mean(all_right)), letters)
+                lengths.append(len(said) - len(list(common)))
+    scored = zip(scorer.score(rows), lengths, strict=True)
+    losses = (float(result.losses[-length:].sum()) for result, length in scored)
+    chosen: list[int] = []
+    right: list[list[bool]] = []  # of each question, in each rotation
+    for one in questions:
+        count = len(one.choices)
+        letters = [int(np.argmin(list(islice(losses, count)))) for _ in range(count)]
+        chosen += letters
+        right.append([letter == (one.answer - turn) % count for turn, letter in enumerate(letters)])
+    shares = np.bincount(chosen, minlength=max(len(one.choices) for one in questions)) / len(chosen)
+    return ChoiceResult(
+        len(questions),
+        accuracy=float(np.mean([one[0] for one in right])),
+        circular=float(np.mean([all(one) for one in right])),
+        letters=dict(zip(ascii_uppercase, shares.tolist(), strict=False)),
+    )
 
 
 def _prompt(question: Question, turn: int) -> str:

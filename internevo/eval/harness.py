@@ -49,7 +49,7 @@ class InternevoLM(TemplateLM):
     ):
         super().__init__()
         stored = open_model(path) if isinstance(path, str) else path
-        world = world or World(rank=0, size=1, device=choose_device(device), control=None, patient=None, saving=None)
+        world = world or World.alone(choose_device(device))
         self.max_length, self.text = stored.seq_len, stored.needs_tokenizer()
         self.never = self.text.unused(stored.config.vocab)
         self.scorer = Scorer(stored, world, stored.seq_len + 1, precision)

@@ -48,7 +48,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
         return [step[key] for step in steps]
 
     def curve(how: Shown, values: Sequence[Any]) -> dict[str, Any]:
-        series = [line(how.label, how.colour, values, **({"faint": True} if how.smooth else {}))]
+        series = [line(how.label, how.colour, values, faint=how.smooth)]
         series += [smoothed("smoothed", how.colour, values)] if how.smooth else []
         return chart(how.title, how.unit, x, series, **(how.options or {}))
 
@@ -81,11 +81,11 @@ def recorded_names(steps: Sequence[Record]) -> list[str]:
 
 
 def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
-    names = list(dict.fromkeys(name for step in steps for name in step["sources"]))
-    series = []
-    for colour, name in enumerate(names):
-        series.append(line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps))))
-    return series
+    names = dict.fromkeys(name for step in steps for name in step["sources"])
+    return [
+        line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps)))
+        for colour, name in enumerate(names)
+    ]
 
 
 def _heldout(evals: Sequence[Record]) -> dict[str, Any]:

@@ -93,6 +93,19 @@ def chart(title: str, unit: str, x: Sequence[float], series: list[dict[str, Any]
     return {"title": title, "unit": unit, "x": list(x), "series": series, **options}
 
 
+def points(lines: Mapping[str, Mapping[float, float]]) -> tuple[list[float], list[dict[str, Any]]]:
+    """The x and the series of a chart of lines with a point at each value: `{label: {x: y}}`.
+
+    There are six colours: from the seventh line on they come again, dashed.
+    """
+    x = sorted({at for line in lines.values() for at in line})
+    series = [
+        {"label": label, "colour": n, "points": True, "dashed": n % 12 >= 6, "y": [line.get(at) for at in x]}
+        for n, (label, line) in enumerate(lines.items())
+    ]
+    return x, series
+
+
 def formatted(value: float | None, form: str = ".3f") -> str:
     """The number in Python's format `form`; a dash for none."""
     return "–" if value is None else format(value, form)

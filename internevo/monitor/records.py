@@ -56,22 +56,16 @@ def _is(value: Any, hint: Any) -> bool:
     """Whether a value that JSON gave is of a field's type."""
     if isinstance(hint, types.UnionType):
         return any(_is(value, one) for one in hint.__args__)
-    inner = typing.get_args(hint)
-    match typing.get_origin(hint) or hint:
-        case kind if kind is types.NoneType:
-            return value is None
-        case kind if kind is list:
-            return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
-        case kind if kind is tuple:
-            return isinstance(value, list) and len(value) == len(inner) and all(map(_loss_or, value, inner))
-        case kind if kind is dict:
-            return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
-        case kind if kind is float:
-            return is_number(value)
-        case kind if kind is int:
-            return is_number(value) and isinstance(value, int)
-        case kind:
-            return isinstance(value, kind)
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is list:
+        return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
+    if kind is tuple:
+        return isinstance(value, list) and len(value) == len(inner) and all(map(_loss_or, value, inner))
+    if kind is dict:
+        return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
+    if kind in (int, float):
+        return is_number(value) and isinstance(value, int | kind)
+    return isinstance(value, kind)
 
 
 def _loss_or(value: Any, hint: Any) -> bool:

@@ -142,21 +142,21 @@ class RecordSink:
 
     def __init__(self, run: Path):
         self._run, self._failed = run, False
-        with self._writing(METRICS):
-            self._steps = JsonLines(run / METRICS)
-        with self._writing(EVALS):
-            self._evals = JsonLines(run / EVALS)
+        self._files: dict[str, JsonLines] = {}
+        for name in (METRICS, EVALS):
+            with self._writing(name):
+                self._files[name] = JsonLines(run / name)
 
     def step(self, metrics: StepMetrics) -> None:
         with self._writing(METRICS):
-            self._steps.write(metrics)
+            self._files[METRICS].write(metrics)
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         with self._writing(EVALS):
-            self._evals.write(metrics)
+            self._files[EVALS].write(metrics)
 
     def close(self) -> None:
-        for name, file in ((METRICS, self._steps), (EVALS, self._evals)):
+        for name, file in self._files.items():
             with self._writing(name):
                 file.close()
 
