@@ -73,14 +73,13 @@ def evaluate_model(
 
     Example: `internevo eval runs/new --against runs/old --source tokens/web`
     """
-    from internevo.eval.evaluate import EvalRequest, sources_of
+    from internevo.eval.evaluate import EvalRequest
 
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
     _begin(model, processes, watch)
-    wants_sources = not (contamination or choices or tasks) or needle is not None
     asked = EvalRequest(
-        sources=dict(map(_named, source or ())) or (sources_of(model) if wants_sources else {}),
+        sources=_sources(model, source or (), own=bool(needle) or not (contamination or choices or tasks)),
         seq_len=seq_len,
         tokens=tokens,
         needle=_lengths(needle),
@@ -171,6 +170,13 @@ def _show(found: Sequence[Findings]) -> None:
         for task, metrics in (one.tasks or {}).items():
             values = ", ".join(f"{key} {v:.4f}" for key, v in metrics.items() if isinstance(v, int | float))
             out.print(f"  {plain(task)}: {plain(values)}")
+
+
+def _sources(model: Path, given: Sequence[str], own: bool) -> dict[str, str]:
+    """Those that were named; where none were, and they are wanted, the run's own."""
+    from internevo.eval.evaluate import sources_of
+
+    return dict(map(_named, given)) or (sources_of(model) if own else {})
 
 
 def _named(text: str) -> tuple[str, str]:

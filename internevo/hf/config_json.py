@@ -144,15 +144,13 @@ def _foreign_code(folder: Path, said: dict[str, Any]) -> str:
     """Files of Python that the folder wants to be run, where they are not those of our own exports."""
     named = said.get("auto_map")
     values = [one for one in named.values() if isinstance(one, str)] if isinstance(named, dict) else []
-    modules = {one.rpartition("--")[2].partition(".")[0] for one in values}
-    ours = files("internevo.hf.internlm2")
-    return ", ".join(
-        f"{name}.py"
-        for name in sorted(modules)
-        if not ours.joinpath(f"{name}.py").is_file()
-        or not (folder / f"{name}.py").is_file()
-        or ours.joinpath(f"{name}.py").read_bytes() != (folder / f"{name}.py").read_bytes()
-    )
+    modules = sorted({one.rpartition("--")[2].partition(".")[0] for one in values})
+
+    def is_ours(name: str) -> bool:
+        ours, theirs = files("internevo.hf.internlm2").joinpath(name), folder / name
+        return ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes()
+
+    return ", ".join(name for module in modules if not is_ours(name := f"{module}.py"))
 
 
 def write_facts(

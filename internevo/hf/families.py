@@ -119,6 +119,17 @@ class Family:
         }
 
 
+def _rows(embed: str, block: dict[str, str], head: str, *more: Row) -> tuple[Row, ...]:
+    """A table, from the names in it that the families do not share; `block` has what each layer is made of."""
+    return (
+        Row(("embed.weight",), f"model.{embed}.weight"),
+        *more,
+        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
+        Row(("norm.weight",), "model.norm.weight"),
+        Row(("head.weight",), f"{head}.weight"),
+    )
+
+
 def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...]:
     biases = {f"attention.w{x}.bias": f"self_attn.{x}_proj.bias" for x in "qkv"} if qkv_bias else {}
     norms = {f"attention.{x}_norm.weight": f"self_attn.{x}_norm.weight" for x in "qk"} if qk_norm else {}
@@ -135,12 +146,7 @@ def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...
         "feed_forward.up.weight": "mlp.up_proj.weight",
         "feed_forward.down.weight": "mlp.down_proj.weight",
     }
-    return (
-        Row(("embed.weight",), "model.embed_tokens.weight"),
-        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
-        Row(("norm.weight",), "model.norm.weight"),
-        Row(("head.weight",), "lm_head.weight"),
-    )
+    return _rows("embed_tokens", block, "lm_head")
 
 
 def _internlm2_rows() -> tuple[Row, ...]:
@@ -153,15 +159,10 @@ def _internlm2_rows() -> tuple[Row, ...]:
         "feed_forward.up.weight": "feed_forward.w3.weight",
         "feed_forward.down.weight": "feed_forward.w2.weight",
     }
-    return (
-        Row(("embed.weight",), "model.tok_embeddings.weight"),
-        Row(qkv, "model.layers.{n}.attention.wqkv.weight", GROUPED_QKV),
-        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
-        Row(("norm.weight",), "model.norm.weight"),
-        Row(("head.weight",), "output.weight"),
-    )
+    return _rows("tok_embeddings", block, "output", Row(qkv, "model.layers.{n}.attention.wqkv.weight", GROUPED_QKV))
 
 
+_QWEN_SETTINGS = {"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False}
 _QWEN_DEFAULTS = {
     "num_key_value_heads": 32,
     "use_sliding_window": False,
@@ -204,19 +205,14 @@ FAMILIES: dict[str, Family] = {
         "Qwen2ForCausalLM",
         _llama_rows(qkv_bias=True),
         qkv_bias=True,
-        settings={"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False},
+        settings=_QWEN_SETTINGS,
         defaults=_QWEN_DEFAULTS,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
         _llama_rows(qk_norm=True),
         qk_norm=True,
-        settings={
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "sliding_window": None,
-            "use_sliding_window": False,
-        },
+        settings={"attention_bias": False, **_QWEN_SETTINGS},
         needed={"attention_bias": False},
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
     ),
