@@ -69,6 +69,36 @@ class _Job:
     folder: Path
     limit: int
 
+    def shards(self, overflows: list[int]) -> list[list[Entry]]:
+        """What each file holds; when a tensor is made, the number of its weights that overflow goes to `overflows`."""
+        family, entries = FAMILIES[self.family], []
+        shapes = family.shapes(self.config)
+        for row, ours, theirs in family.tensors(self.config):
+            dtype = self.dtype or self.weights.dtype(ours[0])
+            entries.append(Entry(theirs, shapes[theirs], dtype, partial(self._make, row, ours, dtype, overflows)))
+        return shards(entries, self.limit)
+
+    def write(self, number: int) -> tuple[int, int]:
+        """Write one file; its bytes of tensors, and the number of weights that became infinite."""
+        overflows: list[int] = []
+        groups = self.shards(overflows)
+        write_safetensors(self.folder / shard_name(number + 1, len(groups)), groups[number])
+        return sum(entry.nbytes for entry in groups[number]), sum(overflows)
+
+    def _make(self, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:
+        parts = []
+        for name in ours:
+            if dtype == torch.float16 and self.weights.dtype(name) != dtype:
+                exact = self.weights.read(name)
+                check_finite(name, exact)
+                rounded = exact.to(dtype)
+                overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
+            else:
+                rounded = self.weights.read(name, dtype)
+                check_finite(name, rounded)
+            parts.append(rounded)
+        return row.layout.pack(parts, self.config)
+
 
 def export(
     weights: Weights,
@@ -91,7 +121,7 @@ def export(
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
     family = choose_family(format, config)
-    aside = _folder_aside(output)
+    aside = folder_aside(output)
     start = time.perf_counter()
     job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
     try:
@@ -101,7 +131,7 @@ def export(
         raise
     seconds = time.perf_counter() - start
     stored = _name(dtype or weights.dtype("embed.weight"))
-    _write_settings(job, aside, seq_len, stored, tokenizer)
+    _write_settings(job, seq_len, stored, tokenizer)
     try:
         tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
         compared = compare(weights, config, aside, tokens, dtype)
@@ -111,8 +141,6 @@ def export(
         aside.rename(failed)
         lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
         raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
-    if output.exists():
-        output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
     return ExportReport(
@@ -120,19 +148,19 @@ def export(
     )
 
 
-def _folder_aside(output: Path) -> Path:
-    """An empty folder that becomes `output` when it is whole."""
+def folder_aside(output: Path) -> Path:
+    """An empty folder, to be renamed to `output` when it is whole. Raises UserError when something is in `output`."""
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
     aside = output.with_name(output.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier one that was killed
     aside.mkdir(parents=True)
     return aside
 
 
-def _write_settings(job: _Job, folder: Path, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
+def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
     """What a folder has beside weights and tokenizer."""
-    config, family = job.config, job.family
+    config, family, folder = job.config, job.family, job.folder
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
     _write_json(folder / "config.json", facts)
@@ -166,53 +194,19 @@ def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tens
 
 def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[list[list[Entry]], int]:
     """Write all files; the shards, and the number of weights that became infinite."""
-    groups = _groups(job, [])
+    groups = job.shards([])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
     with ExitStack() as stack:
-        written: Iterator[tuple[int, int]] = map(partial(_write_shard, job), range(len(groups)))
+        written: Iterator[tuple[int, int]] = map(job.write, range(len(groups)))
         if workers > 1:
             pool = stack.enter_context(worker_pool(min(workers, len(groups))))
             with ctrl_c_held():
-                written = pool.map(partial(_write_shard, job), range(len(groups)))
+                written = pool.map(job.write, range(len(groups)))
         for size, lost in written:
             done, overflowed = done + size, overflowed + lost
             progress(done, total)
     write_index(job.folder, groups)
     return groups, overflowed
-
-
-def _write_shard(job: _Job, number: int) -> tuple[int, int]:
-    """Write one file; its bytes of tensors, and the number of weights that became infinite."""
-    overflows: list[int] = []
-    groups = _groups(job, overflows)
-    write_safetensors(job.folder / shard_name(number + 1, len(groups)), groups[number])
-    return sum(entry.nbytes for entry in groups[number]), sum(overflows)
-
-
-def _groups(job: _Job, overflows: list[int]) -> list[list[Entry]]:
-    return shards(list(_entries(job, overflows)), job.limit)
-
-
-def _entries(job: _Job, overflows: list[int]) -> Iterator[Entry]:
-    shapes = FAMILIES[job.family].shapes(job.config)
-    for row, ours, theirs in FAMILIES[job.family].tensors(job.config):
-        dtype = job.dtype or job.weights.dtype(ours[0])
-        yield Entry(theirs, shapes[theirs], dtype, partial(_make, job, row, ours, dtype, overflows))
-
-
-def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:
-    parts = []
-    for name in ours:
-        if dtype == torch.float16 and job.weights.dtype(name) != dtype:
-            exact = job.weights.read(name)
-            check_finite(name, exact)
-            rounded = exact.to(dtype)
-            overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
-        else:
-            rounded = job.weights.read(name, dtype)
-            check_finite(name, rounded)
-        parts.append(rounded)
-    return row.layout.pack(parts, job.config)
 
 
 def _name(dtype: torch.dtype) -> str:
