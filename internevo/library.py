@@ -123,9 +123,7 @@ class Trainer:
 
 
 def _stage(config: RunConfig, name: str | None) -> StageConfig:
-    names = [stage.name for stage in config.stages]
-    if name is None:
-        return config.stages[0]
-    if name not in names:
-        raise UserError(f"there is no stage {name!r}; the run has {', '.join(names)}")
-    return config.stages[names.index(name)]
+    for stage in config.stages:
+        if name in (None, stage.name):
+            return stage
+    raise UserError(f"there is no stage {name!r}; the run has {', '.join(stage.name for stage in config.stages)}")

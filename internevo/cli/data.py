@@ -266,9 +266,8 @@ def data_inspect(
         for one in stores:
             store = TokenStore.open_source(one.path)
             shown[one.path] = {i: show_document(store, i, loaded) for i in spread(len(store), documents)}
-        for path, texts in shown.items():
-            for number, text in texts.items():
-                out.rule(f"{plain(path)}: document {number:,}", align="left")
+            for number, text in shown[one.path].items():
+                out.rule(f"{plain(one.path)}: document {number:,}", align="left")
                 out.print(plain(text))
     if page is not None:
         out.print(f"wrote {plain(write_store_page(page, stores, shown))}")

@@ -78,16 +78,15 @@ def evaluate_sources(
 
 def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
     """The losses of scored documents put together."""
-    edges = np.array(position_edges(seq_len))
-    sums, counts = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1, np.int64)
-    for one in scored:
-        # the prediction made at position p is that of the token after it
-        bucket = np.searchsorted(edges, np.arange(len(one.losses)), side="right") - 1
-        np.add.at(sums, bucket, one.losses.astype(np.float64))
-        np.add.at(counts, bucket, 1)
+    edges = position_edges(seq_len)
+    # the prediction made at position p is that of the token after it
+    places = np.concatenate([np.arange(len(one.losses)) for one in scored])
+    bucket = np.searchsorted(edges, places, side="right") - 1
+    counts = np.bincount(bucket, minlength=len(edges) - 1)
+    sums = np.bincount(bucket, np.concatenate([one.losses for one in scored]), len(edges) - 1)
     buckets = [
-        (int(first), int(last), float(total / count), int(count))
-        for (first, last), total, count in zip(pairwise(edges.tolist()), sums, counts, strict=True)
+        (first, last, float(total / count), int(count))
+        for (first, last), total, count in zip(pairwise(edges), sums, counts, strict=True)
         if count
     ]
     means = [float(one.losses.mean(dtype=np.float64)) for one in scored]

@@ -52,7 +52,7 @@ def state(sweep: Sweep, run: PlannedRun) -> RunState:
     folder = sweep.folder / run.name
     total = sum(stage_steps(stage.train) for stage in sweep.load(run).stages)
     steps = _last_step(folder)
-    mark = read_mapping(_mark(sweep, run))
+    mark = read_mapping(_log(sweep, run, ".json"))
     if mark.get("code") == 0 and steps >= total:
         return RunState(run, Status.complete, steps, total)
     if mark.get("code") and not mark.get("stopped"):
@@ -64,14 +64,9 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
     """Note how a run ended: its exit code, and why when it failed."""
     asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     stopped = code in (*(128 + one for one in asked), *(-one for one in asked))
-    file = _mark(sweep, run)
+    file = _log(sweep, run, ".json")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_durable(file, json.dumps({"code": code, "stopped": stopped, "cause": cause}))
-
-
-def log_of(sweep: Sweep, run: PlannedRun) -> Path:
-    """Where the run's output goes."""
-    return sweep.folder / "logs" / f"{run.name}.log"
 
 
 def held(sweep: Sweep) -> AbstractContextManager[None]:
@@ -115,7 +110,7 @@ def run_sweep(
 
 
 def _start(sweep: Sweep, number: int, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    log = log_of(sweep, sweep.runs[number])
+    log = _log(sweep, sweep.runs[number], ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = max(1, (os.cpu_count() or 1) // (sweep.at_once * sweep.processes))
     environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
@@ -127,7 +122,7 @@ def _start(sweep: Sweep, number: int, command: Sequence[str]) -> subprocess.Pope
 
 
 def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
-    cause = why(log_of(sweep, run), 3) if code else ""
+    cause = why(_log(sweep, run, ".log"), 3) if code else ""
     record(sweep, run, code, cause)
     now = state(sweep, run)
     if now.status is Status.failed:
@@ -144,8 +139,9 @@ def command(file: Path, number: int, processes: int) -> list[str]:
     return [sys.executable, "-m", *several, *mine]
 
 
-def _mark(sweep: Sweep, run: PlannedRun) -> Path:
-    return sweep.folder / "logs" / f"{run.name}.json"
+def _log(sweep: Sweep, run: PlannedRun, ending: str) -> Path:
+    """`.log` has the run's output, `.json` how it ended."""
+    return sweep.folder / "logs" / f"{run.name}{ending}"
 
 
 def _last_step(folder: Path) -> int:

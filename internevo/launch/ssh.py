@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from internevo.files.errors import UserError
@@ -121,7 +121,7 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         "internevo",
         *arguments,
     ]
-    passed = {GRACE: GRACE_S, **_passed(os.environ)}
+    passed = {GRACE: GRACE_S, **{key: value for key, value in os.environ.items() if key.startswith(PASSED)}}
     variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(passed.items()))
     # the shell's number stays that of torchrun, so that it can be told to stop: by us, or when the connection is gone,
     # with which the input ends
@@ -130,10 +130,6 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         "{ { cat <&3; kill -HUP $$; } > /dev/null 2>&1 & } && "
         f"exec env {variables} {shlex.join(torchrun)} 3<&- < /dev/null"
     )
-
-
-def _passed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in environment.items() if key.startswith(PASSED)}
 
 
 def _address(node: str) -> str:
