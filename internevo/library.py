@@ -1,6 +1,6 @@
 """The package as a library: what `import internevo` gives. `docs/library.md` shows each of them at work.
 
-These are the functions and classes that the command line uses, or short ways to them, for one process.
+These are the functions and classes of the command line, or shorter forms of them, for one process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How verbs show their help and meet unknown options."""
+"""The help of verbs, and their message for an unknown option."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 
 class Verbs(TyperGroup):
-    """A group whose help has words for values instead of their types, and that knows which verb has an option."""
+    """A group of verbs: help has words for values instead of types, errors name the verbs that have an option."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The group's own options."""
@@ -23,7 +23,7 @@ class Verbs(TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a verb. Of an option that it does not have, the message names those that do."""
+        """Run a verb. The message for an option that it lacks names the verbs that have it."""
         try:
             return super().invoke(ctx)
         except Exception as error:

@@ -129,7 +129,7 @@ def _start(arguments: list[str], nodes: str | None, processes: int, ssh: str) ->
 
 
 def _show(text: str) -> None:
-    """Print output of others as it is, for as long as somebody reads it."""
+    """Print the output of other processes as it is; no error when the reader is gone."""
     terminal = Terminal()
     terminal.write(text)
     terminal.flush()

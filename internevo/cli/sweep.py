@@ -80,7 +80,7 @@ def _train_one(planned: Sweep, number: int) -> None:
 
 
 def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | None:
-    """All that is to be run on this machine; the signal that ended it early, or None."""
+    """Run what is not complete on this machine; the signal that ended it early, or None."""
     from internevo.launch.run_sweep import Status, command, run_sweep, state
 
     planned = replace(planned, at_once=at_once or planned.at_once)

@@ -1,8 +1,7 @@
 """Multiple choice with circular evaluation: a question counts only if it is answered right in every rotation.
 
 The choices of a question are shown under letters, and the letter with the least loss is the answer. A model that
-prefers a letter, or guesses, is right now and then; in all rotations of the choices it is not (MMBench, arXiv
-2307.06281).
+guesses, or prefers a letter, is sometimes right, but not in all rotations (MMBench, arXiv 2307.06281).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class ChoiceResult:
     circular: float
     """Right in every rotation."""
     letters: dict[str, float]
-    """How often each letter was the answer, over all rotations: alike for a model without a liking for one."""
+    """The share of each letter among the answers in all rotations: equal for a model that prefers none."""
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -1,4 +1,4 @@
-"""What `internevo eval` was asked for, done for one model or two side by side."""
+"""`internevo eval`: all evaluations that were asked for, of one model or of two side by side."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class EvalRequest:
 def evaluate(
     models: Sequence[StoredModel], asked: EvalRequest, world: World, progress: Callable[[str], None] = lambda what: None
 ) -> list[Findings]:
-    """Do it, one model after the other. All ranks of `world` call it together and have all findings.
+    """Evaluate one model after the other. All ranks of `world` call it together and have all findings.
 
     Raises UserError for what cannot be done, before any model is loaded where that can be known.
     """

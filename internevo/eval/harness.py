@@ -37,7 +37,7 @@ _GENERATED = 256
 
 @register_model("internevo")
 class InternevoLM(TemplateLM):
-    """A run, an import or a Hugging Face folder, as the harness wants a model. `path`: which, or it is open already."""
+    """A run, an import or a Hugging Face folder as a model of the harness. `path` may be an opened model."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class InternevoLM(TemplateLM):
         return self.text.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **unused: Any) -> list[int]:
-        """Ids, with what begins every text before them unless told otherwise."""
+        """Ids, after the prefix of every text unless `add_special_tokens` is False."""
         ids = self.text.encode(string)
         return ids if add_special_tokens is False else [*self.text.prefix, *ids]
 

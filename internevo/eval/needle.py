@@ -1,4 +1,4 @@
-"""A needle in a haystack: can the model find one sentence again, wherever it stands in a text of whatever length?
+"""A needle in a haystack: can the model find one sentence again, at any place in a text of any length?
 
 A sentence that gives a key a value is put into running text at some depth, and the text ends with the same sentence up
 to the value. It is found when every token of the value is the model's likeliest one.

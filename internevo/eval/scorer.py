@@ -1,4 +1,4 @@
-"""How well a model predicts given tokens: what every evaluation here is made of.
+"""How well a model predicts given tokens: the base of every evaluation here.
 
 On one process, or over several that each have a part of every row's tokens (context parallelism), for rows that one
 GPU cannot hold.
@@ -30,7 +30,7 @@ from internevo.train.stored_model import StoredModel
 _CHUNK = 1024
 """Tokens whose logits are in memory at a time."""
 _ROW = 2048
-"""Tokens, about, of the rows that short sequences share."""
+"""About how many tokens a row has that short sequences share."""
 
 
 @dataclass(frozen=True)

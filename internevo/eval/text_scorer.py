@@ -1,4 +1,4 @@
-"""A stored model as the refinery asks for one: text to tokens, and how likely tokens are after others."""
+"""A stored model as the refinery needs it: text to tokens, and how likely tokens are after others."""
 
 from __future__ import annotations
 

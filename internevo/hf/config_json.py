@@ -15,7 +15,7 @@ from internevo.hf.rope_json import read_rope, write_scaling
 from internevo.hf.values import number, truth, whole
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-"""What every `config.json` must say, beside the row length."""
+"""Keys that every `config.json` must have, beside the row length."""
 
 _UNCHANGING: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
@@ -24,21 +24,21 @@ _UNCHANGING: dict[str, tuple[Any, ...]] = {
     "transformers_weights": (None,),
     "is_causal": (True,),
 }
-"""Keys by which transformers computes something else, or reads other files, and the values with which it does not."""
+"""Keys that make transformers compute something else or read other files, unless they have these values."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a Hugging Face folder's `config.json` says of its model."""
+    """The model that a Hugging Face folder's `config.json` describes."""
 
     family: str
     model: ModelConfig
     seq_len: int
     """`max_position_embeddings`."""
     dtype: str | None
-    """What it says that the weights are stored as, such as `bfloat16`."""
+    """The dtype of the weights by `config.json`, such as `bfloat16`."""
     notes: tuple[str, ...]
-    """What a person should know: where the folder's model does something that ours does not."""
+    """Where the folder's model does something that ours does not."""
 
 
 def read_facts(folder: Path) -> ModelFacts:
@@ -119,7 +119,7 @@ def _read(folder: Path, file: Path) -> dict[str, Any]:
 
 
 def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> int | None:
-    """How far back the layers reach that do not reach the whole document; None when all do."""
+    """How many tokens back the layers with a sliding window reach; None when there are none."""
     if "sliding_window" not in family.settings:
         return None  # the key means nothing there
     wanted = "use_sliding_window" not in family.settings or found["use_sliding_window"]
@@ -141,7 +141,7 @@ def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> i
 
 
 def _foreign_code(folder: Path, said: dict[str, Any]) -> str:
-    """Files of Python that the folder wants to be run, where they are not those of our own exports."""
+    """Python files that the folder's config.json wants to run, except those of our own exports."""
     named = said.get("auto_map")
     values = [one for one in named.values() if isinstance(one, str)] if isinstance(named, dict) else []
     modules = sorted({one.rpartition("--")[2].partition(".")[0] for one in values})

@@ -1,4 +1,4 @@
-"""Export: weights, configuration and tokenizer as a Hugging Face folder, and the proof that it computes the same."""
+"""Export: weights, configuration and tokenizer as a Hugging Face folder, and the check that it computes the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHECKED_TOKENS = 256
 
 
 class ExportError(UserError):
-    """The exported files do not do what the model does."""
+    """The exported files do not compute what the model does."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def folder_aside(output: Path) -> Path:
 
 
 def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
-    """What a folder has beside weights and tokenizer."""
+    """Write the configuration, and the model's code where it needs some."""
     config, family, folder = job.config, job.family, job.folder
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
@@ -176,7 +176,7 @@ def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer |
 
 
 def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path, seq_len: int, vocab: int) -> Tensor:
-    """Write and check it; the tokens to compare logits on: of a text, where there is one to make them."""
+    """Write and check it, if there is one; returns the tokens to compare logits on."""
     if tokenizer is None:
         return check_tokens(seq_len, vocab)
     text = files("internevo.hf").joinpath("sample.txt").read_text(encoding="utf-8")

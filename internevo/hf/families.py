@@ -1,7 +1,7 @@
-"""How models are called and laid out in the Hugging Face world: one table a family, read in both directions.
+"""Names and layouts of models in the Hugging Face world: one table for each family, read in both directions.
 
-A family is data: the names of its tensors, what shape its models have, and what its `config.json` says. `{n}` in a name
-stands for the layer. A row with several names on our side is stored as one tensor on theirs.
+A family is data: the names of its tensors, the shape of its models, and its `config.json`. `{n}` in a name stands for
+the layer. A row with several of our names is stored as one of their tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from internevo.model.transformer import Transformer
 
 
 class Layout:
-    """One of theirs is one of ours, as it is."""
+    """One tensor of theirs is one of ours."""
 
     def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
         """Theirs, from ours."""
@@ -64,22 +64,22 @@ class Family:
     """A model family of the Hugging Face world."""
 
     architecture: str
-    """The class that transformers calls it by."""
+    """The class in transformers."""
     rows: tuple[Row, ...]
     qkv_bias: bool = False
     qk_norm: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     """What `config.json` says beside the sizes."""
     needed: dict[str, Any] = field(default_factory=dict)
-    """Those of the settings that a model of another kind would have otherwise: an import refuses any other value."""
+    """Settings with another value for models of another kind: an import refuses any other value."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """What transformers assumes where `config.json` is silent, as far as the families differ in it."""
+    """What transformers assumes for keys missing in `config.json`, where the families differ."""
     scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
     """The kinds of `rope_scaling` that the family has."""
     wide_heads: bool = True
-    """Whether `head_dim` may be other than hidden / heads: where not, readers compute it and look for no such key."""
+    """Whether `head_dim` may differ from hidden / heads; where not, readers compute it and ignore the key."""
     scaling_keys: tuple[str, ...] = ("type", "rope_type")
-    """What the kind of a scaling is called: older readers look for the first, newer ones for the second."""
+    """Keys of a scaling's kind: older readers look for the first, newer ones for the second."""
 
     def why_not(self, config: ModelConfig) -> str | None:
         """Why the family cannot hold a model of this shape; None when it can."""

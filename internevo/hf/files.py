@@ -32,8 +32,8 @@ _SLICE_BYTES = 128 << 20
 class TensorFiles:
     """The tensors of a folder, in safetensors or in PyTorch's own files, by name.
 
-    Raises UserError when the folder has neither, when a file is damaged, and when an index does not say exactly what
-    its files hold: transformers reads the files whatever the index says, so a tensor could be read from two places.
+    Raises UserError when the folder has neither, when a file is damaged, and when an index differs from its files:
+    transformers reads the files whatever the index says, so a tensor could be read from two places.
     """
 
     def __init__(self, folder: Path):
@@ -122,7 +122,7 @@ def _open(file: Path) -> safe_open:
 
 
 def load_torch(file: Path) -> Any:
-    """What a file in PyTorch's own format holds, mapped into memory; nothing in it is run."""
+    """The content of a file in PyTorch's own format, mapped into memory; no code in it is run."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
@@ -190,7 +190,7 @@ def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
-    """The file that says which tensor is in which shard, where there are several."""
+    """Write the index of several shards: which tensor is in which. A single shard has none."""
     if len(groups) == 1:
         return
     names = [shard_name(number, len(groups)) for number in range(1, len(groups) + 1)]

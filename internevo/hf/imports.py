@@ -1,4 +1,4 @@
-"""Import: a Hugging Face folder as a checkpoint of ours, and the proof that it computes the same."""
+"""Import: a Hugging Face folder as a checkpoint of ours, and the check that it computes the same."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def import_model(
 def _import(
     folder: Path, aside: Path, output: Path, workers: int, progress: Callable[[int, int], None]
 ) -> ImportReport:
-    """Into `aside`, what `output` is to hold."""
+    """Write into `aside` what `output` is to hold."""
     weights = FolderWeights(folder)
     facts = weights.facts
     checkpoint = aside / "checkpoints" / step_name(0)
@@ -116,7 +116,7 @@ def _import(
 
 
 def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
-    """The shape and the row length out of an imported checkpoint's state."""
+    """The shape and the row length in an imported checkpoint's state."""
     if "attention" not in record["model"]:
         raise UserError("this model was imported by an earlier version of internevo; import it again")
     return build(ModelConfig, record["model"]), record["seq_len"]
@@ -133,7 +133,7 @@ def _base_config(facts: ModelFacts, output: Path, tokenizer: bool) -> str:
 
 
 def _copy_tokenizer(folder: Path, output: Path) -> bool:
-    """Whether there was one."""
+    """Copy the tokenizer's files; whether there was one."""
     names = [name for name in COPIED if (folder / name).is_file()]
     if not any(name in names for name in ("tokenizer.json", "tokenizer.model")):
         return False
@@ -145,7 +145,7 @@ def _copy_tokenizer(folder: Path, output: Path) -> bool:
 
 
 class _Counted:
-    """Weights that tell how much of them was read."""
+    """Weights that report how many bytes were read."""
 
     def __init__(self, weights: FolderWeights, progress: Callable[[int, int], None]):
         self.weights, self.progress, self.done = weights, progress, 0
@@ -193,6 +193,6 @@ def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: st
 
 
 def _share(weights: FolderWeights, rank: int, workers: int) -> list[str]:
-    """Tensors that lie in one of theirs go to one process."""
+    """The weights of one process; those in one tensor of theirs stay together."""
     groups = groupby(weights.names, key=weights.stored_name)
     return [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]

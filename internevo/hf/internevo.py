@@ -33,10 +33,10 @@ _PART = re.compile(r"model_(?:tp|wp)(\d+)_pp(\d+)\.pt")
 _ANY = re.compile(r"model_[tw]p\d+_pp\d+.*\.pt")
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _DICTS = ("internlm.core.context.parallel_context.Config", "internlm.core.context.config.Config")
-"""What InternEvo calls its dict of settings; a plain one stands for it."""
+"""InternEvo's classes of its settings; a plain dict takes their place."""
 _SHARD_BYTES = 5 * 10**9
 _SEQ_LEN = 4096
-"""What InternEvo's converter takes for the row length."""
+"""The row length that InternEvo's converter assumes."""
 NOTE = f"an InternEvo checkpoint does not say how long its rows were; {_SEQ_LEN:,} is taken"
 _NOT_HERE = {
     "norm_type": "rmsnorm",
@@ -55,7 +55,7 @@ def is_internevo(folder: Path) -> bool:
 
 
 def is_part(file: Path) -> bool:
-    """Whether the file is called as a part of one of InternEvo's checkpoints."""
+    """Whether the file has the name of a part of one of InternEvo's checkpoints."""
     return bool(_ANY.fullmatch(file.name))
 
 

@@ -1,4 +1,4 @@
-"""The rotary settings of a `config.json`, read as transformers reads them; what would be read in two ways is refused.
+"""The rotary settings of a `config.json`, read as transformers reads them; ambiguous ones are refused.
 
 transformers 5 writes `rope_parameters`. Before, `rope_theta` and `rope_scaling` were keys of their own, and where a
 `rope_scaling` is still there, transformers 5 takes it and forgets `rope_parameters`.
@@ -109,7 +109,7 @@ def _factor(file: Path, place: str, said: dict[str, Any]) -> float:
 
 
 def _original(file: Path, found: dict[str, Any], place: str, said: dict[str, Any]) -> int:
-    """The row length before the scaling; where nobody says it, that of the model."""
+    """The row length before the scaling; where no key says it, that of the model."""
     values = [where[_ORIGINAL] for where in (found, said) if _ORIGINAL in where] or [found["max_position_embeddings"]]
     if len(values) == 2 and values[0] != values[1]:
         raise UserError(f"{file}: {_ORIGINAL} is {values[0]!r}, and in {place} {values[1]!r}. Remove one of the two.")

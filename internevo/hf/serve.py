@@ -35,7 +35,7 @@ def _installed(engine: str) -> bool:
 
 
 def engine_command(engine: str, folder: Path, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
-    """What serves the Hugging Face folder. InternLM2's own layout is trusted to bring its code along."""
+    """The command that serves the Hugging Face folder. The code in an export of InternLM2 is trusted."""
     remote = ["--trust-remote-code"] if (folder / "modeling_internlm2.py").exists() else []
     if engine == "lmdeploy":
         options = ["--server-name", host, "--server-port", str(port)]

@@ -1,4 +1,4 @@
-"""Running a sweep's runs on this machine, several at a time, and knowing where each of them is."""
+"""Running a sweep's runs on this machine, several at a time, and the state of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POLL_S = 0.2
 
 
 class Status(StrEnum):
-    """Where a run is."""
+    """The state of a run."""
 
     waiting = "waiting"
     started = "started"
@@ -37,18 +37,18 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class RunState:
-    """A run, and where it is."""
+    """A run with its state."""
 
     run: PlannedRun
     status: Status
     steps: int
     total: int
     cause: str = ""
-    """Why it failed, in a line or a few."""
+    """Why it failed, in a few lines."""
 
 
 def state(sweep: Sweep, run: PlannedRun) -> RunState:
-    """What the run's folder says."""
+    """The state of a run, from its folder."""
     folder = sweep.folder / run.name
     total = sum(stage_steps(stage.train) for stage in sweep.load(run).stages)
     steps = _last_step(folder)
@@ -70,7 +70,7 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
 
 
 def held(sweep: Sweep) -> AbstractContextManager[None]:
-    """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
+    """Lock the sweep's folder. Raises UserError when another process has it."""
     remedy = (
         "`--show` compares what is there; when the other process is over or was stopped, the same command resumes "
         "with what is not complete."
@@ -131,7 +131,7 @@ def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
 
 
 def command(file: Path, number: int, processes: int) -> list[str]:
-    """What trains the run of this number on this machine."""
+    """The command that trains the run of this number on this machine."""
     mine = ["sweep", str(file), "--run", str(number)]
     if processes == 1:
         return [sys.executable, "-m", "internevo", *mine]

@@ -121,7 +121,7 @@ def submit(script: Path) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """Where a job is."""
+    """The state of a job."""
 
     name: str
     """Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job."""
@@ -130,12 +130,12 @@ class State:
 
     @property
     def over(self) -> bool:
-        """Whether the job will do nothing more of itself."""
+        """Whether the job has ended."""
         return not self.name or self.name in OVER
 
 
 def state(job: str) -> State:
-    """What Slurm says of a job."""
+    """The state of a job, by Slurm."""
     done = subprocess.run(
         ["scontrol", "--oneliner", "show", "job", job], capture_output=True, encoding="utf-8", errors="replace"
     )

@@ -20,10 +20,10 @@ from internevo.files.signals import stops_noted
 from internevo.launch.local import GRACE, GRACE_S
 
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
-"""Beginnings of the names of environment variables that go to every machine."""
+"""Environment variables whose names begin so go to every machine."""
 _POLL_S = 0.2
 _GRACE_S = 3600.0
-"""How long the others may take to save when one machine's part has ended badly, before they are left alone."""
+"""How long the other machines may take to save after one has failed."""
 
 
 def launch_over_ssh(
@@ -74,7 +74,7 @@ class _Part:
             self._show_line(f"[{self.node}] {line.decode(errors='replace')}")
 
     def close(self) -> None:
-        """End it, if it has not ended, and show the last of its output."""
+        """Kill it if it still runs, and show the last of its output."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None
@@ -104,7 +104,7 @@ def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[
 
 
 def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, processes: int, port: int, name: str) -> str:
-    """What the machine of this number runs, as one line for its shell."""
+    """The command of the machine of this number, as one line for its shell."""
     torchrun = [
         sys.executable,
         "-m",

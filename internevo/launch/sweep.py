@@ -75,9 +75,9 @@ class PlannedRun:
 
     name: str
     varied: dict[str, Any]
-    """The keys in which runs differ, and this one's values."""
+    """The keys in which the runs differ, with this run's values."""
     overrides: tuple[str, ...]
-    """What `internevo train CONFIG` is given for it."""
+    """The arguments of `internevo train CONFIG` for it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Sweep:
     rank_by: str
     runs: tuple[PlannedRun, ...]
     left_out: int
-    """Combinations that `where` does not want."""
+    """How many combinations `where` excludes."""
 
     def load(self, run: PlannedRun) -> RunConfig:
         """The run's configuration. Raises ConfigError when it is wrong."""
@@ -200,7 +200,7 @@ def _number(value: Any) -> float | int | None:
 def _resolve(
     file: SweepConfig, config: Path, folder: Path, called: str | None, varied: dict[str, Any], check_data: bool
 ) -> PlannedRun | None:
-    """The run; None when `where` does not want it."""
+    """The run; None when `where` excludes it."""
     label = called or _label(varied)
     base = [f"name={label}", f"runs={folder.as_posix()}"]
     overrides = [*base, *(_override(key, value) for key, value in {**file.set, **varied}.items())]
@@ -242,6 +242,6 @@ def _override(key: str, value: Any) -> str:
 
 
 def _label(varied: dict[str, Any]) -> str:
-    """A run's name, from what is its own: `hidden-64_lr-0.003`."""
+    """A run's name, from its varied keys: `hidden-64_lr-0.003`."""
     parts = [f"{key.rpartition('.')[2]}-{value}" for key, value in varied.items()]
     return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "run"

@@ -17,7 +17,7 @@ BUCKETS = 500
 
 
 def thin(steps: Sequence[Record]) -> list[int]:
-    """Indices of the steps to draw: all of a short run, the tell-tale ones of a long one."""
+    """Indices of the steps to draw: all of a short run, the extremes of each stretch of a long one."""
     if len(steps) <= 3 * BUCKETS:
         return list(range(len(steps)))
     chosen = {len(steps) - 1}
@@ -112,7 +112,7 @@ def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
 
 
 def credible(share: float | None) -> float | None:
-    """A share of the peak; none where it is above 1, as in records of a peak that was measured on a busy machine."""
+    """A share of the peak; None above 1, as in records of a peak that was measured on a busy machine."""
     return None if share is None or share > 1 else share
 
 

@@ -1,4 +1,4 @@
-"""What is installed on this machine, and what is missing for what."""
+"""What is installed on this machine, and which features lack a package."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Finding:
 
     name: str
     found: str
-    """A version or a count; empty when it is not there."""
+    """A version or a count; empty when it is missing."""
     purpose: str
     remedy: str
-    """What to do where it is wanted and missing."""
+    """How to get it."""
     needed: bool = False
     """Whether nothing works without it."""
 
@@ -72,7 +72,7 @@ _COMMANDS = (
 
 
 def examine() -> list[Finding]:
-    """Look at this machine. Imports nothing that is optional."""
+    """Look at this machine. No optional package is imported."""
     findings = [Finding("python", platform.python_version(), "everything", "Python 3.11 or newer", True)]
     findings += [
         Finding(name, package_version(name) or "", purpose, remedy or "pip install internevo", needed)

@@ -83,7 +83,7 @@ def write_environment(path: Path, facts: dict[str, Any]) -> None:
 
 
 def package_version(name: str) -> str | None:
-    """Of an installed package; None where it is not."""
+    """The version of an installed package; None when it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -91,7 +91,7 @@ def package_version(name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """About the checkout that the package runs from; None when it is not one."""
+    """What git prints about the package's checkout; None when it is not one."""
     root = Path(__file__).parents[2]
     return output("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
 

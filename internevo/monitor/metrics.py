@@ -24,7 +24,7 @@ METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 
 @dataclass(frozen=True)
 class Shown:
-    """How a number of a step is shown: in wandb and TensorBoard as a curve; in console and report where it says how."""
+    """How a number of a step is shown: a curve in wandb and TensorBoard; in console and report as its fields say."""
 
     title: str = ""
     """Of its chart in the report; no chart without."""
@@ -38,7 +38,7 @@ class Shown:
     column: tuple[str, int, str] | None = None
     """Head, width and format of its column in the console; no column without."""
     share: bool = False
-    """Whether it is a share of a peak: above 1 it is not shown, as the peak was measured too low."""
+    """Whether it is a share of a peak. Above 1 it is not shown: the peak was measured too low."""
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,14 @@ _SCHEMAS: dict[str, type] = {METRICS: StepMetrics, EVALS: EvalMetrics}
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of a metrics or evals file, or of another of lines with a `step`; none when it does not exist.
 
-    Lines that are no records are passed over: a process that was killed may have left half a line at the end, a disk or
-    a person anything else. `damaged_lines` counts them.
+    Other lines, such as the half line that a killed process leaves at the end, are passed over; `damaged_lines` counts
+    them.
     """
     return [record for _, record in split_records(path, _SCHEMAS.get(path.name))[0]]
 
 
 def damaged_lines(path: Path) -> int:
-    """Lines of the file that are no records."""
+    """The number of lines of the file that are no records."""
     return len(split_records(path, _SCHEMAS.get(path.name))[1])
 
 
@@ -218,9 +218,8 @@ BF16_PEAKS = {
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str] | None:
     """The device's ceiling for matrix products in FLOP/s, and whether it is from a `datasheet` or `measured`.
 
-    For a GPU of which no data sheet figure is known, a large product is timed: MFU is then the share of what this GPU's
-    own matrix product reaches. None for a CPU: other processes share it, so that what one moment measures is no
-    ceiling of the next.
+    For a GPU without a known data sheet figure, a large product is timed: MFU is then the share of what this GPU's own
+    matrix product reaches. None for a CPU: other processes share it, so its peak changes from moment to moment.
     """
     if device.type != "cuda":
         return None

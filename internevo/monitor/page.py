@@ -81,7 +81,7 @@ def card(value: str, meaning: str) -> str:
 
 
 def figures(names: Iterable[str]) -> str:
-    """Places of charts, by their names."""
+    """Where the charts of these names are drawn."""
     return "".join(f'<figure data-chart="{escape(name)}"></figure>' for name in names)
 
 

@@ -1,4 +1,4 @@
-"""Reading a run's records back: whatever became of the files, each record that is given out is a whole one."""
+"""Reading a run's records: only whole ones are returned, however damaged a file is."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MAY_BE_NULL = ("loss", "grad_norm")
 
 
 def split_records(path: Path, schema: type | None) -> tuple[list[tuple[bytes, dict[str, Any]]], list[bytes]]:
-    """The lines of a file that are records of the dataclass `schema`, with what they say, and the others.
+    """The lines of a file that are records of the dataclass `schema`, each with its values, and all other lines.
 
     Without `schema` a record is a mapping with a whole number `step`. The half line that a killed process leaves at the
-    end is among the others. No lines when there is no file.
+    end is one of the others. No lines when there is no file.
     """
     good: list[tuple[bytes, dict[str, Any]]] = []
     others: list[bytes] = []

@@ -23,7 +23,7 @@ class Sink(Protocol):
     """Takes what a run reports."""
 
     name: str
-    """How a person would call it."""
+    """Its name in messages."""
 
     def step(self, metrics: StepMetrics) -> None:
         """One step was done."""
@@ -43,10 +43,10 @@ class RecordError(UserError):
 
 
 class Sinks:
-    """All sinks of a run as one. `every` thins the steps that reach all but the record.
+    """All sinks of a run as one. The record has every step; the others every `every`-th.
 
-    The record is what a run is known by: an error there is a RecordError. The others only show: one that fails is
-    closed, which is said once in those that are left.
+    An error of the record is a RecordError. Any other sink that fails is closed, which is said once in those that are
+    left.
     """
 
     def __init__(self, record: RecordSink | None, others: Iterable[Sink], every: int):
@@ -74,7 +74,7 @@ class Sinks:
                 self.record.close()
 
     def lost(self, name: str, error: Exception) -> None:
-        """Say that nothing more is shown in the sink of this name."""
+        """Say that the sink of this name shows nothing more."""
         why = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
         text = f"{name} is lost ({why}); training continues without it"
         if name == "the console":
@@ -87,7 +87,7 @@ class Sinks:
         for sink in list(self.others):
             try:
                 act(sink)
-            except Exception as error:  # whatever it is, it is no reason to stop training
+            except Exception as error:  # no error of a sink stops training
                 self.others.remove(sink)
                 with suppress(Exception):
                     sink.close()
@@ -231,7 +231,7 @@ class TensorBoardSink(Sink):
         before = threading.excepthook
 
         def hook(found: threading.ExceptHookArgs) -> None:
-            """Keep the traceback of TensorBoard's thread to itself: the next call here raises the same error."""
+            """Print no traceback of TensorBoard's thread: the next call here raises the same error."""
             if not isinstance(found.thread, _AsyncWriterThread):
                 before(found)
 
@@ -256,7 +256,7 @@ class TensorBoardSink(Sink):
 
 
 def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
-    """Without shares of a peak that is not known, or of more than it, beside which a chart can put no word."""
+    """The numbers that become curves. A share of an unknown peak, or above 1, has none: a curve cannot explain it."""
     for key, how in shown(StepMetrics).items():
         value = getattr(metrics, key)
         if value is not None and not (how.share and value > 1):

@@ -38,8 +38,7 @@ def total_rows(stores: Sequence[StoreSummary]) -> list[list[str]]:
 
 
 def write_store_page(path: Path, stores: Sequence[StoreSummary], shown: Mapping[str, Mapping[int, str]]) -> Path:
-    """Write the page and return its path. `shown` has some documents of each store as text, by the store's
-    path and their number."""
+    """Write the page and return its path. `shown` has the text of some documents, by store and number."""
     sampled = [one.path for one in stores if one.sampled < one.documents]
     note = f" Of {escape(', '.join(sampled))} an even sample was measured." if sampled else ""
     texts = "".join(_documents(name, documents) for name, documents in shown.items() if documents)

@@ -26,11 +26,11 @@ _POINTS = 300
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to."""
+    """The numbers of one run."""
 
     state: RunState
     score: float | None
-    """What runs are ranked by; less is better. None when there is nothing yet."""
+    """What runs are ranked by; less is better. None before the run is complete."""
     train: float | None
     heldout: dict[str, float]
     """The last held-out loss of each source."""

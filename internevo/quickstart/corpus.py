@@ -8,7 +8,7 @@ repositories.
 - `selected`: the modules of `code` that explain themselves best, for the enhancement stage; nothing of it is held
   out, since `code` is.
 
-They tell of the same modules, so whether something is held out is decided by its top-level name, once for all.
+All kinds have the same modules, so a module's top-level name decides for all of them whether it is held out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 KINDS = ("prose", "code", "long")
-"""What has held-out documents."""
+"""The kinds with held-out documents."""
 SELECTED = "selected"
 _EXPLAINED = 0.25
 """The share of a module that must be prose for it to be selected."""
@@ -117,7 +117,7 @@ def prose(source: str) -> str:
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
-    """Neighbouring comment lines, each group as one paragraph with the line it begins at."""
+    """Groups of neighbouring comment lines: the first line's number, and the group as one paragraph."""
     group: list[str] = []
     start = last = -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -136,7 +136,7 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _without_code(text: str) -> str:
-    """Without interpreter sessions and rules of dashes."""
+    """The text without interpreter sessions and lines of dashes."""
     lines = [line for line in text.splitlines() if not re.match(r"\s*(>>>|\.\.\. |[-=*#~]{4,}\s*$)", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
