@@ -113,7 +113,7 @@ def _run_ours(weights: Weights, config: ModelConfig, tokens: Tensor, dtype: torc
 def _run_theirs(folder: Path, tokens: Tensor, seen: Seen) -> bool:
     """Let transformers compute; whether its model was streamed."""
     files = TensorFiles(folder)
-    streamed = sum(torch.Size(files.shape(name)).numel() * 4 for name in files.where) > WHOLE_BYTES
+    streamed = 4 * sum(files.view(name).numel() for name in files.where) > WHOLE_BYTES
     unread = set(files.where)
     with quiet_transformers():
         model = _open_streamed(folder, files, unread) if streamed else _load_whole(folder)

@@ -25,7 +25,7 @@ from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelCon
 from internevo.files.errors import UserError, some
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES
-from internevo.hf.files import NAMES, Entry, load_torch, shard_name, shards, write_index, write_safetensors
+from internevo.hf.files import Entry, known_dtype, load_torch, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED
 
 SETTINGS = "model_config.pt"
@@ -79,9 +79,7 @@ def write_release(folder: Path, output: Path) -> None:
     entries = []
     for name, theirs in released.items():
         cut = _cut(folder, name, tensors[name], shapes[theirs])
-        stored = tensors[name][0].dtype
-        if stored not in NAMES:
-            raise UserError(f"{folder}: {name} is stored as {stored}; known are {', '.join(map(str, NAMES))}")
+        stored = known_dtype(tensors[name][0].dtype, f"{folder}: {name}")
         make = partial(_join, name, tensors[name], cut, config, settings)
         entries.append(Entry(theirs, shapes[theirs], stored, make))
     groups = shards(entries, _SHARD_BYTES)

@@ -74,9 +74,7 @@ class FolderWeights:
         self._check_tied_head()
         self._shapes = self._check_shapes()
         self._unpacked: tuple[str, tuple[Tensor, ...]] = ("", ())
-        self.nbytes = sum(
-            torch.Size(self._files.shape(name)).numel() * self._files.dtype(name).itemsize for name in wanted
-        )
+        self.nbytes = sum(self._files.view(name).numel() * self._files.dtype(name).itemsize for name in wanted)
 
     @property
     def names(self) -> list[str]:
@@ -136,7 +134,7 @@ class FolderWeights:
     def _check_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of our weights, after checking those of the folder's tensors."""
         for theirs, wanted in FAMILIES[self.facts.family].shapes(self.config).items():
-            if (found := self._files.shape(theirs)) != wanted:
+            if (found := self._files.view(theirs).shape) != wanted:
                 sizes = f"has shape {list(found)}; config.json's sizes make it {list(wanted)}"
                 raise UserError(f"{self.folder}: {theirs} {sizes}")
         with torch.device("meta"):
