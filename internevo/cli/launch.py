@@ -125,7 +125,7 @@ def _start(arguments: list[str], nodes: str | None, processes: int, ssh: str) ->
         return start(arguments, processes)
     from internevo.launch.ssh import launch_over_ssh
 
-    return launch_over_ssh(arguments, nodes.split(","), processes, _show, ssh=shlex.split(ssh))
+    return launch_over_ssh(arguments, nodes.split(","), processes, _show, shlex.split(ssh))
 
 
 def _show(text: str) -> None:

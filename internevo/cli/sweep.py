@@ -81,7 +81,7 @@ def _train_one(planned: Sweep, number: int) -> None:
 
 def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | None:
     """Run what is not complete on this machine; the signal that ended it early, or None."""
-    from internevo.launch.run_sweep import Status, command, run_sweep, state
+    from internevo.launch.run_sweep import Status, run_sweep, state
 
     planned = replace(planned, at_once=at_once or planned.at_once)
     skipped = {Status.complete} if retry else {Status.complete, Status.failed}
@@ -89,12 +89,7 @@ def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | 
     left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
     runs = f"{len(planned.runs)} runs{left}"
     out.print(f"{plain(planned.name)}: {runs}; {len(chosen)} to do, {planned.at_once} at a time")
-    return run_sweep(
-        planned,
-        chosen,
-        lambda number: command(file, number, planned.processes),
-        lambda run, what: out.print(plain(f"{run.name}: {what}")),
-    )
+    return run_sweep(planned, file, chosen, lambda run, what: out.print(plain(f"{run.name}: {what}")))
 
 
 def _compare(planned: Sweep) -> None:

@@ -21,7 +21,7 @@ from internevo.parallel.world import World
 from internevo.train.folder import RunFolder
 from internevo.train.stored_model import open_model
 
-_PATIENCE_S = 600.0
+_PATIENCE_S, _POLL_S = 600.0, 10.0
 WATCHED = "eval/watched.jsonl"
 """A line for each checkpoint that was evaluated, in the run's folder."""
 
@@ -35,9 +35,7 @@ def wait_for_run(run: Path) -> None:
         time.sleep(1.0)
 
 
-def watch(
-    run: Path, asked: EvalRequest, world: World, show: Callable[[Sequence[Findings]], None], poll_s: float = 10.0
-) -> int:
+def watch(run: Path, asked: EvalRequest, world: World, show: Callable[[Sequence[Findings]], None]) -> int:
     """Evaluate every checkpoint of `run` that was not yet; the number of those evaluated now.
 
     Continues until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over.
@@ -65,4 +63,4 @@ def watch(
         if not new:
             if sum(stage_steps(stage.train) for stage in config.stages) in done:
                 return count
-            time.sleep(poll_s)
+            time.sleep(_POLL_S)

@@ -79,15 +79,12 @@ def held(sweep: Sweep) -> AbstractContextManager[None]:
 
 
 def run_sweep(
-    sweep: Sweep,
-    chosen: Sequence[int],
-    start: Callable[[int], Sequence[str]],
-    changed: Callable[[PlannedRun, str], None],
+    sweep: Sweep, file: Path, chosen: Sequence[int], changed: Callable[[PlannedRun, str], None]
 ) -> int | None:
     """Run the runs of these numbers, `sweep.at_once` at a time; the signal that ended it early, or None.
 
-    `start` gives the command of a run's number. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and
-    leave; the same sweep resumes later. `changed` is called when a run begins, and with how it ended.
+    `file` is the sweep's. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and leave; the same sweep
+    resumes later. `changed` is called when a run begins, and with how it ended.
     """
     waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
 
@@ -99,7 +96,7 @@ def run_sweep(
         while running or (waiting and not asked):
             while waiting and len(running) < sweep.at_once and not asked:
                 number = waiting.pop(0)
-                running[number] = _start(sweep, number, start(number))
+                running[number] = _start(sweep, file, number)
                 changed(sweep.runs[number], "began")
             time.sleep(_POLL_S)
             for number, process in list(running.items()):
@@ -109,7 +106,7 @@ def run_sweep(
     return asked[0] if asked else None
 
 
-def _start(sweep: Sweep, number: int, command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(sweep: Sweep, file: Path, number: int) -> subprocess.Popen[bytes]:
     log = _log(sweep, sweep.runs[number], ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = max(1, (os.cpu_count() or 1) // (sweep.at_once * sweep.processes))
@@ -117,7 +114,12 @@ def _start(sweep: Sweep, number: int, command: Sequence[str]) -> subprocess.Pope
     with log.open("ab") as out:
         # a session of its own: Ctrl-C reaches the run through us, once
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+            _command(file, number, sweep.processes),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            start_new_session=True,
         )
 
 
@@ -130,7 +132,7 @@ def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
     return "complete" if now.status is Status.complete else f"stopped after step {now.steps} of {now.total}"
 
 
-def command(file: Path, number: int, processes: int) -> list[str]:
+def _command(file: Path, number: int, processes: int) -> list[str]:
     """The command that trains the run of this number on this machine."""
     mine = ["sweep", str(file), "--run", str(number)]
     if processes == 1:

@@ -31,13 +31,11 @@ def launch_over_ssh(
     nodes: Sequence[str],
     processes: int,
     show: Callable[[str], None],
-    *,
-    ssh: Sequence[str] = ("ssh",),
-    port: int = 29400,
+    ssh: Sequence[str],
 ) -> int:
     """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
 
-    `show` is given every line of their output, from several threads. The first node holds the meeting point, on `port`.
+    `show` is given every line of their output, from several threads. The ranks meet on the first node, at port 29400.
     SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which then save and leave; so do the ranks of a node
     whose connection is lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have
     one name.
@@ -46,7 +44,7 @@ def launch_over_ssh(
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
     name = f"internevo-{uuid.uuid4().hex[:12]}"
     parts = [
-        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes=processes, port=port, name=name)], show)
+        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, name)], show)
         for number, node in enumerate(nodes)
     ]
     try:
@@ -103,7 +101,7 @@ def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[
         time.sleep(_POLL_S)
 
 
-def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, processes: int, port: int, name: str) -> str:
+def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, processes: int, name: str) -> str:
     """The command of the machine of this number, as one line for its shell."""
     torchrun = [
         sys.executable,
@@ -112,7 +110,7 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         f"--nnodes={len(nodes)}",
         f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={_address(nodes[0])}:{port}",
+        f"--rdzv-endpoint={_address(nodes[0])}:29400",
         f"--rdzv-conf=is_host={int(number == 0)}",
         f"--rdzv-id={name}",
         f"--local-addr={_address(nodes[number])}",

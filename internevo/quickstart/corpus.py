@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 KINDS = ("prose", "code", "long")
 """The kinds with held-out documents."""
 SELECTED = "selected"
@@ -64,9 +65,8 @@ def held_out(top: str) -> bool:
     return int.from_bytes(hashlib.blake2b(top.encode(), digest_size=4).digest(), "little") % _ONE_IN == 0
 
 
-def library_modules(root: Path | None = None) -> list[Module]:
+def library_modules(root: Path) -> list[Module]:
     """The library's modules in the order of their paths; without tests, tables and what is not UTF-8."""
-    root = root or Path(sysconfig.get_paths()["stdlib"])
     modules, seen = [], set()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
@@ -83,7 +83,7 @@ def library_modules(root: Path | None = None) -> list[Module]:
     return modules
 
 
-def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
+def build_corpus(output: Path, root: Path = LIBRARY) -> dict[str, int]:
     """Write `KIND.jsonl` and `KIND.heldout.jsonl` for each kind into `output`; returns characters by file."""
     modules = library_modules(root)
     proses = [(module.top, module.path, prose(module.source)) for module in modules]
@@ -92,14 +92,13 @@ def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
     texts = {"prose": proses, "code": code, "long": list(long_documents(modules)), SELECTED: chosen}
     output.mkdir(parents=True, exist_ok=True)
     sizes = {}
-    for kind in texts:
-        for name, wanted in ((f"{kind}.jsonl", False), (f"{kind}.heldout.jsonl", True)):
-            if kind == SELECTED and wanted:
-                continue
-            some = [(where, text) for top, where, text in texts[kind] if held_out(top) == wanted and text.strip()]
-            lines = [json.dumps({"id": where, "text": text}) + "\n" for where, text in some]
+    for kind, documents in texts.items():
+        names = {f"{kind}.jsonl": False} | ({f"{kind}.heldout.jsonl": True} if kind in KINDS else {})
+        for name, wanted in names.items():
+            some = {where: text for top, where, text in documents if held_out(top) == wanted and text.strip()}
+            lines = [json.dumps({"id": where, "text": text}) + "\n" for where, text in some.items()]
             (output / name).write_text("".join(lines), encoding="utf-8")
-            sizes[name] = sum(len(text) for _, text in some)
+            sizes[name] = sum(map(len, some.values()))
     return sizes
 
 
