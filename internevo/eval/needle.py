@@ -20,28 +20,11 @@ from internevo.tokens.tokenizer import Tokenizer
 
 NEEDLE = " The code of {key} is {value}."
 KEYS = ("amber", "birch", "cobalt", "daisy", "ember", "falcon", "garnet", "harbor", "indigo", "jasper")
-WORDS = (
-    "apple",
-    "bridge",
-    "candle",
-    "desert",
-    "engine",
-    "flower",
-    "guitar",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "mirror",
-    "needle",
-    "orange",
-    "pencil",
-    "quartz",
-    "ribbon",
-    "silver",
-    "tunnel",
+_WORDS = (
+    "apple bridge candle desert engine flower guitar hammer island jacket "
+    "kettle ladder mirror needle orange pencil quartz ribbon silver tunnel"
 )
+WORDS = tuple(_WORDS.split())
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class Shown:
     """Whether it is a share of a peak. Above 1 it is not shown: the peak was measured too low."""
 
 
+_ZERO = {"zero": True}
+
+
 @dataclass(frozen=True)
 class StepMetrics:
     """One optimizer step: one line of `metrics.jsonl`."""
@@ -61,7 +64,7 @@ class StepMetrics:
     """Before clipping."""
     lr: Annotated[
         float,
-        Shown("Learning rate", label="learning rate", colour=4, options={"zero": True}, column=("lr", 10, "{:.2e}")),
+        Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}")),
     ]
     seq_len: Annotated[int, Shown()]
     step_s: Annotated[float, Shown()]
@@ -71,12 +74,7 @@ class StepMetrics:
     tokens_per_s: Annotated[
         float,
         Shown(
-            "Speed",
-            "real tokens per second",
-            colour=2,
-            smooth=True,
-            options={"zero": True},
-            column=("tokens/s", 12, "{:,.0f}"),
+            "Speed", "real tokens per second", colour=2, smooth=True, options=_ZERO, column=("tokens/s", 12, "{:,.0f}")
         ),
     ]
     """Real tokens."""
@@ -87,9 +85,7 @@ class StepMetrics:
     mfu_full: Annotated[float | None, Shown(share=True)]
     """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
     be above 1, as most of a square is then never computed."""
-    memory_gib: Annotated[
-        float, Shown("Peak memory", "GiB", "peak", 5, options={"zero": True}, column=("mem", 9, "{:.2f}G"))
-    ]
+    memory_gib: Annotated[float, Shown("Peak memory", "GiB", "peak", 5, options=_ZERO, column=("mem", 9, "{:.2f}G"))]
     """Peak so far: allocated on a GPU, resident on a CPU."""
     skipped: bool
     """Whether the update was left out because something was not finite."""
