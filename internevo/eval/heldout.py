@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -25,9 +25,9 @@ class DocumentLosses:
     """(first position, last exclusive, loss, predictions), counted from the document's start."""
     documents: list[float] = field(repr=False)
     """Each document's own mean."""
-    seq_len: int = 0
+    seq_len: int
     """Where documents were cut."""
-    held_out: bool = True
+    held_out: bool
     """Whether they were held out when the store was made; otherwise they are all that it has."""
 
 
@@ -71,12 +71,11 @@ def evaluate_sources(
         documents = first_tokens(store or TokenStore.open_source(path), seq_len, max_tokens)
         if not documents:
             raise UserError(f"{path} has no document of two tokens to evaluate on")
-        losses = summarise(scorer.score(documents), seq_len)
-        results[name] = replace(losses, held_out=store is not None)
+        results[name] = summarise(scorer.score(documents), seq_len, held_out=store is not None)
     return results
 
 
-def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
+def summarise(scored: list[Scored], seq_len: int, held_out: bool = True) -> DocumentLosses:
     """The losses of scored documents put together."""
     edges = position_edges(seq_len)
     # the prediction made at position p is that of the token after it
@@ -90,4 +89,4 @@ def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
         if count
     ]
     means = [float(one.losses.mean(dtype=np.float64)) for one in scored]
-    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means, seq_len)
+    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means, seq_len, held_out)

@@ -8,7 +8,6 @@ import numpy as np
 
 WIDTHS = (10, 30, 100, 300)
 """Steps to each side that a reader of the page can choose."""
-DEFAULT = WIDTHS[0]
 _LEAST = 2
 
 
@@ -58,6 +57,6 @@ def widths(values: Sequence[float | None]) -> dict[str, list[float | None]]:
 def control() -> str:
     """The choice of a width, as HTML, for all curves that have several."""
     options = (("0", "none"), *((str(width), f"{width} steps to each side") for width in WIDTHS))
-    chosen = str(DEFAULT)
+    chosen = str(WIDTHS[0])
     listed = "".join(f'<option value="{v}"{" selected" if v == chosen else ""}>{word}</option>' for v, word in options)
     return f'<label>smoothing: <select id="smoothing">{listed}</select></label>'
