@@ -51,10 +51,7 @@ def _options(ctx: Any, group: TyperGroup, path: str = "") -> Iterator[tuple[str,
 def _in_words(parameters: list[Any]) -> list[Any]:
     for one in parameters:
         if one.param_type_name == "argument":
-            one.display_type_rich = _nothing  # its name says it
+            one.display_type_rich = lambda ctx: None  # its name says it
         elif getattr(one, "is_flag", False) and one.metavar is None:
             one.metavar = ""
     return parameters
-
-
-def _nothing(ctx: Any) -> None: ...

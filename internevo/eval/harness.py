@@ -99,7 +99,7 @@ class InternevoLM(TemplateLM):
 
     def _generate(self, context: str, asked: dict[str, Any]) -> str:
         until = asked.get("until") or []
-        until = [until] if isinstance(until, str) else until
+        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
         count = int(asked.get("max_gen_toks", _GENERATED))
         prompt = self.tok_encode(context)[-(self.max_length - count) :]
         temperature = float(asked.get("temperature") or 0.0) if asked.get("do_sample") else 0.0
@@ -115,11 +115,11 @@ class InternevoLM(TemplateLM):
         )
         for token in new:
             ids.append(token)
-            if any(stop in self.text.decode(ids) for stop in until):
+            if any(stop in self.text.decode(ids) for stop in stops):
                 break
         text = self.text.decode(ids)
-        for stop in until:
-            text = text.split(stop)[0] if stop else text
+        for stop in stops:
+            text = text.partition(stop)[0]
         return text
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -20,15 +21,15 @@ def thin(steps: Sequence[Record]) -> list[int]:
     """Indices of the steps to draw: all of a short run, the extremes of each stretch of a long one."""
     if len(steps) <= 3 * BUCKETS:
         return list(range(len(steps)))
+
+    def by(key: str) -> Callable[[int], float]:
+        return lambda i: math.inf if steps[i][key] is None else steps[i][key]
+
+    loss, norm = by("loss"), by("grad_norm")
     chosen = {len(steps) - 1}
     for bucket in range(BUCKETS):
         inside = range(bucket * len(steps) // BUCKETS, (bucket + 1) * len(steps) // BUCKETS)
-
-        def value(i: int, key: str = "loss") -> float:
-            return steps[i][key] if steps[i][key] is not None else float("inf")
-
-        chosen |= {inside[0], max(inside, key=value), min(inside, key=value)}
-        chosen.add(max(inside, key=lambda i: value(i, "grad_norm")))
+        chosen |= {inside[0], max(inside, key=loss), min(inside, key=loss), max(inside, key=norm)}
     return sorted(chosen)
 
 
