@@ -31,13 +31,12 @@ class EvalRequest:
     sources: dict[str, str] = field(default_factory=dict)
     """Held-out loss of these token stores, by name."""
     seq_len: int | None = None
-    """Documents are cut there; when None at the model's own row length, of two models at the shorter one's."""
+    """Where documents are cut; when None, at the row length of the model, or the shorter one of two models."""
     tokens: int = 1_000_000
-    """Of each source at most."""
+    """Maximum tokens per source."""
     needle: Sequence[int] = ()
     """Lengths of haystacks in tokens."""
     sentence: str = NEEDLE
-    """The needle."""
     haystack: str | None = None
     """The token store that haystacks are made of; the first source when None."""
     depths: int = 11

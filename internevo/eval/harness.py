@@ -32,7 +32,7 @@ except ImportError:
     raise UserError("lm-evaluation-harness is missing: pip install 'internevo[eval]'") from None
 
 _GENERATED = 256
-"""New tokens at most, where a task does not say."""
+"""Maximum new tokens where a task does not say."""
 
 
 @register_model("internevo")

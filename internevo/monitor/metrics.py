@@ -27,7 +27,7 @@ class Shown:
     """How a number of a step is shown: a curve in wandb and TensorBoard; in console and report as its fields say."""
 
     title: str = ""
-    """Of its chart in the report; no chart without."""
+    """Of its chart in the report; without a title there is no chart."""
     unit: str = ""
     label: str = "each step"
     colour: int = 0
@@ -36,7 +36,7 @@ class Shown:
     options: Mapping[str, Any] | None = None
     """Of the chart, as `report.js` knows them: zero, log, percent, height."""
     column: tuple[str, int, str] | None = None
-    """Head, width and format of its column in the console; no column without."""
+    """Head, width and format of its column in the console; None for no column."""
     share: bool = False
     """Whether it is a share of a peak. Above 1 it is not shown: the peak was measured too low."""
 
@@ -61,7 +61,6 @@ class StepMetrics:
     grad_norm: Annotated[
         float, Shown("Gradient norm", "before clipping", "norm", 3, options={"log": True}, column=("grad", 8, "{:.3f}"))
     ]
-    """Before clipping."""
     lr: Annotated[
         float,
         Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}")),
@@ -77,11 +76,10 @@ class StepMetrics:
             "Speed", "real tokens per second", colour=2, smooth=True, options=_ZERO, column=("tokens/s", 12, "{:,.0f}")
         ),
     ]
-    """Real tokens."""
     tokens_per_s_per_gpu: Annotated[float, Shown()]
     mfu: Annotated[float | None, Shown(column=("mfu", 8, "{:.1%}"), share=True)]
     """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
-    CPU, and where the step did more than the peak, which therefore is none."""
+    CPU, and where the step did more than the peak, which was measured too low."""
     mfu_full: Annotated[float | None, Shown(share=True)]
     """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
     be above 1, as most of a square is then never computed."""
@@ -118,8 +116,8 @@ class EvalMetrics:
     loss: float
     """Nats per label."""
     frequencies: float | None
-    """What a model that knows only how often each token comes in the documents of the source that the run trains on
-    would score on the same labels; None where it trains on none, and in records of versions that did not know it."""
+    """The loss on the same labels of a model that knows only how often each token occurs in the source's training
+    documents. None where nothing of the source is trained on, and in old records."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels)."""
 

@@ -12,7 +12,7 @@ from internevo.refine.plan import unfinished
 from internevo.refine.shards import DocumentCount
 
 _REASONS = 60
-"""Reasons of a step that are listed at most, the commonest first."""
+"""Maximum reasons listed per step, the commonest first."""
 
 
 def write_refine_page(output: Path) -> Path:

@@ -26,7 +26,7 @@ _PEAKS = {
     "datasheet": "the maker's data sheet, dense",
     "measured": "a large matrix product measured on this machine, not a data sheet",
 }
-"""Where the ceiling of a device may be from."""
+"""Sources of a device's peak."""
 
 
 def write_report(run: Path) -> Path:

@@ -19,9 +19,9 @@ from internevo.monitor.page import chart, figures, formatted, points, table, wri
 from internevo.monitor.smoothing import control, widths
 
 _LAST = 0.1
-"""The share of its steps that a run's training loss is the mean of."""
+"""A run's training loss is the mean over this last share of its steps."""
 _POINTS = 300
-"""Steps of each run that a chart shows at most."""
+"""A chart shows about this many steps of each run."""
 
 
 @dataclass(frozen=True)
