@@ -95,8 +95,7 @@ class Trainer:
             raise UserError("the model is of another shape than the stage's:\n  " + "\n  ".join(different))
         self.model = (model or build_model(self.stage.model, self.stage.train.seed)).to(device)
         self.engine = make_engine(self.stage, World.alone(device), self.model)
-        self.steps = 0
-        """How many have been done."""
+        self.steps = 0  # that have been done
         self._loader = Loader(
             Plan.of(self.stage), seed=self.stage.train.seed, part=self.engine.part, prepare=self.engine.stage_batch
         )

@@ -134,8 +134,7 @@ def _say_spelled(tokenizer: Path) -> None:
         )
 
 
-Origin = StrEnum("Origin", "internevo")
-"""Whose token files are imported."""
+Origin = StrEnum("Origin", "internevo")  # whose token files are imported
 
 
 @data_app.command("import")

@@ -35,8 +35,7 @@ app.add_typer(data_app, name="data")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters except tab and newline, and characters that change the direction of writing."""
-_LOG_EVERY_S = 30
-"""Seconds between two lines of progress where there is no terminal."""
+_LOG_EVERY_S = 30  # seconds between two lines of progress where there is no terminal
 
 
 def console(stream: Literal["stdout", "stderr"] = "stdout", **options: Any) -> Console:

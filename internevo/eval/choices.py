@@ -26,8 +26,7 @@ class Question:
 
     question: str
     choices: tuple[str, ...]
-    answer: int
-    """The number of the right choice, from 0."""
+    answer: int  # the number of the right choice, from 0
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,8 @@ class ChoiceResult:
     """How a set of questions was answered."""
 
     questions: int
-    accuracy: float
-    """Right with the choices in their own order."""
-    circular: float
-    """Right in every rotation."""
+    accuracy: float  # right with the choices in their own order
+    circular: float  # right in every rotation
     letters: dict[str, float]
     """The share of each letter among the answers in all rotations: equal for a model that prefers none."""
 

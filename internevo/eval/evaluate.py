@@ -28,25 +28,18 @@ from internevo.train.stored_model import StoredModel
 class EvalRequest:
     """Which evaluations, and on what."""
 
-    sources: dict[str, str] = field(default_factory=dict)
-    """Held-out loss of these token stores, by name."""
+    sources: dict[str, str] = field(default_factory=dict)  # held-out loss of these token stores, by name
     seq_len: int | None = None
     """Where documents are cut; when None, at the row length of the model, or the shorter one of two models."""
-    tokens: int = 1_000_000
-    """Maximum tokens per source."""
-    needle: Sequence[int] = ()
-    """Lengths of haystacks in tokens."""
+    tokens: int = 1_000_000  # maximum tokens per source
+    needle: Sequence[int] = ()  # lengths of haystacks in tokens
     sentence: str = NEEDLE
-    haystack: str | None = None
-    """The token store that haystacks are made of; the first source when None."""
+    haystack: str | None = None  # the token store that haystacks are made of; the first source when None
     depths: int = 11
     trials: int = 5
-    contamination: Sequence[str] = ()
-    """Token stores of the test, the reference and perhaps the training set."""
-    choices: Path | None = None
-    """A file of multiple-choice questions."""
-    tasks: Sequence[str] = ()
-    """Tasks of lm-evaluation-harness."""
+    contamination: Sequence[str] = ()  # token stores of the test, the reference and perhaps the training set
+    choices: Path | None = None  # a file of multiple-choice questions
+    tasks: Sequence[str] = ()  # tasks of lm-evaluation-harness
     include: Path | None = None
     limit: int | None = None
     fewshot: int | None = None

@@ -31,8 +31,7 @@ try:
 except ImportError:
     raise UserError("lm-evaluation-harness is missing: pip install 'internevo[eval]'") from None
 
-_GENERATED = 256
-"""Maximum new tokens where a task does not say."""
+_GENERATED = 256  # maximum new tokens where a task does not say
 
 
 @register_model("internevo")

@@ -18,17 +18,13 @@ from internevo.train.evaluate import position_edges
 class DocumentLosses:
     """Documents of one source, as a model saw them."""
 
-    loss: float
-    """Nats per predicted token, over all documents."""
+    loss: float  # nats per predicted token, over all documents
     tokens: int
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, predictions), counted from the document's start."""
-    documents: list[float] = field(repr=False)
-    """Each document's own mean."""
-    seq_len: int
-    """Where documents were cut."""
-    held_out: bool
-    """Whether they were held out when the store was made; otherwise they are all that it has."""
+    documents: list[float] = field(repr=False)  # each document's own mean
+    seq_len: int  # where documents were cut
+    held_out: bool  # whether they were held out when the store was made; otherwise they are all that it has
 
 
 def first_tokens(store: TokenStore, seq_len: int, max_tokens: int) -> list[np.ndarray]:

@@ -31,14 +31,10 @@ WORDS = tuple(_WORDS.split())
 class Cell:
     """All trials of one length and depth."""
 
-    length: int
-    """Tokens of the whole text, the question included."""
-    depth: float
-    """Where the needle stands: 0 at the beginning, 1 at the end."""
-    found: float
-    """The share of trials in which every token of the value was the likeliest."""
-    loss: float
-    """Nats per token of the value."""
+    length: int  # tokens of the whole text, the question included
+    depth: float  # where the needle stands: 0 at the beginning, 1 at the end
+    found: float  # the share of trials in which every token of the value was the likeliest
+    loss: float  # nats per token of the value
 
 
 def needle_in_a_haystack(

@@ -25,13 +25,11 @@ class Findings:
     """What was evaluated of one model; None for what was not asked for."""
 
     model: str
-    heldout: dict[str, DocumentLosses] | None = None
-    """By source."""
+    heldout: dict[str, DocumentLosses] | None = None  # by source
     needle: list[Cell] | None = None
     contamination: Contamination | None = None
     choices: ChoiceResult | None = None
-    tasks: dict[str, dict[str, Any]] | None = None
-    """lm-evaluation-harness' metrics by task."""
+    tasks: dict[str, dict[str, Any]] | None = None  # lm-evaluation-harness' metrics by task
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of all that was asked for."""

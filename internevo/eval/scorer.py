@@ -27,20 +27,16 @@ from internevo.train.loss import LossModel
 from internevo.train.micro_batch import MicroBatch
 from internevo.train.stored_model import StoredModel
 
-_CHUNK = 1024
-"""Tokens whose logits are in memory at a time."""
-_ROW = 2048
-"""About how many tokens a row has that short sequences share."""
+_CHUNK = 1024  # tokens whose logits are in memory at a time
+_ROW = 2048  # about how many tokens a row has that short sequences share
 
 
 @dataclass(frozen=True)
 class Scored:
     """A sequence of `n` tokens, as the model saw it: `n - 1` predictions."""
 
-    losses: np.ndarray
-    """Nats, float32 `[n - 1]`: how surprised it was by the second token, the third, ..."""
-    correct: np.ndarray
-    """bool `[n - 1]`: whether the likeliest token was the one that came."""
+    losses: np.ndarray  # nats, float32 `[n - 1]`: how surprised it was by the second token, the third, ...
+    correct: np.ndarray  # bool `[n - 1]`: whether the likeliest token was the one that came
 
 
 class ScoreModel(LossModel):

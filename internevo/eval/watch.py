@@ -22,8 +22,7 @@ from internevo.train.folder import RunFolder
 from internevo.train.stored_model import open_model
 
 _PATIENCE_S, _POLL_S = 600.0, 10.0
-WATCHED = "eval/watched.jsonl"
-"""A line for each checkpoint that was evaluated, in the run's folder."""
+WATCHED = "eval/watched.jsonl"  # a line for each checkpoint that was evaluated, in the run's folder
 
 
 def wait_for_run(run: Path) -> None:

@@ -28,21 +28,15 @@ from internevo.hf.weights import NO_WEIGHTS, Weights
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer
 
-TOLERANCE = 1e-4
-"""Largest difference of logits in fp32, as a share of the largest logit where that is above one."""
-_WRONG = 1e-3
-"""A layer whose output differs by this share of its size is wrong; rounding makes less."""
+TOLERANCE = 1e-4  # largest difference of logits in fp32, as a share of the largest logit where that is above one
+_WRONG = 1e-3  # a layer whose output differs by this share of its size is wrong; rounding makes less
 
-WHOLE_BYTES = 4 << 30
-"""Size in fp32 up to which transformers loads the whole model."""
+WHOLE_BYTES = 4 << 30  # size in fp32 up to which transformers loads the whole model
 
-_SLICE = 8192
-"""Rows of the output head that are in fp32 at a time."""
+_SLICE = 8192  # rows of the output head that are in fp32 at a time
 
-Parts = list[tuple[str, nn.Module]]
-"""The parts of a model that are compared, by their names for people."""
-Seen = Callable[[str, Tensor], None]
-"""Takes what a part put out."""
+Parts = list[tuple[str, nn.Module]]  # the parts of a model that are compared, by their names for people
+Seen = Callable[[str, Tensor], None]  # takes what a part put out
 
 
 class Mismatch(UserError):
@@ -54,10 +48,8 @@ class Comparison:
     """How far apart the two are."""
 
     tokens: int
-    difference: float
-    """The largest difference between two logits."""
-    streamed: bool
-    """Whether transformers' model was too large to be loaded whole."""
+    difference: float  # the largest difference between two logits
+    streamed: bool  # whether transformers' model was too large to be loaded whole
 
     def __str__(self) -> str:
         how = f"; over {WHOLE_BYTES >> 30} GiB, so transformers' side read one layer at a time" if self.streamed else ""

@@ -33,12 +33,9 @@ class ModelFacts:
 
     family: str
     model: ModelConfig
-    seq_len: int
-    """`max_position_embeddings`."""
-    dtype: str | None
-    """The dtype of the weights by `config.json`, such as `bfloat16`."""
-    notes: tuple[str, ...]
-    """Where the folder's model does something that ours does not."""
+    seq_len: int  # `max_position_embeddings`
+    dtype: str | None  # the dtype of the weights by `config.json`, such as `bfloat16`
+    notes: tuple[str, ...]  # where the folder's model does something that ours does not
 
 
 def read_facts(folder: Path) -> ModelFacts:

@@ -43,13 +43,10 @@ class ExportReport:
     family: str
     files: int
     bytes: int
-    dtype: str
-    """What the weights are stored as."""
+    dtype: str  # what the weights are stored as
     compared: Comparison
-    overflowed: int
-    """Weights that are finite but too large for `dtype`, and became infinite."""
-    seconds: float
-    """Spent on reading and writing weights; comparing logits took the rest."""
+    overflowed: int  # weights that are finite but too large for `dtype`, and became infinite
+    seconds: float  # spent on reading and writing weights; comparing logits took the rest
 
     def __str__(self) -> str:
         return (

@@ -63,19 +63,16 @@ class Row:
 class Family:
     """A model family of the Hugging Face world."""
 
-    architecture: str
-    """The class in transformers."""
+    architecture: str  # the class in transformers
     rows: tuple[Row, ...]
     qkv_bias: bool = False
     qk_norm: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What `config.json` says beside the sizes."""
+    settings: dict[str, Any] = field(default_factory=dict)  # what `config.json` says beside the sizes
     needed: dict[str, Any] = field(default_factory=dict)
     """Settings with another value for models of another kind: an import refuses any other value."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """What transformers assumes for keys missing in `config.json`, where the families differ."""
-    scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
-    """The kinds of `rope_scaling` that the family has."""
+    scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")  # the kinds of `rope_scaling` that the family has
     wide_heads: bool = True
     """Whether `head_dim` may differ from hidden / heads; where not, readers compute it and ignore the key."""
     scaling_keys: tuple[str, ...] = ("type", "rope_type")

@@ -25,8 +25,7 @@ _FILES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.in
 """Where weights may be: transformers takes the first of these that is there."""
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """What safetensors calls dtypes."""
-_SLICE_BYTES = 128 << 20
-"""Bytes of a tensor that are read at a time."""
+_SLICE_BYTES = 128 << 20  # bytes of a tensor that are read at a time
 
 
 class TensorFiles:

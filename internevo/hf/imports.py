@@ -47,8 +47,7 @@ class ImportReport:
     facts: ModelFacts
     tensors: int
     bytes: int
-    seconds: float
-    """Spent on reading and writing weights; checksums and comparing logits took the rest."""
+    seconds: float  # spent on reading and writing weights; checksums and comparing logits took the rest
     compared: Comparison
 
     def __str__(self) -> str:

@@ -35,8 +35,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 _DICTS = ("internlm.core.context.parallel_context.Config", "internlm.core.context.config.Config")
 """InternEvo's classes of its settings; a plain dict takes their place."""
 _SHARD_BYTES = 5 * 10**9
-_SEQ_LEN = 4096
-"""The row length that InternEvo's converter assumes."""
+_SEQ_LEN = 4096  # the row length that InternEvo's converter assumes
 NOTE = f"an InternEvo checkpoint does not say how long its rows were; {_SEQ_LEN:,} is taken"
 _NOT_HERE = {
     "norm_type": "rmsnorm",

@@ -34,8 +34,7 @@ _BASE = 10000.0
 _ORIGINAL = "original_max_position_embeddings"
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
-Rope = tuple[float, RopeScalingConfig, str | None]
-"""Base, scaling, and what of it is left out."""
+Rope = tuple[float, RopeScalingConfig, str | None]  # base, scaling, and what of it is left out
 
 
 def read_rope(file: Path, found: dict[str, Any], scalings: tuple[str, ...]) -> Rope:

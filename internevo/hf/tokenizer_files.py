@@ -22,8 +22,7 @@ CHAT_TEMPLATE = (
     "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """ChatML, for tokenizers that have its tokens."""
-SPACE = "\u2581"
-"""SentencePiece's visible space."""
+SPACE = "\u2581"  # SentencePiece's visible space
 COPIED = (
     "tokenizer.json",
     "tokenizer.model",

@@ -20,8 +20,7 @@ from internevo.hf.files import TensorFiles
 from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
 
-NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
-"""What old checkpoints hold beside weights."""
+NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")  # what old checkpoints hold beside weights
 
 
 class Weights(Protocol):

@@ -29,8 +29,7 @@ class Status(StrEnum):
     """The state of a run."""
 
     waiting = "waiting"
-    started = "started"
-    """Begun and not finished: running, or interrupted."""
+    started = "started"  # begun and not finished: running, or interrupted
     complete = "complete"
     failed = "failed"
 
@@ -43,8 +42,7 @@ class RunState:
     status: Status
     steps: int
     total: int
-    cause: str = ""
-    """Why it failed, in a few lines."""
+    cause: str = ""  # why it failed, in a few lines
 
 
 def state(sweep: Sweep, run: PlannedRun) -> RunState:

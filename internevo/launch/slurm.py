@@ -30,29 +30,20 @@ class SlurmJob:
 
     name: str
     nodes: int
-    processes: int
-    """On each node; one for each GPU."""
-    gpus: bool = True
-    """Whether each node's processes have a GPU each."""
+    processes: int  # on each node; one for each GPU
+    gpus: bool = True  # whether each node's processes have a GPU each
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: str | None = None
-    """The limit, such as `24:00:00`; the partition's when None."""
-    cpus: int | None = None
-    """CPU cores for each process."""
-    grace: int = 300
-    """Seconds before the limit at which the run is asked to save and leave."""
-    requeue: bool = True
-    """Whether a run that was asked to leave goes back into the queue."""
-    array: str | None = None
-    """Slurm's array, such as `0-15%4`."""
+    time: str | None = None  # the limit, such as `24:00:00`; the partition's when None
+    cpus: int | None = None  # CPU cores for each process
+    grace: int = 300  # seconds before the limit at which the run is asked to save and leave
+    requeue: bool = True  # whether a run that was asked to leave goes back into the queue
+    array: str | None = None  # Slurm's array, such as `0-15%4`
     image: str | None = None
     """A container to run in, by pyxis. It sees the current folder under its own path, and works there."""
-    mounts: str | None = None
-    """What else the container sees, in pyxis' notation."""
-    python: str | None = None
-    """What runs the ranks; when None, this Python, or with an image its `python3`."""
+    mounts: str | None = None  # what else the container sees, in pyxis' notation
+    python: str | None = None  # what runs the ranks; when None, this Python, or with an image its `python3`
     more: Sequence[str] = field(default_factory=tuple)
     """Further sbatch options without their dashes, such as `constraint=h100`."""
 
@@ -123,8 +114,7 @@ def submit(script: Path) -> str:
 class State:
     """The state of a job."""
 
-    name: str
-    """Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job."""
+    name: str  # Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job
     reason: str
     code: int
 

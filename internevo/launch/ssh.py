@@ -22,8 +22,7 @@ from internevo.launch.local import GRACE, GRACE_S
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
 """Environment variables with names that begin with one of these go to every machine."""
 _POLL_S = 0.2
-_GRACE_S = 3600.0
-"""How long the other machines may take to save after one has failed."""
+_GRACE_S = 3600.0  # how long the other machines may take to save after one has failed
 
 
 def launch_over_ssh(

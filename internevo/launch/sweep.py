@@ -58,8 +58,7 @@ class SweepConfig:
     config: str = ""
     runs: str = "runs"
     at_once: Size = 1
-    processes: Size = 1
-    """Of each run."""
+    processes: Size = 1  # of each run
     set: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
     list: Any = None
@@ -74,10 +73,8 @@ class PlannedRun:
     """One run of a sweep."""
 
     name: str
-    varied: dict[str, Any]
-    """The keys in which the runs differ, with this run's values."""
-    overrides: tuple[str, ...]
-    """The arguments of `internevo train CONFIG` for it."""
+    varied: dict[str, Any]  # the keys in which the runs differ, with this run's values
+    overrides: tuple[str, ...]  # the arguments of `internevo train CONFIG` for it
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,7 @@ class Sweep:
     processes: int
     rank_by: str
     runs: tuple[PlannedRun, ...]
-    left_out: int
-    """How many combinations `where` excludes."""
+    left_out: int  # how many combinations `where` excludes
 
     def load(self, run: PlannedRun) -> RunConfig:
         """The run's configuration. Raises ConfigError when it is wrong."""

@@ -20,13 +20,10 @@ class Finding:
     """One line of the table."""
 
     name: str
-    found: str
-    """A version or a count; empty when it is missing."""
+    found: str  # a version or a count; empty when it is missing
     purpose: str
-    remedy: str
-    """How to get it."""
-    needed: bool = False
-    """Whether nothing works without it."""
+    remedy: str  # how to get it
+    needed: bool = False  # whether nothing works without it
 
     @property
     def good(self) -> bool:

@@ -26,15 +26,12 @@ METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 class Shown:
     """How a number of a step is shown: a curve in wandb and TensorBoard; in console and report as its fields say."""
 
-    title: str = ""
-    """Of its chart in the report; without a title there is no chart."""
+    title: str = ""  # of its chart in the report; without a title there is no chart
     unit: str = ""
     label: str = "each step"
     colour: int = 0
-    smooth: bool = False
-    """Whether the chart has a smoothed line too."""
-    options: Mapping[str, Any] | None = None
-    """Of the chart, as `report.js` knows them: zero, log, percent, height."""
+    smooth: bool = False  # whether the chart has a smoothed line too
+    options: Mapping[str, Any] | None = None  # of the chart, as `report.js` knows them: zero, log, percent, height
     column: tuple[str, int, str] | None = None
     """Head, width and format of its column in the console; None for no column."""
     share: bool = False
@@ -48,11 +45,9 @@ _ZERO = {"zero": True}
 class StepMetrics:
     """One optimizer step: one line of `metrics.jsonl`."""
 
-    step: int
-    """Counted from 1 over the whole run."""
+    step: int  # counted from 1 over the whole run
     stage: str
-    tokens: Annotated[int, Shown()]
-    """Real tokens trained on in the run so far; padding does not count."""
+    tokens: Annotated[int, Shown()]  # real tokens trained on in the run so far; padding does not count
     loss: Annotated[
         float,
         Shown("Training loss", "nats per token", smooth=True, options={"height": 300}, column=("loss", 9, "{:.4f}")),
@@ -66,10 +61,8 @@ class StepMetrics:
         Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}")),
     ]
     seq_len: Annotated[int, Shown()]
-    step_s: Annotated[float, Shown()]
-    """Seconds from asking for the batch to the updated weights."""
-    data_s: Annotated[float, Shown()]
-    """Seconds of these spent waiting for data."""
+    step_s: Annotated[float, Shown()]  # seconds from asking for the batch to the updated weights
+    data_s: Annotated[float, Shown()]  # seconds of these spent waiting for data
     tokens_per_s: Annotated[
         float,
         Shown(
@@ -85,18 +78,12 @@ class StepMetrics:
     be above 1, as most of a square is then never computed."""
     memory_gib: Annotated[float, Shown("Peak memory", "GiB", "peak", 5, options=_ZERO, column=("mem", 9, "{:.2f}G"))]
     """Peak so far: allocated on a GPU, resident on a CPU."""
-    skipped: bool
-    """Whether the update was left out because something was not finite."""
-    digest: str
-    """Hash of all that the step's data gives to the gradient, on all ranks: `data/batch.py` says of what."""
-    sources: dict[str, int]
-    """Real tokens of this step by source."""
-    padding: int
-    """Places of this step without a real token."""
-    documents: int
-    """Documents that ended in this step ..."""
-    cut_documents: int
-    """... and of these, the ones that no single row held whole."""
+    skipped: bool  # whether the update was left out because something was not finite
+    digest: str  # hash of all that the step's data gives to the gradient, on all ranks: `data/batch.py` says of what
+    sources: dict[str, int]  # real tokens of this step by source
+    padding: int  # places of this step without a real token
+    documents: int  # documents that ended in this step ...
+    cut_documents: int  # ... and of these, the ones that no single row held whole
     recorded: dict[str, float | None] | None = None
     """What parts of the model, the engine or the trainer recorded, by name; null where that was not finite."""
 
@@ -107,19 +94,15 @@ class EvalMetrics:
 
     step: int
     stage: str
-    when: str
-    """`start`, `middle` or `end` of the stage."""
+    when: str  # `start`, `middle` or `end` of the stage
     source: str
     seq_len: int
-    tokens: int
-    """Labels evaluated."""
-    loss: float
-    """Nats per label."""
+    tokens: int  # labels evaluated
+    loss: float  # nats per label
     frequencies: float | None
     """The loss on the same labels of a model that knows only how often each token occurs in the source's training
     documents. None where nothing of the source is trained on, and in old records."""
-    by_position: list[tuple[int, int, float, int]]
-    """(first position, last exclusive, loss, labels)."""
+    by_position: list[tuple[int, int, float, int]]  # (first position, last exclusive, loss, labels)
 
 
 @cache

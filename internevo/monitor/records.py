@@ -10,8 +10,7 @@ from typing import Any
 
 from internevo.files.json_files import is_number, parsed
 
-MAY_BE_NULL = ("loss", "grad_norm")
-"""Numbers that are null where they were not finite."""
+MAY_BE_NULL = ("loss", "grad_norm")  # numbers that are null where they were not finite
 
 
 def split_records(path: Path, schema: type | None) -> tuple[list[tuple[bytes, dict[str, Any]]], list[bytes]]:

@@ -22,8 +22,7 @@ from internevo.monitor.terminal import warn
 class Sink(Protocol):
     """Takes what a run reports."""
 
-    name: str
-    """Its name in messages."""
+    name: str  # its name in messages
 
     def step(self, metrics: StepMetrics) -> None:
         """One step was done."""

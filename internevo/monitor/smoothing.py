@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-WIDTHS = (10, 30, 100, 300)
-"""Steps to each side that a reader of the page can choose."""
+WIDTHS = (10, 30, 100, 300)  # steps to each side that a reader of the page can choose
 _LEAST = 2
 
 

@@ -18,10 +18,8 @@ from internevo.monitor.metrics import EVALS, METRICS, read_metrics
 from internevo.monitor.page import chart, figures, formatted, points, table, write_page
 from internevo.monitor.smoothing import control, widths
 
-_LAST = 0.1
-"""A run's training loss is the mean over this last share of its steps."""
-_POINTS = 300
-"""A chart shows about this many steps of each run."""
+_LAST = 0.1  # a run's training loss is the mean over this last share of its steps
+_POINTS = 300  # a chart shows about this many steps of each run
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,9 @@ class Result:
     score: float | None
     """What runs are ranked by; less is better. None before the run is complete."""
     train: float | None
-    heldout: dict[str, float]
-    """The last held-out loss of each source."""
+    heldout: dict[str, float]  # the last held-out loss of each source
     tokens_per_s: float | None
-    recorded: dict[str, float]
-    """Means over the same steps as `train`, by name."""
+    recorded: dict[str, float]  # means over the same steps as `train`, by name
 
 
 def results(sweep: Sweep) -> list[Result]:

@@ -17,8 +17,7 @@ class Terminal:
 
     def __init__(self, name: Literal["stdout", "stderr"] = "stdout"):
         self._name = name
-        self.lost: OSError | None = None
-        """The first error."""
+        self.lost: OSError | None = None  # the first error
 
     def write(self, text: str) -> int:
         """Print the text; no error when that fails."""

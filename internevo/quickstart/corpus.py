@@ -28,25 +28,20 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
-KINDS = ("prose", "code", "long")
-"""The kinds with held-out documents."""
+KINDS = ("prose", "code", "long")  # the kinds with held-out documents
 SELECTED = "selected"
-_EXPLAINED = 0.25
-"""The share of a module that must be prose for it to be selected."""
+_EXPLAINED = 0.25  # the share of a module that must be prose for it to be selected
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 _LEFT_OUT |= {"turtledemo", "ensurepip", "__pycache__", "lib-dynload"}
-_ONE_IN = 10
-"""Top-level names of which one is held out."""
-_LONG_ALONE = 12_000
-"""Characters from which a module without a package makes a long document."""
+_ONE_IN = 10  # top-level names of which one is held out
+_LONG_ALONE = 12_000  # characters from which a module without a package makes a long document
 
 
 @dataclass(frozen=True)
 class Module:
     """One source file of the library."""
 
-    path: str
-    """Relative to the library, with forward slashes."""
+    path: str  # relative to the library, with forward slashes
     source: str
 
     @property
