@@ -127,7 +127,7 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     seconds = time.perf_counter() - start
-    stored = _name(dtype or weights.dtype("embed.weight"))
+    stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
     _write_settings(job, seq_len, stored, tokenizer)
     try:
         tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
@@ -204,10 +204,6 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
             progress(done, total)
     write_index(job.folder, groups)
     return groups, overflowed
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -181,17 +181,13 @@ def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: st
     """One of several processes: its share of the tensors."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     weights = FolderWeights(source)
+    groups = groupby(weights.names, key=weights.stored_name)  # what lies in one tensor of theirs stays together
+    mine = [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]
     place, patience = f"file://{meeting}/ranks", timedelta(hours=2)
     dist.init_process_group("gloo", place, rank=rank, world_size=workers, timeout=patience)
     try:
-        copy_tensors(weights, _share(weights, rank, workers), folder, "model/", dist.group.WORLD)
+        copy_tensors(weights, mine, folder, "model/", dist.group.WORLD)
     except UserError as error:  # for the process that waits, to tell once
         Path(meeting, f"{rank}.error").write_text(str(error), encoding="utf-8")
     finally:
         dist.destroy_process_group()
-
-
-def _share(weights: FolderWeights, rank: int, workers: int) -> list[str]:
-    """The weights of one process; those in one tensor of theirs stay together."""
-    groups = groupby(weights.names, key=weights.stored_name)
-    return [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]

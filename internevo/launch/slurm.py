@@ -61,6 +61,8 @@ def render(job: SlurmJob, command: Sequence[str], folder: Path) -> str:
     }
     options = [f"{key}={value}" for key, value in named.items() if value is not None]
     options += [*job.more, "requeue" if job.requeue else "no-requeue"]
+    # the number of an array's element is left to the shell
+    quoted = [one if one == "$SLURM_ARRAY_TASK_ID" else shlex.quote(one) for one in command]
     number = "%A_%a" if job.array else "%j"
     record = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.array else "$SLURM_JOB_ID"
     record += "${SLURM_RESTART_COUNT:+.restart-$SLURM_RESTART_COUNT}"
@@ -75,7 +77,7 @@ def render(job: SlurmJob, command: Sequence[str], folder: Path) -> str:
         record=f"{shlex.quote(str(folder))}/{record}.environment.txt",
         folder=shlex.quote(str(Path.cwd())),
         container=_container(job, Path.cwd()),
-        command=" \\\n  ".join(_lines(command)),
+        command=" \\\n  ".join([" ".join(quoted[:4]), *quoted[4:]]),
         requeue=_REQUEUE if job.requeue else "",
     )
 
@@ -90,12 +92,6 @@ def _container(job: SlurmJob, folder: Path) -> str:
         mounts.append(f"{folder}:{folder}")
     options = {"image": job.image, "mounts": ",".join(mounts), "workdir": folder}
     return shlex.join(f"--container-{key}={value}" for key, value in options.items()) + " "
-
-
-def _lines(command: Sequence[str]) -> list[str]:
-    """The command with its array number left to the shell, an argument of its own on each line."""
-    quoted = [one if one == "$SLURM_ARRAY_TASK_ID" else shlex.quote(one) for one in command]
-    return [" ".join(quoted[:4]), *quoted[4:]]
 
 
 def submit(script: Path) -> str:
