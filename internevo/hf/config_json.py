@@ -17,12 +17,9 @@ from internevo.hf.values import number, truth, whole
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 """Keys that every `config.json` must have, beside the row length."""
 
-_UNCHANGING: dict[str, tuple[Any, ...]] = {
-    "quantization_config": (None,),
-    "compression_config": (None,),
-    "per_layer_config": (None,),
-    "transformers_weights": (None,),
-    "is_causal": (True,),
+_UNCHANGING = {
+    **dict.fromkeys(("quantization_config", "compression_config", "per_layer_config", "transformers_weights")),
+    "is_causal": True,
 }
 """Keys that make transformers compute something else or read other files, unless they have these values."""
 
@@ -53,8 +50,8 @@ def read_facts(folder: Path) -> ModelFacts:
     for key, wanted in {**family.needed, "hidden_act": "silu"}.items():
         if found.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {found[key]!r}; this package has {name} with {key} {wanted!r} only")
-    for key, values in _UNCHANGING.items():
-        if key in found and found[key] not in values:
+    for key, wanted in _UNCHANGING.items():
+        if found.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {found[key]!r}, which this package does not know how to compute with")
     if missing := [key for key in (*_SIZES, "max_position_embeddings") if key not in found]:
         raise UserError(f"{file} does not say {', '.join(missing)}")
