@@ -81,14 +81,12 @@ class Family:
     def why_not(self, config: ModelConfig) -> str | None:
         """Why the family cannot hold a model of this shape; None when it can."""
         attention = config.attention
-        for wanted, found, what in (
-            (self.qkv_bias, attention.bias, "q, k and v biases"),
-            (self.qk_norm, attention.qk_norm, "norms on queries and keys"),
+        for ours, theirs, what in (
+            (attention.bias, self.qkv_bias, "q, k and v biases"),
+            (attention.qk_norm, self.qk_norm, "norms on queries and keys"),
         ):
-            if found and not wanted:
-                return f"it has no {what}, and this model has"
-            if wanted and not found:
-                return f"it has {what}, and this model has not"
+            if ours != theirs:
+                return f"it has no {what}, and this model has" if ours else f"it has {what}, and this model has not"
         if config.rope.scaling.kind not in self.scalings:
             return f"it does not know rotary scaling of the kind {config.rope.scaling.kind}"
         if not self.wide_heads and attention.head_dim * attention.heads != config.hidden:

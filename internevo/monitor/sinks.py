@@ -72,6 +72,13 @@ class Sinks:
             if self.record is not None:
                 self.record.close()
 
+    def open(self, name: str, make: Callable[[], Sink]) -> None:
+        """Add the sink that `make` opens; when that fails, say that it is lost."""
+        try:
+            self.others.append(make())
+        except Exception as error:  # no error of a sink stops training
+            self.lost(name, error)
+
     def lost(self, name: str, error: Exception) -> None:
         """Say that the sink of this name shows nothing more."""
         why = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
@@ -86,7 +93,7 @@ class Sinks:
         for sink in list(self.others):
             try:
                 act(sink)
-            except Exception as error:  # no error of a sink stops training
+            except Exception as error:  # as in `open`
                 self.others.remove(sink)
                 with suppress(Exception):
                     sink.close()
@@ -110,29 +117,17 @@ def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
     One that cannot be opened is left out, and said so.
     """
     log = run / "logs" / f"rank-{rank:04d}.log"
-    if rank > 0:
-        return _open(Sinks(None, [], every=1), {str(log): lambda: ConsoleSink(config, log)})
-    makers: dict[str, Callable[[], Sink]] = {
-        "the console": lambda: ConsoleSink(config, None),
-        str(log): lambda: ConsoleSink(config, log),
-    }
-    if config.monitor.wandb:
-        makers[WandbSink.name] = lambda: WandbSink(config, run)
-    if config.monitor.tensorboard:
-        makers[TensorBoardSink.name] = lambda: TensorBoardSink(run, step)
-    sinks = _open(Sinks(RecordSink(run), [], config.monitor.every), makers)
+    sinks = Sinks(RecordSink(run), [], config.monitor.every) if rank == 0 else Sinks(None, [], every=1)
+    if rank == 0:
+        sinks.open("the console", lambda: ConsoleSink(config, None))
+    sinks.open(str(log), lambda: ConsoleSink(config, log))
+    if rank == 0 and config.monitor.wandb:
+        sinks.open(WandbSink.name, lambda: WandbSink(config, run))
+    if rank == 0 and config.monitor.tensorboard:
+        sinks.open(TensorBoardSink.name, lambda: TensorBoardSink(run, step))
     for sink in sinks.others:
         if isinstance(sink, WandbSink):
             sinks.message(f"wandb: {sink.address}")
-    return sinks
-
-
-def _open(sinks: Sinks, makers: dict[str, Callable[[], Sink]]) -> Sinks:
-    for name, make in makers.items():
-        try:
-            sinks.others.append(make())
-        except Exception as error:  # as in `Sinks`
-            sinks.lost(name, error)
     return sinks
 
 
