@@ -168,7 +168,7 @@ class RecordSink:
             ) from error
 
 
-class WandbSink(Sink):
+class WandbSink:
     """Weights & Biases. A resumed run stays under the same id; offline mode (WANDB_MODE=offline) works."""
 
     name = "wandb"
@@ -209,11 +209,14 @@ class WandbSink(Sink):
     def evaluation(self, metrics: EvalMetrics) -> None:
         self._run.log({"step": metrics.step, **_eval_values(metrics)})
 
+    def message(self, text: str) -> None:
+        pass
+
     def close(self) -> None:
         self._run.finish()
 
 
-class TensorBoardSink(Sink):
+class TensorBoardSink:
     """TensorBoard event files in `RUN/tensorboard`."""
 
     name = "TensorBoard"
@@ -241,6 +244,9 @@ class TensorBoardSink(Sink):
     def evaluation(self, metrics: EvalMetrics) -> None:
         for key, value in _eval_values(metrics).items():
             self._writer.add_scalar(key, value, metrics.step)
+
+    def message(self, text: str) -> None:
+        pass
 
     def close(self) -> None:
         try:
