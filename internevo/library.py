@@ -1,6 +1,6 @@
 """The package as a library: what `import internevo` gives. `docs/library.md` shows each of them at work.
 
-These are the functions and classes that the command line uses, or short ways to them, for one process.
+These are the functions and classes of the command line, or shorter forms of them, for one process.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ class Trainer:
             raise UserError("the model is of another shape than the stage's:\n  " + "\n  ".join(different))
         self.model = (model or build_model(self.stage.model, self.stage.train.seed)).to(device)
         self.engine = make_engine(self.stage, World.alone(device), self.model)
-        self.steps = 0
-        """How many have been done."""
+        self.steps = 0  # that have been done
         self._loader = Loader(
             Plan.of(self.stage), seed=self.stage.train.seed, part=self.engine.part, prepare=self.engine.stage_batch
         )
@@ -123,9 +122,7 @@ class Trainer:
 
 
 def _stage(config: RunConfig, name: str | None) -> StageConfig:
-    names = [stage.name for stage in config.stages]
-    if name is None:
-        return config.stages[0]
-    if name not in names:
-        raise UserError(f"there is no stage {name!r}; the run has {', '.join(names)}")
-    return config.stages[names.index(name)]
+    for stage in config.stages:
+        if name in (None, stage.name):
+            return stage
+    raise UserError(f"there is no stage {name!r}; the run has {', '.join(stage.name for stage in config.stages)}")

@@ -124,7 +124,7 @@ def data_prepare(
 
 
 def _say_spelled(tokenizer: Path) -> None:
-    """Name the control-like tokens that text can spell."""
+    """Name the tokens that look like control tokens and that text can spell."""
     from internevo.tokens.tokenizer import load_tokenizer
 
     if names := load_tokenizer(tokenizer).spelled():
@@ -134,8 +134,7 @@ def _say_spelled(tokenizer: Path) -> None:
         )
 
 
-Origin = StrEnum("Origin", "internevo")
-"""Whose token files are imported."""
+Origin = StrEnum("Origin", "internevo")  # whose token files are imported
 
 
 @data_app.command("import")
@@ -175,7 +174,7 @@ def data_import(
 
 @contextmanager
 def _preparing() -> Iterator[Callable[[BytesDone], None]]:
-    """A progress bar, and what Ctrl-C leaves."""
+    """A progress bar, and the message for Ctrl-C."""
     try:
         with working("preparing") as show:
             yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
@@ -266,9 +265,8 @@ def data_inspect(
         for one in stores:
             store = TokenStore.open_source(one.path)
             shown[one.path] = {i: show_document(store, i, loaded) for i in spread(len(store), documents)}
-        for path, texts in shown.items():
-            for number, text in texts.items():
-                out.rule(f"{plain(path)}: document {number:,}", align="left")
+            for number, text in shown[one.path].items():
+                out.rule(f"{plain(one.path)}: document {number:,}", align="left")
                 out.print(plain(text))
     if page is not None:
         out.print(f"wrote {plain(write_store_page(page, stores, shown))}")
@@ -276,7 +274,7 @@ def data_inspect(
 
 
 def _show_stores(stores: list[StoreSummary]) -> None:
-    """What each holds, and bars of how long its documents are."""
+    """A table of the stores, and for each a histogram of document lengths."""
     from rich.table import Table
 
     from internevo.monitor.store_page import HEAD, total_rows
@@ -286,7 +284,7 @@ def _show_stores(stores: list[StoreSummary]) -> None:
         table.add_column(name, justify="left" if name == HEAD[0] else "right", no_wrap=True)
     for row in total_rows(stores):
         table.add_row(*map(plain, row))
-    # as wide as they are: numbers that are cut would be worse than lines that are
+    # lines may wrap, numbers may not be cut
     wide = console(width=1000)
     wide.print(table)
     for one in stores:

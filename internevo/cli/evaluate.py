@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -15,6 +19,7 @@ from internevo.files.errors import UserError
 if TYPE_CHECKING:
     from internevo.eval.evaluate import EvalRequest
     from internevo.eval.page import Findings
+    from internevo.parallel.world import World
 
 
 SourceOption = Annotated[
@@ -68,33 +73,40 @@ def evaluate_model(
 
     Example: `internevo eval runs/new --against runs/old --source tokens/web`
     """
-    from internevo.eval.evaluate import EvalRequest, sources_of
+    from internevo.eval.evaluate import EvalRequest
 
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
     _begin(model, processes, watch)
-    wants_sources = not (contamination or choices or tasks) or needle is not None
     asked = EvalRequest(
-        sources=dict(map(_named, source or ())) or (sources_of(model) if wants_sources else {}),
+        sources=_sources(model, source or (), own=bool(needle) or not (contamination or choices or tasks)),
         seq_len=seq_len,
         tokens=tokens,
-        needle=tuple(_lengths(needle)),
+        needle=_lengths(needle),
         sentence=sentence,
         haystack=haystack,
         depths=depths,
         trials=trials,
-        contamination=tuple((contamination or "").split(",")) if contamination else (),
+        contamination=contamination.split(",") if contamination else (),
         choices=choices,
-        tasks=tuple(tasks.split(",")) if tasks else (),
+        tasks=tasks.split(",") if tasks else (),
         include=include,
         limit=limit,
         fewshot=fewshot,
         precision=cast(Precision, precision),
     )
-    if watch:
-        _watch(model, asked, device)
-    else:
-        _evaluate(model, step, against, asked, device=device, output=output or model / "eval")
+    with _world(device) as world:
+        if watch:
+            _watch(model, asked, world)
+        else:
+            _evaluate(model, step, against, asked, world=world, output=output or model / "eval")
+
+
+def _world(device: str) -> AbstractContextManager[World]:
+    from internevo.parallel.world import join_world
+    from internevo.train.build import choose_device
+
+    return join_world(choose_device(device))
 
 
 def _begin(model: Path, processes: int, watch: bool) -> None:
@@ -110,67 +122,61 @@ def _begin(model: Path, processes: int, watch: bool) -> None:
 
 
 def _evaluate(
-    model: Path, step: int | None, against: Path | None, asked: EvalRequest, device: str, output: Path
+    model: Path, step: int | None, against: Path | None, asked: EvalRequest, world: World, output: Path
 ) -> None:
     from internevo.eval.evaluate import evaluate
     from internevo.eval.page import write_findings
-    from internevo.parallel.world import join_world
-    from internevo.train.build import choose_device
     from internevo.train.stored_model import open_model
 
-    with join_world(choose_device(device)) as world:
-        chosen = world.on_main(lambda: [open_model(model, step), *([open_model(against)] if against else [])])
-        if world.main:
-            for one in chosen:
-                note([f"{one.name}: {line}" for line in one.notes])
-        with out.status("evaluating") as status:
-            found = evaluate(chosen, asked, world, lambda what: status.update(plain(what)))
-        if not world.main:
-            return
+    chosen = world.on_main(lambda: [open_model(model, step), *([open_model(against)] if against else [])])
+    if world.main:
+        for one in chosen:
+            note([f"{one.name}: {line}" for line in one.notes])
+    with out.status("evaluating") as status:
+        found = evaluate(chosen, asked, world, lambda what: status.update(plain(what)))
+    if world.main:
         _show(found)
         page = write_findings(found, output)
-    out.print(f"wrote {plain(page)} and eval.json")
-    then(f"open {page} in a browser")
+        out.print(f"wrote {plain(page)} and eval.json")
+        then(f"open {page} in a browser")
 
 
-def _watch(run: Path, asked: EvalRequest, device: str) -> None:
+def _watch(run: Path, asked: EvalRequest, world: World) -> None:
     from internevo.eval.watch import WATCHED, watch
-    from internevo.parallel.world import join_world
-    from internevo.train.build import choose_device
 
-    with join_world(choose_device(device)) as world:
-        if world.size > 1:
-            raise UserError("--watch runs on one process")
-        count = watch(run, asked, world, lambda step, found: _show(found))
+    if world.size > 1:
+        raise UserError("--watch runs on one process")
+    count = watch(run, asked, world, _show)
     out.print(f"{count} checkpoints evaluated")
     then(f"{run / WATCHED} has a line for each checkpoint")
 
 
-def _show(found: Findings) -> None:
+def _show(found: Sequence[Findings]) -> None:
     """The numbers, in short."""
-    for number, model in enumerate(found.models):
-        out.print(f"[bold]{plain(model)}[/]")
-        if found.heldout:
-            for name, losses in found.heldout[number].items():
-                places = "  ".join(f"{first:,}-{end - 1:,}: {loss:.3f}" for first, end, loss, _ in losses.by_position)
-                out.print(f"  {plain(name)}: loss {losses.loss:.4f} on {losses.tokens:,} tokens  by position  {places}")
-        if found.needles:
-            lengths = sorted({cell.length for cell in found.needles[number]})
-            for length in lengths:
-                cells = [cell for cell in found.needles[number] if cell.length == length]
-                shares = " ".join(f"{cell.found:4.0%}" for cell in cells)
-                out.print(f"  needles in {length:,} tokens, from the beginning to the end: {shares}")
-        if found.contamination:
-            one = found.contamination[number]
-            more = "" if one.to_train is None else f", minus training {one.to_train:+.4f}"
-            out.print(f"  contamination: test {one.test:.4f}, minus reference {one.to_reference:+.4f}{more}")
-        if found.choices:
-            answered = found.choices[number]
+    by_length = attrgetter("length")
+    for one in found:
+        out.print(f"[bold]{plain(one.model)}[/]")
+        for name, losses in (one.heldout or {}).items():
+            places = "  ".join(f"{first:,}-{end - 1:,}: {loss:.3f}" for first, end, loss, _ in losses.by_position)
+            out.print(f"  {plain(name)}: loss {losses.loss:.4f} on {losses.tokens:,} tokens  by position  {places}")
+        for length, cells in groupby(sorted(one.needle or (), key=by_length), key=by_length):
+            shares = " ".join(f"{cell.found:4.0%}" for cell in cells)
+            out.print(f"  needles in {length:,} tokens, from the beginning to the end: {shares}")
+        if told := one.contamination:
+            more = "" if told.to_train is None else f", minus training {told.to_train:+.4f}"
+            out.print(f"  contamination: test {told.test:.4f}, minus reference {told.to_reference:+.4f}{more}")
+        if answered := one.choices:
             out.print(f"  choices: {answered.accuracy:.1%} right, {answered.circular:.1%} in every rotation")
-        if found.tasks:
-            for task, metrics in found.tasks[number].items():
-                values = ", ".join(f"{key} {v:.4f}" for key, v in metrics.items() if isinstance(v, int | float))
-                out.print(f"  {plain(task)}: {plain(values)}")
+        for task, metrics in (one.tasks or {}).items():
+            values = ", ".join(f"{key} {v:.4f}" for key, v in metrics.items() if isinstance(v, int | float))
+            out.print(f"  {plain(task)}: {plain(values)}")
+
+
+def _sources(model: Path, given: Sequence[str], own: bool) -> dict[str, str]:
+    """Those that were named; where none were, and they are wanted, the run's own."""
+    from internevo.eval.evaluate import sources_of
+
+    return dict(map(_named, given)) or (sources_of(model) if own else {})
 
 
 def _named(text: str) -> tuple[str, str]:

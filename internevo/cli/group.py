@@ -1,4 +1,4 @@
-"""How verbs show their help and meet unknown options."""
+"""The help of verbs, and their message for an unknown option."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 
 class Verbs(TyperGroup):
-    """A group whose help has words for values instead of their types, and that knows which verb has an option."""
+    """A group of verbs: help has words for values instead of types, errors name the verbs that have an option."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The group's own options."""
@@ -23,7 +23,7 @@ class Verbs(TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a verb. Of an option that it does not have, the message names those that do."""
+        """Run a verb. The message for an option that it lacks names the verbs that have it."""
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -51,10 +51,7 @@ def _options(ctx: Any, group: TyperGroup, path: str = "") -> Iterator[tuple[str,
 def _in_words(parameters: list[Any]) -> list[Any]:
     for one in parameters:
         if one.param_type_name == "argument":
-            one.display_type_rich = _nothing  # its name says it
+            one.display_type_rich = lambda ctx: None  # its name says it
         elif getattr(one, "is_flag", False) and one.metavar is None:
             one.metavar = ""
     return parameters
-
-
-def _nothing(ctx: Any) -> None: ...

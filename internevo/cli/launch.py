@@ -125,11 +125,11 @@ def _start(arguments: list[str], nodes: str | None, processes: int, ssh: str) ->
         return start(arguments, processes)
     from internevo.launch.ssh import launch_over_ssh
 
-    return launch_over_ssh(arguments, nodes.split(","), processes, _show, ssh=shlex.split(ssh))
+    return launch_over_ssh(arguments, nodes.split(","), processes, _show, shlex.split(ssh))
 
 
 def _show(text: str) -> None:
-    """Print output of others as it is, for as long as somebody reads it."""
+    """Print the output of other processes as it is; no error when the reader is gone."""
     terminal = Terminal()
     terminal.write(text)
     terminal.flush()

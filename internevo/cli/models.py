@@ -24,8 +24,7 @@ from internevo.config.bounds import Between
 
 Format = StrEnum("Format", "auto internlm2 llama mistral qwen2 qwen3")
 """What `export` writes."""
-Dtype = StrEnum("Dtype", "fp32 bf16 fp16")
-"""What exported weights are stored as."""
+Dtype = StrEnum("Dtype", "fp32 bf16 fp16")  # what exported weights are stored as
 
 WorkersOption = Annotated[int, option("Processes that read and write, for large models.", "N", least=1, most=1024)]
 

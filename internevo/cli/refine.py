@@ -73,14 +73,8 @@ def _tasks(job: str) -> Iterator[Callable[[PhasesDone], None]]:
     """A progress bar over tasks. Without a terminal, a line for each phase, and twice a minute."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn(job),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(TextColumn(job), *columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task("", total=None)
         printed = time.monotonic()
 

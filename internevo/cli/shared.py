@@ -34,30 +34,29 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal obeys instead of showing it, tabs and ends of lines apart; and what turns the writing's direction."""
-_LOG_EVERY_S = 30
-"""Between the lines that long work prints where there is no terminal."""
+"""Control characters except tab and newline, and characters that change the direction of writing."""
+_LOG_EVERY_S = 30  # seconds between two lines of progress where there is no terminal
 
 
 def console(stream: Literal["stdout", "stderr"] = "stdout", **options: Any) -> Console:
-    """A console that continues without a word when nobody reads it any more."""
+    """A console that raises nothing when its reader is gone."""
     return Console(file=cast("TextIO", Terminal(stream)), highlight=False, **options)
 
 
 def argument(help: str, metavar: str) -> Any:
-    """An argument of a verb, of which the help shows no default."""
+    """An argument of a verb; the help shows no default."""
     return typer.Argument(help=help, metavar=metavar, show_default=False)
 
 
 def option(
     help: str, metavar: str | None = None, *names: str, least: int | None = None, most: int | None = None, **more: Any
 ) -> Any:
-    """An option of a verb, called as its parameter unless `names` are given."""
+    """An option of a verb, named after its parameter unless `names` are given."""
     return typer.Option(*names, help=help, metavar=metavar, min=least, max=most, **more)
 
 
 def number_option(bounds: Between, help: str, metavar: str) -> Any:
-    """An option for a number that is not whole; refuses nan too, which typer's min and max let through."""
+    """An option for a float. It refuses NaN too, which typer's min and max let through."""
 
     def check(value: float) -> float:
         if problem := bounds.problem(value):
@@ -86,7 +85,7 @@ UntilOption = Annotated[int | None, option("Save and leave after this step of th
 
 
 def plain(text: object) -> str:
-    """The text as it is to be read: no markup in it counts, and no control character reaches the terminal."""
+    """The text with rich's markup and control characters escaped."""
     from rich.markup import escape
 
     return escape(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text)))
@@ -98,17 +97,17 @@ def then(text: str) -> None:
 
 
 def note(lines: Sequence[str]) -> None:
-    """Tell what a person should know of a model; not among the output, which may be piped."""
+    """Print notes about a model to standard error, as the output may be piped."""
     for line in lines:
         console("stderr", soft_wrap=True).print(f"[yellow]note:[/] {plain(line)}")
 
 
 @contextmanager
 def working(job: str) -> Iterator[Callable[[int, int, int, dict[str, int]], None]]:
-    """A progress bar over bytes of input: rates of what this run has done, and the time that is left.
+    """A progress bar over bytes of input, with rates and the time that is left.
 
-    Is told how many bytes are done, of how many, how many of them now, and what else was counted now. Without a
-    terminal, as in a job's log, it prints a line twice a minute.
+    Call it with the bytes done, the bytes in all, and what this process did of them: bytes, and other counts by name.
+    Without a terminal, as in a job's log, it prints a line twice a minute.
     """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -133,7 +132,7 @@ def working(job: str) -> Iterator[Callable[[int, int, int, dict[str, int]], None
 
 
 def copy_remote_stores(caches: Mapping[str, str]) -> None:
-    """Copy the token stores that are in object storage, each into its cache, and show how far that is."""
+    """Copy the token stores that are in object storage, each into its cache, with a progress bar."""
     from internevo.files.urls import is_remote
     from internevo.tokens.remote import fetch
 
@@ -148,7 +147,7 @@ def copy_remote_stores(caches: Mapping[str, str]) -> None:
 
 @contextmanager
 def moving(job: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over bytes, of which the number in all is known."""
+    """A progress bar over bytes: call it with the bytes done and the bytes in all."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn(job), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

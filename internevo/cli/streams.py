@@ -1,4 +1,4 @@
-"""Standard streams: whoever started the process may have closed them, or chosen a locale that is not UTF-8."""
+"""Standard streams that the parent process closed, and locales other than UTF-8."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import signal
 import sys
 
 _PLAIN = {"·": "-", "…": "...", "×": "x", "–": "-", "—": "-", "→": "->", "█": "#", "▏": "|", "≤": "<=", "≥": ">="}
-"""What stands for a sign of ours that a console does not have; any other becomes its escape."""
+"""Replacements for characters that a console's encoding lacks; any other becomes its escape."""
 
 
 def open_streams() -> None:
-    """Nothing in the place of a standard stream that is closed, here and in processes that are started from here.
+    """Open /dev/null in the place of each standard stream that is closed, for this process and its children.
 
-    Otherwise the next file that is opened gets its number, and what a library prints would end up in that file.
+    Otherwise the next file that is opened gets its number, and what a library prints ends up in that file.
     """
     for number in range(3):
         try:
@@ -25,10 +25,10 @@ def open_streams() -> None:
 
 
 def use_utf8() -> None:
-    """Names of files as UTF-8, and no character that ends the process because a console does not have it.
+    """Use UTF-8 for names of files, and let no character fail that the console's encoding lacks.
 
-    Under a locale of another encoding the process begins anew in Python's UTF-8 mode: a run that was begun on one
-    machine must find its files on another. What is printed stays in the locale's encoding.
+    Under a locale of another encoding the process restarts in Python's UTF-8 mode: a run that was begun on one machine
+    must find its files on another. What is printed stays in the locale's encoding.
     """
     if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         printed = getattr(sys.stdout, "encoding", None) or "ascii"
@@ -43,7 +43,7 @@ def use_utf8() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """One character that an encoding does not have, as others that it has."""
+    """The error handler: one character that the encoding lacks, replaced by others that it has."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     sign = error.object[error.start]

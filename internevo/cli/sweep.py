@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,16 +44,18 @@ def sweep(
     from internevo.launch.sweep import read_sweep
 
     planned = read_sweep(file)
+    if at_once is not None:
+        planned = replace(planned, at_once=at_once)
     if number is not None:
         _train_one(planned, number)
         return
     if slurm:
-        _submit(planned, file, at_once=at_once or planned.at_once, sbatch=sbatch or [], gpus=gpus, time=time)
+        _submit(planned, file, sbatch or (), gpus, time)
         return
     stopped = None
     if not show:
         with held(planned):
-            stopped = _run(planned, file, at_once, retry)
+            stopped = _run(planned, file, retry)
     _compare(planned)
     if stopped is not None:
         then("the same command resumes what is not complete")
@@ -79,22 +82,16 @@ def _train_one(planned: Sweep, number: int) -> None:
     raise SystemExit(code)
 
 
-def _run(planned: Sweep, file: Path, at_once: int | None, retry: bool) -> int | None:
-    """All that is to be run on this machine; the signal that ended it early, or None."""
-    from internevo.launch.run_sweep import Status, command, run_sweep, state
+def _run(planned: Sweep, file: Path, retry: bool) -> int | None:
+    """Run what is not complete on this machine; the signal that ended it early, or None."""
+    from internevo.launch.run_sweep import Status, run_sweep, state
 
-    planned = replace(planned, at_once=at_once or planned.at_once)
     skipped = {Status.complete} if retry else {Status.complete, Status.failed}
     chosen = [n for n, run in enumerate(planned.runs) if state(planned, run).status not in skipped]
     left = f", {planned.left_out} left out by `where`" if planned.left_out else ""
-    runs = f"{len(planned.runs)} runs{left}"
-    out.print(f"{plain(planned.name)}: {runs}; {len(chosen)} to do, {planned.at_once} at a time")
-    return run_sweep(
-        planned,
-        chosen,
-        lambda number: command(file, number, planned.processes),
-        lambda run, what: out.print(plain(f"{run.name}: {what}")),
-    )
+    numbers = f"{len(planned.runs)} runs{left}; {len(chosen)} to do, {planned.at_once} at a time"
+    out.print(f"{plain(planned.name)}: {numbers}")
+    return run_sweep(planned, file, chosen, lambda run, what: out.print(plain(f"{run.name}: {what}")))
 
 
 def _compare(planned: Sweep) -> None:
@@ -119,7 +116,7 @@ def _compare(planned: Sweep) -> None:
     then(f"open {path} in a browser")
 
 
-def _submit(planned: Sweep, file: Path, *, at_once: int, sbatch: list[str], gpus: bool, time: str | None) -> None:
+def _submit(planned: Sweep, file: Path, sbatch: Sequence[str], gpus: bool, time: str | None) -> None:
     """The sweep as a Slurm array."""
     from internevo.launch import slurm
 
@@ -129,12 +126,12 @@ def _submit(planned: Sweep, file: Path, *, at_once: int, sbatch: list[str], gpus
         processes=planned.processes,
         gpus=gpus,
         time=time,
-        array=f"0-{len(planned.runs) - 1}%{at_once}",
+        array=f"0-{len(planned.runs) - 1}%{planned.at_once}",
         more=tuple(sbatch),
     )
     script = write_script(job, ["sweep", str(file.absolute()), "--run", "$SLURM_ARRAY_TASK_ID"], planned.folder)
     out.print(f"wrote {plain(script)}")
     number = slurm.submit(script)
-    logs = plain(script.parent)
-    out.print(f"submitted job {number}, an array of {len(planned.runs)}, {at_once} at a time; logs in {logs}")
+    size = f"an array of {len(planned.runs)}, {planned.at_once} at a time"
+    out.print(f"submitted job {number}, {size}; logs in {plain(script.parent)}")
     then(f"squeue --job {number} · internevo sweep {file} --show")

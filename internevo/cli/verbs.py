@@ -1,4 +1,4 @@
-"""All verbs: each file has those of one concern. They parse, call and print; no logic lives there."""
+"""All verbs, a file for each subject. They parse, call and print, without logic of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["app", "data", "evaluate", "launch", "let_go", "models", "refine", "r
 
 
 def tell(error: UserError | OSError) -> bool:
-    """Print a user's mistake, or what the system refuses, as one message; False for an error that is neither."""
+    """Print a user's mistake or a refusal of the system as one message; False for any other error."""
     text = refusal(error) if isinstance(error, OSError) else str(error)
     if text is None:
         return False

@@ -1,8 +1,7 @@
 """Multiple choice with circular evaluation: a question counts only if it is answered right in every rotation.
 
 The choices of a question are shown under letters, and the letter with the least loss is the answer. A model that
-prefers a letter, or guesses, is right now and then; in all rotations of the choices it is not (MMBench, arXiv
-2307.06281).
+guesses, or prefers a letter, is sometimes right, but not in all rotations (MMBench, arXiv 2307.06281).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -27,8 +26,7 @@ class Question:
 
     question: str
     choices: tuple[str, ...]
-    answer: int
-    """The number of the right choice, from 0."""
+    answer: int  # the number of the right choice, from 0
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,10 @@ class ChoiceResult:
     """How a set of questions was answered."""
 
     questions: int
-    accuracy: float
-    """Right with the choices in their own order."""
-    circular: float
-    """Right in every rotation."""
+    accuracy: float  # right with the choices in their own order
+    circular: float  # right in every rotation
     letters: dict[str, float]
-    """How often each letter was the answer, over all rotations: alike for a model without a liking for one."""
+    """The share of each letter among the answers in all rotations: equal for a model that prefers none."""
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -77,31 +73,32 @@ def read_questions(path: Path) -> list[Question]:
 
 def answer_choices(scorer: Scorer, tokenizer: Tokenizer, questions: Sequence[Question]) -> ChoiceResult:
     """Ask every question in every rotation of its choices."""
-    rows, places = [], []
-    for number, one in enumerate(questions):
-        count = len(one.choices)
-        for turn in range(count):
-            for letter in range(count):
-                prompt = tokenizer.encode(_prompt(one, turn))
-                said = tokenizer.encode(_prompt(one, turn) + f" {ascii_uppercase[letter]}")
-                common = list(takewhile(lambda pair: pair[0] == pair[1], zip(prompt, said, strict=False)))
+    rows, lengths = [], []
+    for one in questions:
+        for turn in range(len(one.choices)):
+            prompt = _prompt(one, turn)
+            asked = tokenizer.encode(prompt)
+            for letter in ascii_uppercase[: len(one.choices)]:
+                said = tokenizer.encode(f"{prompt} {letter}")
+                common = takewhile(lambda pair: pair[0] == pair[1], zip(asked, said, strict=False))
                 rows.append(np.array([tokenizer.bos_id, *said], np.int64))
-                places.append((number, turn, letter, len(said) - len(common)))
-    scored = scorer.score(rows)
-    losses: dict[tuple[int, int], dict[int, float]] = {}
-    for (number, turn, letter, length), result in zip(places, scored, strict=True):
-        losses.setdefault((number, turn), {})[letter] = float(result.losses[-length:].sum())
-    chosen = {place: min(by_letter, key=by_letter.__getitem__) for place, by_letter in losses.items()}
-    right = {
-        (number, turn): chosen[number, turn] == (questions[number].answer - turn) % len(questions[number].choices)
-        for number, turn in chosen
-    }
-    all_right = [all(right[n, turn] for turn in range(len(one.choices))) for n, one in enumerate(questions)]
-    first_right = [right[n, 0] for n in range(len(questions))]
-    most = max(len(one.choices) for one in questions)
-    counts = np.bincount(list(chosen.values()), minlength=most) / len(chosen)
-    letters = dict(zip(ascii_uppercase, counts.tolist(), strict=False))
-    return ChoiceResult(len(questions), float(np.mean(first_right)), float(np.mean(all_right)), letters)
+                lengths.append(len(said) - len(list(common)))
+    scored = zip(scorer.score(rows), lengths, strict=True)
+    losses = (float(result.losses[-length:].sum()) for result, length in scored)
+    chosen: list[int] = []
+    right: list[list[bool]] = []  # of each question, in each rotation
+    for one in questions:
+        count = len(one.choices)
+        letters = [int(np.argmin(list(islice(losses, count)))) for _ in range(count)]
+        chosen += letters
+        right.append([letter == (one.answer - turn) % count for turn, letter in enumerate(letters)])
+    shares = np.bincount(chosen, minlength=max(len(one.choices) for one in questions)) / len(chosen)
+    return ChoiceResult(
+        len(questions),
+        accuracy=float(np.mean([one[0] for one in right])),
+        circular=float(np.mean([all(one) for one in right])),
+        letters=dict(zip(ascii_uppercase, shares.tolist(), strict=False)),
+    )
 
 
 def _prompt(question: Question, turn: int) -> str:

@@ -1,8 +1,8 @@
 """Whether a model has seen a test set: its loss there beside that on the training set and on a reference set.
 
-As in the InternLM2 report (arXiv 2403.17297, section 5.6): a reference set, new text of the same kind that nobody can
-have trained on, says what such text costs the model. A test set that costs much less has been seen; a training set that
-costs much less than the test set has been learned by heart.
+As in the InternLM2 report (arXiv 2403.17297, section 5.6). The reference set is new text of the same kind, which nobody
+can have trained on. A test set with a much lower loss has been seen; a training set with a much lower loss than the
+test set has been learned by heart.
 """
 
 from __future__ import annotations

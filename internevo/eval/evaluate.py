@@ -1,4 +1,4 @@
-"""What `internevo eval` was asked for, done for one model or two side by side."""
+"""`internevo eval`: all evaluations that were asked for, of one model or of two side by side."""
 
 from __future__ import annotations
 
@@ -28,26 +28,18 @@ from internevo.train.stored_model import StoredModel
 class EvalRequest:
     """Which evaluations, and on what."""
 
-    sources: dict[str, str] = field(default_factory=dict)
-    """Held-out loss of these token stores, by name."""
+    sources: dict[str, str] = field(default_factory=dict)  # held-out loss of these token stores, by name
     seq_len: int | None = None
-    """Documents are cut there; when None at the model's own row length, of two models at the shorter one's."""
-    tokens: int = 1_000_000
-    """Of each source at most."""
-    needle: Sequence[int] = ()
-    """Lengths of haystacks in tokens."""
+    """Where documents are cut; when None, at the row length of the model, or the shorter one of two models."""
+    tokens: int = 1_000_000  # maximum tokens per source
+    needle: Sequence[int] = ()  # lengths of haystacks in tokens
     sentence: str = NEEDLE
-    """The needle."""
-    haystack: str | None = None
-    """The token store that haystacks are made of; the first source when None."""
+    haystack: str | None = None  # the token store that haystacks are made of; the first source when None
     depths: int = 11
     trials: int = 5
-    contamination: Sequence[str] = ()
-    """Token stores of the test, the reference and perhaps the training set."""
-    choices: Path | None = None
-    """A file of multiple-choice questions."""
-    tasks: Sequence[str] = ()
-    """Tasks of lm-evaluation-harness."""
+    contamination: Sequence[str] = ()  # token stores of the test, the reference and perhaps the training set
+    choices: Path | None = None  # a file of multiple-choice questions
+    tasks: Sequence[str] = ()  # tasks of lm-evaluation-harness
     include: Path | None = None
     limit: int | None = None
     fewshot: int | None = None
@@ -56,39 +48,41 @@ class EvalRequest:
 
 def evaluate(
     models: Sequence[StoredModel], asked: EvalRequest, world: World, progress: Callable[[str], None] = lambda what: None
-) -> Findings:
-    """Do it, one model after the other. All ranks of `world` call it together and have all findings.
+) -> list[Findings]:
+    """Evaluate one model after the other. All ranks of `world` call it together and have all findings.
 
     Raises UserError for what cannot be done, before any model is loaded where that can be known.
     """
     _check(models, asked, world)
-    found = Findings([stored.name for stored in models])
     # what stands side by side must be measured on the same documents, cut at the same place
     seq_len = asked.seq_len or min(stored.seq_len for stored in models)
-    for stored in models:
+    return [_evaluate(stored, asked, world, seq_len, progress) for stored in models]
 
-        def tell(what: str, name: str = stored.name) -> None:
-            progress(f"{name}: {what}")
 
-        if asked.sources or asked.needle or asked.contamination or asked.choices:
-            tell("loading")
-            scorer = Scorer(stored, world, max(seq_len, *asked.needle, 2), asked.precision)
-            _score(scorer, stored, asked, seq_len=seq_len, found=found, tell=tell)
-        if asked.tasks:
-            from internevo.eval.harness import run_tasks
+def _evaluate(
+    stored: StoredModel, asked: EvalRequest, world: World, seq_len: int, progress: Callable[[str], None]
+) -> Findings:
+    def tell(what: str) -> None:
+        progress(f"{stored.name}: {what}")
 
-            tell("lm-evaluation-harness")
-            found.tasks.append(
-                run_tasks(
-                    stored,
-                    world,
-                    asked.tasks,
-                    precision=asked.precision,
-                    include=asked.include,
-                    limit=asked.limit,
-                    fewshot=asked.fewshot,
-                )
-            )
+    found = Findings(stored.name)
+    if asked.sources or asked.needle or asked.contamination or asked.choices:
+        tell("loading")
+        scorer = Scorer(stored, world, max(seq_len, *asked.needle, 2), asked.precision)
+        _score(scorer, stored, asked, seq_len=seq_len, found=found, tell=tell)
+    if asked.tasks:
+        from internevo.eval.harness import run_tasks
+
+        tell("lm-evaluation-harness")
+        found.tasks = run_tasks(
+            stored,
+            world,
+            asked.tasks,
+            precision=asked.precision,
+            include=asked.include,
+            limit=asked.limit,
+            fewshot=asked.fewshot,
+        )
     return found
 
 
@@ -102,34 +96,29 @@ def _score(
     tell: Callable[[str], None],
 ) -> None:
     if asked.sources:
-        found.heldout.append(
-            evaluate_sources(scorer, asked.sources, seq_len, asked.tokens, lambda name: tell(f"{name}, held out"))
+        found.heldout = evaluate_sources(
+            scorer, asked.sources, seq_len, asked.tokens, lambda name: tell(f"{name}, held out")
         )
     if asked.needle:
-        hay = open_for_evaluation(asked.haystack or next(iter(asked.sources.values())))
         depths = [number / (asked.depths - 1) for number in range(asked.depths)] if asked.depths > 1 else [0.5]
-        found.needles.append(
-            needle_in_a_haystack(
-                scorer,
-                stored.needs_tokenizer(),
-                hay,
-                asked.needle,
-                depths,
-                asked.trials,
-                sentence=asked.sentence,
-                progress=lambda length: tell(f"needles in {length:,} tokens"),
-            )
+        found.needle = needle_in_a_haystack(
+            scorer,
+            stored.needs_tokenizer(),
+            open_for_evaluation(asked.haystack or next(iter(asked.sources.values()))),
+            asked.needle,
+            depths,
+            asked.trials,
+            sentence=asked.sentence,
+            progress=lambda length: tell(f"needles in {length:,} tokens"),
         )
     if asked.contamination:
         tell("contamination")
         test, reference = (open_for_evaluation(path) for path in asked.contamination[:2])
         train = [TokenStore.open_source(path) for path in asked.contamination[2:]]  # what was trained on, not held out
-        found.contamination.append(
-            contamination(scorer, test, reference, train[0] if train else None, seq_len, asked.tokens)
-        )
+        found.contamination = contamination(scorer, test, reference, train[0] if train else None, seq_len, asked.tokens)
     if asked.choices is not None:
         tell("multiple choice")
-        found.choices.append(answer_choices(scorer, stored.needs_tokenizer(), read_questions(asked.choices)))
+        found.choices = answer_choices(scorer, stored.needs_tokenizer(), read_questions(asked.choices))
 
 
 def _check(models: Sequence[StoredModel], asked: EvalRequest, world: World) -> None:

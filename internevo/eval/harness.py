@@ -31,13 +31,12 @@ try:
 except ImportError:
     raise UserError("lm-evaluation-harness is missing: pip install 'internevo[eval]'") from None
 
-_GENERATED = 256
-"""New tokens at most, where a task does not say."""
+_GENERATED = 256  # maximum new tokens where a task does not say
 
 
 @register_model("internevo")
 class InternevoLM(TemplateLM):
-    """A run, an import or a Hugging Face folder, as the harness wants a model. `path`: which, or it is open already."""
+    """A run, an import or a Hugging Face folder as a model of the harness. `path` may be an opened model."""
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class InternevoLM(TemplateLM):
     ):
         super().__init__()
         stored = open_model(path) if isinstance(path, str) else path
-        world = world or World(rank=0, size=1, device=choose_device(device), control=None, patient=None, saving=None)
+        world = world or World.alone(choose_device(device))
         self.max_length, self.text = stored.seq_len, stored.needs_tokenizer()
         self.never = self.text.unused(stored.config.vocab)
         self.scorer = Scorer(stored, world, stored.seq_len + 1, precision)
@@ -67,7 +66,7 @@ class InternevoLM(TemplateLM):
         return self.text.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **unused: Any) -> list[int]:
-        """Ids, with what begins every text before them unless told otherwise."""
+        """Ids, after the prefix of every text unless `add_special_tokens` is False."""
         ids = self.text.encode(string)
         return ids if add_special_tokens is False else [*self.text.prefix, *ids]
 
@@ -99,7 +98,7 @@ class InternevoLM(TemplateLM):
 
     def _generate(self, context: str, asked: dict[str, Any]) -> str:
         until = asked.get("until") or []
-        until = [until] if isinstance(until, str) else until
+        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
         count = int(asked.get("max_gen_toks", _GENERATED))
         prompt = self.tok_encode(context)[-(self.max_length - count) :]
         temperature = float(asked.get("temperature") or 0.0) if asked.get("do_sample") else 0.0
@@ -115,11 +114,11 @@ class InternevoLM(TemplateLM):
         )
         for token in new:
             ids.append(token)
-            if any(stop in self.text.decode(ids) for stop in until):
+            if any(stop in self.text.decode(ids) for stop in stops):
                 break
         text = self.text.decode(ids)
-        for stop in until:
-            text = text.split(stop)[0] if stop else text
+        for stop in stops:
+            text = text.partition(stop)[0]
         return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -18,17 +18,13 @@ from internevo.train.evaluate import position_edges
 class DocumentLosses:
     """Documents of one source, as a model saw them."""
 
-    loss: float
-    """Nats per predicted token, over all documents."""
+    loss: float  # nats per predicted token, over all documents
     tokens: int
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, predictions), counted from the document's start."""
-    documents: list[float] = field(repr=False)
-    """Each document's own mean."""
-    seq_len: int = 0
-    """Where documents were cut."""
-    held_out: bool = True
-    """Whether they were held out when the store was made; otherwise they are all that it has."""
+    documents: list[float] = field(repr=False)  # each document's own mean
+    seq_len: int  # where documents were cut
+    held_out: bool  # whether they were held out when the store was made; otherwise they are all that it has
 
 
 def first_tokens(store: TokenStore, seq_len: int, max_tokens: int) -> list[np.ndarray]:
@@ -71,24 +67,22 @@ def evaluate_sources(
         documents = first_tokens(store or TokenStore.open_source(path), seq_len, max_tokens)
         if not documents:
             raise UserError(f"{path} has no document of two tokens to evaluate on")
-        losses = summarise(scorer.score(documents), seq_len)
-        results[name] = replace(losses, held_out=store is not None)
+        results[name] = summarise(scorer.score(documents), seq_len, held_out=store is not None)
     return results
 
 
-def summarise(scored: list[Scored], seq_len: int) -> DocumentLosses:
+def summarise(scored: list[Scored], seq_len: int, held_out: bool = True) -> DocumentLosses:
     """The losses of scored documents put together."""
-    edges = np.array(position_edges(seq_len))
-    sums, counts = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1, np.int64)
-    for one in scored:
-        # the prediction made at position p is that of the token after it
-        bucket = np.searchsorted(edges, np.arange(len(one.losses)), side="right") - 1
-        np.add.at(sums, bucket, one.losses.astype(np.float64))
-        np.add.at(counts, bucket, 1)
+    edges = position_edges(seq_len)
+    # the prediction made at position p is that of the token after it
+    places = np.concatenate([np.arange(len(one.losses)) for one in scored])
+    bucket = np.searchsorted(edges, places, side="right") - 1
+    counts = np.bincount(bucket, minlength=len(edges) - 1)
+    sums = np.bincount(bucket, np.concatenate([one.losses for one in scored]), len(edges) - 1)
     buckets = [
-        (int(first), int(last), float(total / count), int(count))
-        for (first, last), total, count in zip(pairwise(edges.tolist()), sums, counts, strict=True)
+        (first, last, float(total / count), int(count))
+        for (first, last), total, count in zip(pairwise(edges), sums, counts, strict=True)
         if count
     ]
     means = [float(one.losses.mean(dtype=np.float64)) for one in scored]
-    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means, seq_len)
+    return DocumentLosses(float(sums.sum() / counts.sum()), int(counts.sum()), buckets, means, seq_len, held_out)

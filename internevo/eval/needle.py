@@ -1,4 +1,4 @@
-"""A needle in a haystack: can the model find one sentence again, wherever it stands in a text of whatever length?
+"""A needle in a haystack: can the model find one sentence again, at any place in a text of any length?
 
 A sentence that gives a key a value is put into running text at some depth, and the text ends with the same sentence up
 to the value. It is found when every token of the value is the model's likeliest one.
@@ -20,42 +20,21 @@ from internevo.tokens.tokenizer import Tokenizer
 
 NEEDLE = " The code of {key} is {value}."
 KEYS = ("amber", "birch", "cobalt", "daisy", "ember", "falcon", "garnet", "harbor", "indigo", "jasper")
-WORDS = (
-    "apple",
-    "bridge",
-    "candle",
-    "desert",
-    "engine",
-    "flower",
-    "guitar",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "mirror",
-    "needle",
-    "orange",
-    "pencil",
-    "quartz",
-    "ribbon",
-    "silver",
-    "tunnel",
+_WORDS = (
+    "apple bridge candle desert engine flower guitar hammer island jacket "
+    "kettle ladder mirror needle orange pencil quartz ribbon silver tunnel"
 )
+WORDS = tuple(_WORDS.split())
 
 
 @dataclass(frozen=True)
 class Cell:
     """All trials of one length and depth."""
 
-    length: int
-    """Tokens of the whole text, the question included."""
-    depth: float
-    """Where the needle stands: 0 at the beginning, 1 at the end."""
-    found: float
-    """The share of trials in which every token of the value was the likeliest."""
-    loss: float
-    """Nats per token of the value."""
+    length: int  # tokens of the whole text, the question included
+    depth: float  # where the needle stands: 0 at the beginning, 1 at the end
+    found: float  # the share of trials in which every token of the value was the likeliest
+    loss: float  # nats per token of the value
 
 
 def needle_in_a_haystack(

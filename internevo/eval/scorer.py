@@ -1,4 +1,4 @@
-"""How well a model predicts given tokens: what every evaluation here is made of.
+"""How well a model predicts given tokens: the base of every evaluation here.
 
 On one process, or over several that each have a part of every row's tokens (context parallelism), for rows that one
 GPU cannot hold.
@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from internevo.config.schema import ContextConfig, ParallelConfig, Precision, StageConfig, TrainConfig, ZeroConfig
-from internevo.data.batch import IGNORE
 from internevo.files.errors import UserError
 from internevo.hf.weights import check_finite
 from internevo.model.documents import Documents
@@ -28,20 +27,16 @@ from internevo.train.loss import LossModel
 from internevo.train.micro_batch import MicroBatch
 from internevo.train.stored_model import StoredModel
 
-_CHUNK = 1024
-"""Tokens whose logits are in memory at a time."""
-_ROW = 2048
-"""Tokens, about, of the rows that short sequences share."""
+_CHUNK = 1024  # tokens whose logits are in memory at a time
+_ROW = 2048  # about how many tokens a row has that short sequences share
 
 
 @dataclass(frozen=True)
 class Scored:
     """A sequence of `n` tokens, as the model saw it: `n - 1` predictions."""
 
-    losses: np.ndarray
-    """Nats, float32 `[n - 1]`: how surprised it was by the second token, the third, ..."""
-    correct: np.ndarray
-    """bool `[n - 1]`: whether the likeliest token was the one that came."""
+    losses: np.ndarray  # nats, float32 `[n - 1]`: how surprised it was by the second token, the third, ...
+    correct: np.ndarray  # bool `[n - 1]`: whether the likeliest token was the one that came
 
 
 class ScoreModel(LossModel):
@@ -55,7 +50,7 @@ class ScoreModel(LossModel):
         parts = zip(features.flatten(0, 1).split(_CHUNK), micro.labels.flatten().split(_CHUNK), strict=True)
         for part, labels in parts:
             logits = (part @ weight.T).float()
-            losses.append(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"))
+            losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
             correct.append(logits.argmax(-1) == labels)
         return torch.stack([torch.cat(losses), torch.cat(correct).float()]).view(2, *micro.labels.shape)
 
@@ -122,15 +117,11 @@ class Scorer:
         """fp32 `[2, tokens]` of one row: losses and whether each was right."""
         lengths = [len(one) for one in sequences]
         used = sum(lengths)
-        total = -(-used // self.multiple) * self.multiple
-        if total > used:
-            lengths.append(total - used)
-        tokens, labels = np.zeros((1, total), np.int64), np.full((1, total), IGNORE, np.int64)
-        tokens[0, :used] = np.concatenate(sequences)
-        labels[0, : total - 1] = tokens[0, 1:]
-        ends = np.cumsum(lengths)
-        labels[0, ends - 1] = IGNORE
-        labels[0, used - 1 :] = IGNORE
+        if padding := -used % self.multiple:
+            lengths.append(padding)
+        total = used + padding
+        tokens = np.pad(np.concatenate(sequences), (0, padding)).astype(np.int64)[None]
+        labels = np.roll(tokens, -1)  # what a sequence's last token predicts is not looked at
         positions = np.concatenate([np.arange(length) for length in lengths])[None]
         device = self.world.device
         if self.cut is None:

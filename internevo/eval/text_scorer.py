@@ -1,4 +1,4 @@
-"""A stored model as the refinery asks for one: text to tokens, and how likely tokens are after others."""
+"""A stored model as the refinery needs it: text to tokens, and how likely tokens are after others."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class TextScorer:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        world = World(rank=0, size=1, device=self._device, control=None, patient=None, saving=None)
-        return Scorer(self._stored, world, self._max_tokens)
+        return Scorer(self._stored, World.alone(self._device), self._max_tokens)
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, int64 `[tokens]`, without BOS and EOS."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from internevo.checkpoint.commit import checkpoints, read_state
+from internevo.checkpoint.commit import checkpoints
 from internevo.config.derive import stage_steps
 from internevo.config.load import load_config
 from internevo.eval.evaluate import EvalRequest, evaluate
@@ -21,9 +21,8 @@ from internevo.parallel.world import World
 from internevo.train.folder import RunFolder
 from internevo.train.stored_model import open_model
 
-_PATIENCE_S = 600.0
-WATCHED = "eval/watched.jsonl"
-"""A line for each checkpoint that was evaluated, in the run's folder."""
+_PATIENCE_S, _POLL_S = 600.0, 10.0
+WATCHED = "eval/watched.jsonl"  # a line for each checkpoint that was evaluated, in the run's folder
 
 
 def wait_for_run(run: Path) -> None:
@@ -35,9 +34,7 @@ def wait_for_run(run: Path) -> None:
         time.sleep(1.0)
 
 
-def watch(
-    run: Path, asked: EvalRequest, world: World, show: Callable[[int, Findings], None], poll_s: float = 10.0
-) -> int:
+def watch(run: Path, asked: EvalRequest, world: World, show: Callable[[Sequence[Findings]], None]) -> int:
     """Evaluate every checkpoint of `run` that was not yet; the number of those evaluated now.
 
     Continues until the run's last step is saved. A checkpoint that the run deletes in the meantime is passed over.
@@ -48,23 +45,21 @@ def watch(
     count = 0
     while True:
         config = load_config(folder.config_file, check_data=False, check_values=False)
-        last = sum(stage_steps(stage.train) for stage in config.stages)
         done = {line["step"] for line in read_metrics(file)}
-        new = [path for path in checkpoints(folder.checkpoints) if int(path.name.partition("-")[2]) not in done]
-        for path in new:
+        saved = {int(path.name.partition("-")[2]): path for path in checkpoints(folder.checkpoints)}
+        new = [step for step in saved if step not in done]
+        for step in new:
             try:
-                step = read_state(path)["step"]
                 found = evaluate([open_model(run, step)], asked, world)
             except (OSError, UserError):
-                if path.exists():
+                if saved[step].exists():
                     raise
                 continue
             with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps({"step": step, **found.to_json()[0]}) + "\n")
-            show(step, found)
+                out.write(json.dumps({"step": step, **found[0].to_json()}) + "\n")
+            show(found)
             count += 1
-        steps = {int(path.name.partition("-")[2]) for path in checkpoints(folder.checkpoints)}
-        if last in steps | done and not new:
-            return count
         if not new:
-            time.sleep(poll_s)
+            if sum(stage_steps(stage.train) for stage in config.stages) in done:
+                return count
+            time.sleep(_POLL_S)

@@ -9,7 +9,7 @@ a model of any size can be checked on any machine; then its classes and names ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,19 +28,15 @@ from internevo.hf.weights import NO_WEIGHTS, Weights
 from internevo.model.documents import Documents
 from internevo.model.transformer import Transformer
 
-TOLERANCE = 1e-4
-"""Largest difference of logits in fp32, as a share of the largest logit where that is above one."""
-_WRONG = 1e-3
-"""A layer whose output differs by this share of its size is wrong; rounding makes less."""
+TOLERANCE = 1e-4  # largest difference of logits in fp32, as a share of the largest logit where that is above one
+_WRONG = 1e-3  # a layer whose output differs by this share of its size is wrong; rounding makes less
 
-WHOLE_BYTES = 4 << 30
-"""Size in fp32 up to which transformers loads the whole model."""
+WHOLE_BYTES = 4 << 30  # size in fp32 up to which transformers loads the whole model
 
-_SLICE = 8192
-"""Rows of the output head that are in fp32 at a time."""
+_SLICE = 8192  # rows of the output head that are in fp32 at a time
 
-Seen = Callable[[str, Tensor], None]
-"""Takes what a part of the model, by its name for people, put out."""
+Parts = list[tuple[str, nn.Module]]  # the parts of a model that are compared, by their names for people
+Seen = Callable[[str, Tensor], None]  # takes what a part put out
 
 
 class Mismatch(UserError):
@@ -52,10 +48,8 @@ class Comparison:
     """How far apart the two are."""
 
     tokens: int
-    difference: float
-    """The largest difference between two logits."""
-    streamed: bool
-    """Whether transformers' model was too large to be loaded whole."""
+    difference: float  # the largest difference between two logits
+    streamed: bool  # whether transformers' model was too large to be loaded whole
 
     def __str__(self) -> str:
         how = f"; over {WHOLE_BYTES >> 30} GiB, so transformers' side read one layer at a time" if self.streamed else ""
@@ -97,104 +91,92 @@ def compare(
 def _run_ours(weights: Weights, config: ModelConfig, tokens: Tensor, dtype: torch.dtype | None, seen: Seen) -> None:
     with torch.device("meta"):
         model = Transformer(config)
-    parts: list[tuple[str, str, nn.Module]] = [
-        ("the embedding", "embed", model.embed),
-        *((f"layer {n}", f"blocks.{n}", block) for n, block in enumerate(model.blocks)),
-        ("the last norm", "norm", model.norm),
-        ("the output head", "head", model.head),
-    ]
 
     def read(name: str) -> Tensor:
         return weights.read("embed.weight" if config.tied and name == "head.weight" else name, dtype)
 
+    parts = _parts(model.embed, model.blocks, model.norm, model.head)
+    _stream(model, parts, read)
+    _show(parts, seen)
     length = tokens.shape[1]
-    with _streamed(parts, read, seen):
-        model(tokens, torch.arange(length)[None], Documents.of([length]))
+    model(tokens, torch.arange(length)[None], Documents.of([length]))
 
 
 def _run_theirs(folder: Path, tokens: Tensor, seen: Seen) -> bool:
     """Let transformers compute; whether its model was streamed."""
     files = TensorFiles(folder)
-    nbytes = sum(torch.Size(files.shape(name)).numel() * 4 for name in files.where)
+    streamed = 4 * sum(files.view(name).numel() for name in files.where) > WHOLE_BYTES
+    unread = set(files.where)
     with quiet_transformers():
-        if nbytes > WHOLE_BYTES:
-            _run_streamed(folder, files, tokens, seen)
-            return True
-        model = _load_whole(folder)
-        handles = [
-            module.register_forward_hook(
-                lambda module, arguments, out, label=label: seen(label, out[0] if isinstance(out, tuple) else out)
-            )
-            for label, module in _parts(model)
-        ]
+        model = _open_streamed(folder, files, unread) if streamed else _load_whole(folder)
+        _show(_parts_of_theirs(model), seen)
         model(input_ids=tokens, use_cache=False)
-        for handle in handles:
-            handle.remove()
-    return False
+    if streamed:
+        _refuse(folder, "does not use", unread)
+    return streamed
 
 
 def _load_whole(folder: Path) -> Any:
     """The model as a user loads it, in fp32. Raises Mismatch unless it took every stored tensor and missed none."""
-    kind = _transformers_class(folder)
-    try:
-        model, info = kind.from_pretrained(
+    with _refusals(folder):
+        model, info = _transformers_class(folder).from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, trust_remote_code=False
         )
-    except Exception as error:  # of whichever class: nobody else can load it either
-        raise Mismatch(f"transformers cannot load {folder}: {error}") from None
-    for what, names in (
-        ("does not find", info["missing_keys"]),
-        ("does not use", [name for name in info["unexpected_keys"] if not NO_WEIGHTS.search(name)]),
-        ("finds in another shape", [one[0] for one in info["mismatched_keys"]]),
-    ):
-        if names:
-            raise Mismatch(f"transformers {what} {', '.join(sorted(names)[:5])} in {folder}")
+    _refuse(folder, "does not find", info["missing_keys"])
+    _refuse(folder, "does not use", info["unexpected_keys"])
+    _refuse(folder, "finds in another shape", [one[0] for one in info["mismatched_keys"]])
     return model.eval()
 
 
-def _run_streamed(folder: Path, files: TensorFiles, tokens: Tensor, seen: Seen) -> None:
-    """The same with one part's weights in memory at a time, read by transformers' own names."""
-    kind = _transformers_class(folder)
+def _open_streamed(folder: Path, files: TensorFiles, unread: set[str]) -> Any:
+    """The same with one part's weights in memory at a time, read by transformers' own names and taken off `unread`."""
     from transformers import AutoConfig
 
-    reader = getattr(kind, "config_class", None) or AutoConfig
-    try:
-        config = reader.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise Mismatch(f"transformers cannot load {folder}: {error}") from None
+    kind = _transformers_class(folder)
+    with _refusals(folder):
+        config = (getattr(kind, "config_class", None) or AutoConfig).from_pretrained(folder, trust_remote_code=False)
     config._attn_implementation = "sdpa"
-    build = getattr(kind, "from_config", kind)
     with torch.device("meta"):
-        model = build(config).eval()
+        model = getattr(kind, "from_config", kind)(config).eval()
     for name, module in list(model.named_modules()):
         if "inv_freq" in module._buffers:  # not a weight: computed from the configuration
             model.set_submodule(name, type(module)(config))
-    paths = {id(module): name for name, module in model.named_modules()}
-    embed, head = (paths[id(one)] for one in (model.get_input_embeddings(), model.get_output_embeddings()))
-    read: set[str] = set()
+    paths = {module: name for name, module in model.named_modules()}
+    head, embed = (f"{paths[one]}.weight" for one in (model.get_output_embeddings(), model.get_input_embeddings()))
 
-    def read_weight(name: str) -> Tensor:
-        if name == f"{head}.weight" and name not in files.where and config.tie_word_embeddings:
-            name = f"{embed}.weight"
-        if name not in files.where:
-            raise Mismatch(f"transformers does not find {name} in {folder}")
-        read.add(name)
+    def read(name: str) -> Tensor:
+        if name == head and name not in files.where and config.tie_word_embeddings:
+            name = embed
+        _refuse(folder, "does not find", {name} - files.where.keys())
+        unread.discard(name)
         return files.read(name)
 
-    with _streamed([(label, paths[id(module)], module) for label, module in _parts(model)], read_weight, seen):
-        model(input_ids=tokens, use_cache=False)
-    if unread := sorted(name for name in files.where if name not in read and not NO_WEIGHTS.search(name)):
-        raise Mismatch(f"transformers does not use {', '.join(unread[:5])} in {folder}")
+    _stream(model, _parts_of_theirs(model), read)
+    return model
 
 
-def _parts(model: Any) -> list[tuple[str, Any]]:
-    """The parts of transformers' model that are compared, by our names for people."""
-    return [
-        ("the embedding", model.get_input_embeddings()),
-        *((f"layer {n}", layer) for n, layer in enumerate(model.model.layers)),
-        ("the last norm", model.model.norm),
-        ("the output head", model.get_output_embeddings()),
-    ]
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Within, an error of whichever class is a Mismatch: nobody else can load the folder either."""
+    try:
+        yield
+    except Exception as error:
+        raise Mismatch(f"transformers cannot load {folder}: {error}") from None
+
+
+def _refuse(folder: Path, what: str, names: Iterable[str]) -> None:
+    """Raise Mismatch for weights with which transformers does something else than ours."""
+    if weights := sorted(name for name in names if not NO_WEIGHTS.search(name)):
+        raise Mismatch(f"transformers {what} {', '.join(weights[:5])} in {folder}")
+
+
+def _parts(embed: nn.Module, layers: Iterable[nn.Module], norm: nn.Module, head: nn.Module) -> Parts:
+    numbered = ((f"layer {n}", layer) for n, layer in enumerate(layers))
+    return [("the embedding", embed), *numbered, ("the last norm", norm), ("the output head", head)]
+
+
+def _parts_of_theirs(model: Any) -> Parts:
+    return _parts(model.get_input_embeddings(), model.model.layers, model.model.norm, model.get_output_embeddings())
 
 
 def _transformers_class(folder: Path) -> Any:
@@ -208,40 +190,39 @@ def _transformers_class(folder: Path) -> Any:
     return AutoModelForCausalLM
 
 
-@contextmanager
-def _streamed(parts: list[tuple[str, str, nn.Module]], read: Callable[[str], Tensor], seen: Seen) -> Iterator[None]:
-    """Let each part, (label, path, module on the meta device), have its weights only while it runs.
+def _show(parts: Parts, seen: Seen) -> None:
+    """Let `seen` have what each part puts out, in fp32."""
+
+    def watch(label: str, module: nn.Module) -> None:
+        module.register_forward_hook(lambda module, given, out: seen(label, out[0] if isinstance(out, tuple) else out))
+
+    for label, module in parts:
+        watch(label, module)
+
+
+def _stream(model: nn.Module, parts: Parts, read: Callable[[str], Tensor]) -> None:
+    """Let each part of a model on the meta device have its weights only while it runs.
 
     Weights are fp32 then, but embedding and head, which are the largest: they stay as they are stored, and are computed
-    with in fp32 a slice at a time. What a part puts out is shown to `seen`.
+    with in fp32 a slice at a time.
     """
-    handles = []
-    for label, path, module in parts:
-        names = [name for name, _ in module.named_parameters()]
-        large = isinstance(module, nn.Linear | nn.Embedding)
+    paths = {module: name for name, module in model.named_modules()}
+
+    def fill(module: nn.Module, given: Any) -> None:
+        for name, _ in list(module.named_parameters()):
+            weight = read(f"{paths[module]}.{name}")
+            _set(module, name, weight if isinstance(module, nn.Linear | nn.Embedding) else weight.float())
+
+    def empty(module: nn.Module, given: Any, out: Any) -> Any:
+        for name, _ in list(module.named_parameters()):
+            _set(module, name, torch.empty(0, device="meta"))
+        return out.float() if isinstance(out, Tensor) else out
+
+    for _, module in parts:
         if isinstance(module, nn.Linear):
             module.forward = partial(_linear_in_slices, module)  # type: ignore[method-assign]
-
-        def fill(
-            module: nn.Module, arguments: Any, path: str = path, names: list[str] = names, large: bool = large
-        ) -> None:
-            for name in names:
-                weight = read(f"{path}.{name}")
-                _set(module, name, weight if large else weight.float())
-
-        def empty(module: nn.Module, arguments: Any, out: Any, label: str = label, names: list[str] = names) -> Any:
-            out = out.float() if isinstance(out, Tensor) else out
-            seen(label, out[0] if isinstance(out, tuple) else out)
-            for name in names:
-                _set(module, name, torch.empty(0, device="meta"))
-            return out
-
-        handles += [module.register_forward_pre_hook(fill), module.register_forward_hook(empty)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        module.register_forward_pre_hook(fill)
+        module.register_forward_hook(empty)
 
 
 def _linear_in_slices(module: nn.Linear, x: Tensor) -> Tensor:

@@ -15,30 +15,24 @@ from internevo.hf.rope_json import read_rope, write_scaling
 from internevo.hf.values import number, truth, whole
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-"""What every `config.json` must say, beside the row length."""
+"""Keys that every `config.json` must have, beside the row length."""
 
-_UNCHANGING: dict[str, tuple[Any, ...]] = {
-    "quantization_config": (None,),
-    "compression_config": (None,),
-    "per_layer_config": (None,),
-    "transformers_weights": (None,),
-    "is_causal": (True,),
+_UNCHANGING = {
+    **dict.fromkeys(("quantization_config", "compression_config", "per_layer_config", "transformers_weights")),
+    "is_causal": True,
 }
-"""Keys by which transformers computes something else, or reads other files, and the values with which it does not."""
+"""Keys that make transformers compute something else or read other files, unless they have these values."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a Hugging Face folder's `config.json` says of its model."""
+    """The model that a Hugging Face folder's `config.json` describes."""
 
     family: str
     model: ModelConfig
-    seq_len: int
-    """`max_position_embeddings`."""
-    dtype: str | None
-    """What it says that the weights are stored as, such as `bfloat16`."""
-    notes: tuple[str, ...]
-    """What a person should know: where the folder's model does something that ours does not."""
+    seq_len: int  # `max_position_embeddings`
+    dtype: str | None  # the dtype of the weights by `config.json`, such as `bfloat16`
+    notes: tuple[str, ...]  # where the folder's model does something that ours does not
 
 
 def read_facts(folder: Path) -> ModelFacts:
@@ -56,8 +50,8 @@ def read_facts(folder: Path) -> ModelFacts:
     for key, wanted in {**family.needed, "hidden_act": "silu"}.items():
         if found.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {found[key]!r}; this package has {name} with {key} {wanted!r} only")
-    for key, values in _UNCHANGING.items():
-        if key in found and found[key] not in values:
+    for key, wanted in _UNCHANGING.items():
+        if found.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {found[key]!r}, which this package does not know how to compute with")
     if missing := [key for key in (*_SIZES, "max_position_embeddings") if key not in found]:
         raise UserError(f"{file} does not say {', '.join(missing)}")
@@ -119,7 +113,7 @@ def _read(folder: Path, file: Path) -> dict[str, Any]:
 
 
 def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> int | None:
-    """How far back the layers reach that do not reach the whole document; None when all do."""
+    """How many tokens back the layers with a sliding window reach; None when there are none."""
     if "sliding_window" not in family.settings:
         return None  # the key means nothing there
     wanted = "use_sliding_window" not in family.settings or found["use_sliding_window"]
@@ -141,18 +135,16 @@ def _window(file: Path, found: dict[str, Any], family: Family, layers: int) -> i
 
 
 def _foreign_code(folder: Path, said: dict[str, Any]) -> str:
-    """Files of Python that the folder wants to be run, where they are not those of our own exports."""
+    """Python files that the folder's config.json wants to run, except those of our own exports."""
     named = said.get("auto_map")
     values = [one for one in named.values() if isinstance(one, str)] if isinstance(named, dict) else []
-    modules = {one.rpartition("--")[2].partition(".")[0] for one in values}
-    ours = files("internevo.hf.internlm2")
-    return ", ".join(
-        f"{name}.py"
-        for name in sorted(modules)
-        if not ours.joinpath(f"{name}.py").is_file()
-        or not (folder / f"{name}.py").is_file()
-        or ours.joinpath(f"{name}.py").read_bytes() != (folder / f"{name}.py").read_bytes()
-    )
+    modules = sorted({one.rpartition("--")[2].partition(".")[0] for one in values})
+
+    def is_ours(name: str) -> bool:
+        ours, theirs = files("internevo.hf.internlm2").joinpath(name), folder / name
+        return ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes()
+
+    return ", ".join(name for module in modules if not is_ours(name := f"{module}.py"))
 
 
 def write_facts(

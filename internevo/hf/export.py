@@ -1,4 +1,4 @@
-"""Export: weights, configuration and tokenizer as a Hugging Face folder, and the proof that it computes the same."""
+"""Export: weights, configuration and tokenizer as a Hugging Face folder, and the check that it computes the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHECKED_TOKENS = 256
 
 
 class ExportError(UserError):
-    """The exported files do not do what the model does."""
+    """The exported files do not compute what the model does."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,10 @@ class ExportReport:
     family: str
     files: int
     bytes: int
-    dtype: str
-    """What the weights are stored as."""
+    dtype: str  # what the weights are stored as
     compared: Comparison
-    overflowed: int
-    """Weights that are finite but too large for `dtype`, and became infinite."""
-    seconds: float
-    """Spent on reading and writing weights; comparing logits took the rest."""
+    overflowed: int  # weights that are finite but too large for `dtype`, and became infinite
+    seconds: float  # spent on reading and writing weights; comparing logits took the rest
 
     def __str__(self) -> str:
         return (
@@ -68,6 +65,36 @@ class _Job:
     dtype: torch.dtype | None
     folder: Path
     limit: int
+
+    def shards(self, overflows: list[int]) -> list[list[Entry]]:
+        """What each file holds; when a tensor is made, the number of its weights that overflow goes to `overflows`."""
+        family, entries = FAMILIES[self.family], []
+        shapes = family.shapes(self.config)
+        for row, ours, theirs in family.tensors(self.config):
+            dtype = self.dtype or self.weights.dtype(ours[0])
+            entries.append(Entry(theirs, shapes[theirs], dtype, partial(self._make, row, ours, dtype, overflows)))
+        return shards(entries, self.limit)
+
+    def write(self, number: int) -> tuple[int, int]:
+        """Write one file; its bytes of tensors, and the number of weights that became infinite."""
+        overflows: list[int] = []
+        groups = self.shards(overflows)
+        write_safetensors(self.folder / shard_name(number + 1, len(groups)), groups[number])
+        return sum(entry.nbytes for entry in groups[number]), sum(overflows)
+
+    def _make(self, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:
+        parts = []
+        for name in ours:
+            if dtype == torch.float16 and self.weights.dtype(name) != dtype:
+                exact = self.weights.read(name)
+                check_finite(name, exact)
+                rounded = exact.to(dtype)
+                overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
+            else:
+                rounded = self.weights.read(name, dtype)
+                check_finite(name, rounded)
+            parts.append(rounded)
+        return row.layout.pack(parts, self.config)
 
 
 def export(
@@ -91,7 +118,7 @@ def export(
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
     family = choose_family(format, config)
-    aside = _folder_aside(output)
+    aside = folder_aside(output)
     start = time.perf_counter()
     job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
     try:
@@ -100,8 +127,8 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     seconds = time.perf_counter() - start
-    stored = _name(dtype or weights.dtype("embed.weight"))
-    _write_settings(job, aside, seq_len, stored, tokenizer)
+    stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
+    _write_settings(job, seq_len, stored, tokenizer)
     try:
         tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
         compared = compare(weights, config, aside, tokens, dtype)
@@ -111,8 +138,6 @@ def export(
         aside.rename(failed)
         lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
         raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
-    if output.exists():
-        output.rmdir()
     aside.rename(output)
     total = sum(entry.nbytes for group in groups for entry in group)
     return ExportReport(
@@ -120,19 +145,19 @@ def export(
     )
 
 
-def _folder_aside(output: Path) -> Path:
-    """An empty folder that becomes `output` when it is whole."""
+def folder_aside(output: Path) -> Path:
+    """An empty folder, to be renamed to `output` when it is whole. Raises UserError when something is in `output`."""
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
     aside = output.with_name(output.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier one that was killed
     aside.mkdir(parents=True)
     return aside
 
 
-def _write_settings(job: _Job, folder: Path, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
-    """What a folder has beside weights and tokenizer."""
-    config, family = job.config, job.family
+def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
+    """Write the configuration, and the model's code where it needs some."""
+    config, family, folder = job.config, job.family, job.folder
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
     _write_json(folder / "config.json", facts)
@@ -148,7 +173,7 @@ def _write_settings(job: _Job, folder: Path, seq_len: int, stored: str, tokenize
 
 
 def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path, seq_len: int, vocab: int) -> Tensor:
-    """Write and check it; the tokens to compare logits on: of a text, where there is one to make them."""
+    """Write and check it, if there is one; returns the tokens to compare logits on."""
     if tokenizer is None:
         return check_tokens(seq_len, vocab)
     text = files("internevo.hf").joinpath("sample.txt").read_text(encoding="utf-8")
@@ -166,57 +191,19 @@ def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tens
 
 def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[list[list[Entry]], int]:
     """Write all files; the shards, and the number of weights that became infinite."""
-    groups = _groups(job, [])
+    groups = job.shards([])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
     with ExitStack() as stack:
-        written: Iterator[tuple[int, int]] = map(partial(_write_shard, job), range(len(groups)))
+        written: Iterator[tuple[int, int]] = map(job.write, range(len(groups)))
         if workers > 1:
             pool = stack.enter_context(worker_pool(min(workers, len(groups))))
             with ctrl_c_held():
-                written = pool.map(partial(_write_shard, job), range(len(groups)))
+                written = pool.map(job.write, range(len(groups)))
         for size, lost in written:
             done, overflowed = done + size, overflowed + lost
             progress(done, total)
     write_index(job.folder, groups)
     return groups, overflowed
-
-
-def _write_shard(job: _Job, number: int) -> tuple[int, int]:
-    """Write one file; its bytes of tensors, and the number of weights that became infinite."""
-    overflows: list[int] = []
-    groups = _groups(job, overflows)
-    write_safetensors(job.folder / shard_name(number + 1, len(groups)), groups[number])
-    return sum(entry.nbytes for entry in groups[number]), sum(overflows)
-
-
-def _groups(job: _Job, overflows: list[int]) -> list[list[Entry]]:
-    return shards(list(_entries(job, overflows)), job.limit)
-
-
-def _entries(job: _Job, overflows: list[int]) -> Iterator[Entry]:
-    shapes = FAMILIES[job.family].shapes(job.config)
-    for row, ours, theirs in FAMILIES[job.family].tensors(job.config):
-        dtype = job.dtype or job.weights.dtype(ours[0])
-        yield Entry(theirs, shapes[theirs], dtype, partial(_make, job, row, ours, dtype, overflows))
-
-
-def _make(job: _Job, row: Row, ours: tuple[str, ...], dtype: torch.dtype, overflows: list[int]) -> Tensor:
-    parts = []
-    for name in ours:
-        if dtype == torch.float16 and job.weights.dtype(name) != dtype:
-            exact = job.weights.read(name)
-            check_finite(name, exact)
-            rounded = exact.to(dtype)
-            overflows.append(int((rounded.isinf() & exact.isfinite()).sum()))
-        else:
-            rounded = job.weights.read(name, dtype)
-            check_finite(name, rounded)
-        parts.append(rounded)
-    return row.layout.pack(parts, job.config)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _write_json(path: Path, value: Any) -> None:

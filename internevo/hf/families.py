@@ -1,7 +1,7 @@
-"""How models are called and laid out in the Hugging Face world: one table a family, read in both directions.
+"""Names and layouts of models in the Hugging Face world: one table for each family, read in both directions.
 
-A family is data: the names of its tensors, what shape its models have, and what its `config.json` says. `{n}` in a name
-stands for the layer. A row with several names on our side is stored as one tensor on theirs.
+A family is data: the names of its tensors, the shape of its models, and its `config.json`. `{n}` in a name stands for
+the layer. A row with several of our names is stored as one of their tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from internevo.model.transformer import Transformer
 
 
 class Layout:
-    """One of theirs is one of ours, as it is."""
+    """One tensor of theirs is one of ours."""
 
     def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
         """Theirs, from ours."""
@@ -63,35 +63,30 @@ class Row:
 class Family:
     """A model family of the Hugging Face world."""
 
-    architecture: str
-    """The class that transformers calls it by."""
+    architecture: str  # the class in transformers
     rows: tuple[Row, ...]
     qkv_bias: bool = False
     qk_norm: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What `config.json` says beside the sizes."""
+    settings: dict[str, Any] = field(default_factory=dict)  # what `config.json` says beside the sizes
     needed: dict[str, Any] = field(default_factory=dict)
-    """Those of the settings that a model of another kind would have otherwise: an import refuses any other value."""
+    """Settings with another value for models of another kind: an import refuses any other value."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """What transformers assumes where `config.json` is silent, as far as the families differ in it."""
-    scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
-    """The kinds of `rope_scaling` that the family has."""
+    """What transformers assumes for keys missing in `config.json`, where the families differ."""
+    scalings: tuple[str, ...] = ("none", "linear", "llama3", "yarn")  # the kinds of `rope_scaling` that the family has
     wide_heads: bool = True
-    """Whether `head_dim` may be other than hidden / heads: where not, readers compute it and look for no such key."""
+    """Whether `head_dim` may differ from hidden / heads; where not, readers compute it and ignore the key."""
     scaling_keys: tuple[str, ...] = ("type", "rope_type")
-    """What the kind of a scaling is called: older readers look for the first, newer ones for the second."""
+    """Keys of a scaling's kind: older readers look for the first, newer ones for the second."""
 
     def why_not(self, config: ModelConfig) -> str | None:
         """Why the family cannot hold a model of this shape; None when it can."""
         attention = config.attention
-        for wanted, found, what in (
-            (self.qkv_bias, attention.bias, "q, k and v biases"),
-            (self.qk_norm, attention.qk_norm, "norms on queries and keys"),
+        for ours, theirs, what in (
+            (attention.bias, self.qkv_bias, "q, k and v biases"),
+            (attention.qk_norm, self.qk_norm, "norms on queries and keys"),
         ):
-            if found and not wanted:
-                return f"it has no {what}, and this model has"
-            if wanted and not found:
-                return f"it has {what}, and this model has not"
+            if ours != theirs:
+                return f"it has no {what}, and this model has" if ours else f"it has {what}, and this model has not"
         if config.rope.scaling.kind not in self.scalings:
             return f"it does not know rotary scaling of the kind {config.rope.scaling.kind}"
         if not self.wide_heads and attention.head_dim * attention.heads != config.hidden:
@@ -119,6 +114,17 @@ class Family:
         }
 
 
+def _rows(embed: str, block: dict[str, str], head: str, *more: Row) -> tuple[Row, ...]:
+    """A table, from the names in it that the families do not share; `block` has what each layer is made of."""
+    return (
+        Row(("embed.weight",), f"model.{embed}.weight"),
+        *more,
+        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
+        Row(("norm.weight",), "model.norm.weight"),
+        Row(("head.weight",), f"{head}.weight"),
+    )
+
+
 def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...]:
     biases = {f"attention.w{x}.bias": f"self_attn.{x}_proj.bias" for x in "qkv"} if qkv_bias else {}
     norms = {f"attention.{x}_norm.weight": f"self_attn.{x}_norm.weight" for x in "qk"} if qk_norm else {}
@@ -135,12 +141,7 @@ def _llama_rows(qkv_bias: bool = False, qk_norm: bool = False) -> tuple[Row, ...
         "feed_forward.up.weight": "mlp.up_proj.weight",
         "feed_forward.down.weight": "mlp.down_proj.weight",
     }
-    return (
-        Row(("embed.weight",), "model.embed_tokens.weight"),
-        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
-        Row(("norm.weight",), "model.norm.weight"),
-        Row(("head.weight",), "lm_head.weight"),
-    )
+    return _rows("embed_tokens", block, "lm_head")
 
 
 def _internlm2_rows() -> tuple[Row, ...]:
@@ -153,15 +154,10 @@ def _internlm2_rows() -> tuple[Row, ...]:
         "feed_forward.up.weight": "feed_forward.w3.weight",
         "feed_forward.down.weight": "feed_forward.w2.weight",
     }
-    return (
-        Row(("embed.weight",), "model.tok_embeddings.weight"),
-        Row(qkv, "model.layers.{n}.attention.wqkv.weight", GROUPED_QKV),
-        *(Row((f"blocks.{{n}}.{ours}",), f"model.layers.{{n}}.{theirs}") for ours, theirs in block.items()),
-        Row(("norm.weight",), "model.norm.weight"),
-        Row(("head.weight",), "output.weight"),
-    )
+    return _rows("tok_embeddings", block, "output", Row(qkv, "model.layers.{n}.attention.wqkv.weight", GROUPED_QKV))
 
 
+_QWEN_SETTINGS = {"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False}
 _QWEN_DEFAULTS = {
     "num_key_value_heads": 32,
     "use_sliding_window": False,
@@ -204,19 +200,14 @@ FAMILIES: dict[str, Family] = {
         "Qwen2ForCausalLM",
         _llama_rows(qkv_bias=True),
         qkv_bias=True,
-        settings={"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False},
+        settings=_QWEN_SETTINGS,
         defaults=_QWEN_DEFAULTS,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
         _llama_rows(qk_norm=True),
         qk_norm=True,
-        settings={
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "sliding_window": None,
-            "use_sliding_window": False,
-        },
+        settings={"attention_bias": False, **_QWEN_SETTINGS},
         needed={"attention_bias": False},
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
     ),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,16 +25,14 @@ _FILES = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.in
 """Where weights may be: transformers takes the first of these that is there."""
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """What safetensors calls dtypes."""
-_DTYPES = {name: dtype for dtype, name in NAMES.items()}
-_SLICE_BYTES = 128 << 20
-"""Bytes of a tensor that are read at a time."""
+_SLICE_BYTES = 128 << 20  # bytes of a tensor that are read at a time
 
 
 class TensorFiles:
     """The tensors of a folder, in safetensors or in PyTorch's own files, by name.
 
-    Raises UserError when the folder has neither, when a file is damaged, and when an index does not say exactly what
-    its files hold: transformers reads the files whatever the index says, so a tensor could be read from two places.
+    Raises UserError when the folder has neither, when a file is damaged, and when an index differs from its files:
+    transformers reads the files whatever the index says, so a tensor could be read from two places.
     """
 
     def __init__(self, folder: Path):
@@ -70,59 +69,52 @@ class TensorFiles:
     def _names(self, file: Path) -> list[str]:
         if file.suffix == ".bin":
             return list(load_torch(file))
-        with _open(file) as opened:
+        with _opened(file) as opened:
             return list(opened.keys())
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, without reading it."""
+    def view(self, name: str) -> Tensor:
+        """A tensor as it lies in its file, mapped into memory: its shape and dtype are known without reading it."""
         file = self.where[name]
         if file.suffix == ".bin":
-            return tuple(load_torch(file)[name].shape)
-        with _open(file) as opened:
-            return tuple(opened.get_slice(name).get_shape())
+            return load_torch(file)[name]
+        with _opened(file) as opened:
+            return opened.get_tensor(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        """A tensor's dtype, without reading it."""
-        file = self.where[name]
-        if file.suffix == ".bin":
-            return load_torch(file)[name].dtype
-        with _open(file) as opened:
-            said = opened.get_slice(name).get_dtype()
-        if said not in _DTYPES:
-            raise UserError(f"{file}: {name} is stored as {said}; known are {', '.join(_DTYPES)}")
-        return _DTYPES[said]
+        """A tensor's dtype. Raises UserError for one that cannot be written again."""
+        return known_dtype(self.view(name).dtype, f"{self.where[name]}: {name}")
 
     def read(self, name: str, part: tuple[slice, ...] = ()) -> Tensor:
         """A tensor, or a part of it, in memory of its own; the file is closed again."""
-        file = self.where[name]
-        if file.suffix == ".bin":
-            tensor = load_torch(file)[name]
-            return (tensor[part] if part else tensor).clone()
-        with _open(file) as opened:
-            # what safetensors gives is a view of the file, which this must not keep
-            if part:
-                return opened.get_slice(name)[part].clone()
-            view = opened.get_tensor(name)
-            if view.nbytes <= _SLICE_BYTES:
-                return view.clone()
-            tensor = torch.empty_like(view)
-            del view
+        view = self.view(name)
+        if part or view.nbytes <= _SLICE_BYTES:
+            return view[part].clone()
+        tensor = torch.empty_like(view)
+        del view  # while there is a view, the pages of the file that were read count as memory
         rows = max(1, _SLICE_BYTES * len(tensor) // tensor.nbytes)
         for first in range(0, len(tensor), rows):
-            with _open(file) as opened:  # while it is open, the pages of it that were read count as memory
-                tensor[first : first + rows] = opened.get_slice(name)[first : first + rows]
+            tensor[first : first + rows] = self.view(name)[first : first + rows]
         return tensor
 
 
-def _open(file: Path) -> safe_open:
+def known_dtype(dtype: torch.dtype, where: str) -> torch.dtype:
+    """The dtype, if tensors of it can be written. Otherwise raises UserError, which begins with `where`."""
+    if dtype not in NAMES:
+        raise UserError(f"{where} is stored as {dtype}; known are {', '.join(map(str, NAMES))}")
+    return dtype
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
     try:
-        return safe_open(file, "pt")
+        with safe_open(file, "pt") as opened:
+            yield opened
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged: {error}") from None
 
 
 def load_torch(file: Path) -> Any:
-    """What a file in PyTorch's own format holds, mapped into memory; nothing in it is run."""
+    """The content of a file in PyTorch's own format, mapped into memory; no code in it is run."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
@@ -190,7 +182,7 @@ def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
-    """The file that says which tensor is in which shard, where there are several."""
+    """Write the index of several shards: which tensor is in which. A single shard has none."""
     if len(groups) == 1:
         return
     names = [shard_name(number, len(groups)) for number in range(1, len(groups) + 1)]

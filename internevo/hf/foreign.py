@@ -1,4 +1,4 @@
-"""Model folders that are no Hugging Face folders: what one is, by its files, and what to do with it."""
+"""Model folders of other frameworks: what a folder is, by its files, and what to do with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KNOWN = {
     "ckpt.pt": "is a checkpoint of nanoGPT's, a GPT-2 model, which is not of a family that is known here",
     "*.gguf": "holds a GGUF file, which is for inference; import the folder that it was made from",
 }
-"""Patterns of names of files, and what a folder with such a file is."""
+"""By pattern of a file's name: what a folder with such a file is."""
 
 
 def described(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Import: a Hugging Face folder as a checkpoint of ours, and the proof that it computes the same."""
+"""Import: a Hugging Face folder as a checkpoint of ours, and the check that it computes the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from internevo.files.errors import UserError
 from internevo.files.processes import ctrl_c_held
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import ModelFacts
-from internevo.hf.export import check_tokens
+from internevo.hf.export import check_tokens, folder_aside
 from internevo.hf.foreign import described
 from internevo.hf.internevo import NOTE, is_internevo, write_release
 from internevo.hf.tokenizer_files import COPIED
@@ -47,8 +47,7 @@ class ImportReport:
     facts: ModelFacts
     tensors: int
     bytes: int
-    seconds: float
-    """Spent on reading and writing weights; checksums and comparing logits took the rest."""
+    seconds: float  # spent on reading and writing weights; checksums and comparing logits took the rest
     compared: Comparison
 
     def __str__(self) -> str:
@@ -63,71 +62,63 @@ def import_model(
 ) -> ImportReport:
     """Make `output` from a Hugging Face folder: a checkpoint, the tokenizer, and `model.yaml` to begin a config with.
 
-    A checkpoint of InternEvo's own is first rewritten as such a folder, beside `output`, for as long as it takes.
+    A checkpoint of InternEvo's own is first rewritten as such a folder, which is removed at the end.
     Weights are kept as they are stored. One tensor is in memory at a time; `workers` processes share them out.
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists, or when `folder` has no model
     that this package knows; and Mismatch, with nothing left, when our model does not compute what theirs does.
     """
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
-    if is_internevo(folder):
-        return _import_internevo(folder, output, workers, progress)
-    if what := described(folder):
-        raise UserError(f"{what}.")
-    weights = FolderWeights(folder)
-    facts = weights.facts
-    aside = output.with_name(output.name + PARTIAL)
-    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed
-    checkpoint = aside / "checkpoints" / step_name(0)
-    partial = checkpoint.with_name(checkpoint.name + PARTIAL)
-    partial.mkdir(parents=True)
+    aside = folder_aside(output)
     try:
-        start = time.perf_counter()
-        _copy(weights, partial, workers, progress)
-        seconds = time.perf_counter() - start
-        tokens = check_tokens(facts.seq_len, facts.model.vocab)
-        compared = compare(CheckpointWeights(partial), facts.model, folder, tokens)
-        tokenizer = _copy_tokenizer(folder, aside)
-        write_json(partial / STATE, {"step": 0, "stage": "import", "imported": _record(weights, tokenizer)})
-        commit(partial, checkpoint, permanent=True, finite=not not_finite_on_disk(partial))
-        (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer), encoding="utf-8")
+        if is_internevo(folder):
+            released = aside / "internlm2"
+            released.mkdir()
+            write_release(folder, released)
+            report = _import(released, aside, output, workers, progress)
+            report = replace(report, facts=replace(report.facts, notes=(*report.facts.notes, NOTE)))
+            shutil.rmtree(released)
+        elif what := described(folder):
+            raise UserError(f"{what}.")
+        else:
+            report = _import(folder, aside, output, workers, progress)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    if output.exists():
-        output.rmdir()
     aside.rename(output)
-    return ImportReport(facts, len(weights.names), weights.nbytes, seconds=seconds, compared=compared)
+    return report
 
 
-def _import_internevo(folder: Path, output: Path, workers: int, progress: Callable[[int, int], None]) -> ImportReport:
-    released = output.with_name(f"{output.name}.internlm2{PARTIAL}")
-    shutil.rmtree(released, ignore_errors=True)  # of an import that was killed
-    released.mkdir(parents=True)
-    try:
-        write_release(folder, released)
-        report = import_model(released, output, workers=workers, progress=progress)
-    finally:
-        shutil.rmtree(released)
-    return replace(report, facts=replace(report.facts, notes=(*report.facts.notes, NOTE)))
-
-
-def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
-    """The shape and the row length out of an imported checkpoint's state."""
-    if "attention" not in record["model"]:
-        raise UserError("this model was imported by an earlier version of internevo; import it again")
-    return build(ModelConfig, record["model"]), record["seq_len"]
-
-
-def _record(weights: FolderWeights, tokenizer: bool) -> dict[str, Any]:
+def _import(
+    folder: Path, aside: Path, output: Path, workers: int, progress: Callable[[int, int], None]
+) -> ImportReport:
+    """Write into `aside` what `output` is to hold."""
+    weights = FolderWeights(folder)
     facts = weights.facts
-    return {
+    checkpoint = aside / "checkpoints" / step_name(0)
+    partial = checkpoint.with_name(checkpoint.name + PARTIAL)
+    partial.mkdir(parents=True)
+    start = time.perf_counter()
+    _copy(weights, partial, workers, progress)
+    seconds = time.perf_counter() - start
+    compared = compare(CheckpointWeights(partial), facts.model, folder, check_tokens(facts.seq_len, facts.model.vocab))
+    tokenizer = _copy_tokenizer(folder, aside)
+    record = {
         "family": facts.family,
         "model": asdict(facts.model),
         "seq_len": facts.seq_len,
         "tokenizer": "tokenizer" if tokenizer else None,
         "notes": facts.notes,
     }
+    write_json(partial / STATE, {"step": 0, "stage": "import", "imported": record})
+    commit(partial, checkpoint, permanent=True, finite=not not_finite_on_disk(partial))
+    (aside / MODEL_FILE).write_text(_base_config(facts, output, tokenizer), encoding="utf-8")
+    return ImportReport(facts, len(weights.names), weights.nbytes, seconds=seconds, compared=compared)
+
+
+def read_record(record: dict[str, Any]) -> tuple[ModelConfig, int]:
+    """The shape and the row length in an imported checkpoint's state."""
+    if "attention" not in record["model"]:
+        raise UserError("this model was imported by an earlier version of internevo; import it again")
+    return build(ModelConfig, record["model"]), record["seq_len"]
 
 
 def _base_config(facts: ModelFacts, output: Path, tokenizer: bool) -> str:
@@ -141,7 +132,7 @@ def _base_config(facts: ModelFacts, output: Path, tokenizer: bool) -> str:
 
 
 def _copy_tokenizer(folder: Path, output: Path) -> bool:
-    """Whether there was one."""
+    """Copy the tokenizer's files; whether there was one."""
     names = [name for name in COPIED if (folder / name).is_file()]
     if not any(name in names for name in ("tokenizer.json", "tokenizer.model")):
         return False
@@ -153,7 +144,7 @@ def _copy_tokenizer(folder: Path, output: Path) -> bool:
 
 
 class _Counted:
-    """Weights that tell how much of them was read."""
+    """Weights that report how many bytes were read."""
 
     def __init__(self, weights: FolderWeights, progress: Callable[[int, int], None]):
         self.weights, self.progress, self.done = weights, progress, 0
@@ -190,17 +181,13 @@ def _copy_share(source: Path, folder: Path, rank: int, workers: int, meeting: st
     """One of several processes: its share of the tensors."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     weights = FolderWeights(source)
+    groups = groupby(weights.names, key=weights.stored_name)  # what lies in one tensor of theirs stays together
+    mine = [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]
     place, patience = f"file://{meeting}/ranks", timedelta(hours=2)
     dist.init_process_group("gloo", place, rank=rank, world_size=workers, timeout=patience)
     try:
-        copy_tensors(weights, _share(weights, rank, workers), folder, "model/", dist.group.WORLD)
+        copy_tensors(weights, mine, folder, "model/", dist.group.WORLD)
     except UserError as error:  # for the process that waits, to tell once
         Path(meeting, f"{rank}.error").write_text(str(error), encoding="utf-8")
     finally:
         dist.destroy_process_group()
-
-
-def _share(weights: FolderWeights, rank: int, workers: int) -> list[str]:
-    """Tensors that lie in one of theirs go to one process."""
-    groups = groupby(weights.names, key=weights.stored_name)
-    return [name for turn, (_, names) in enumerate(groups) if turn % workers == rank for name in names]

@@ -25,7 +25,7 @@ from internevo.config.schema import AttentionConfig, FeedForwardConfig, ModelCon
 from internevo.files.errors import UserError, some
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES
-from internevo.hf.files import NAMES, Entry, load_torch, shard_name, shards, write_index, write_safetensors
+from internevo.hf.files import Entry, known_dtype, load_torch, shard_name, shards, write_index, write_safetensors
 from internevo.hf.tokenizer_files import COPIED
 
 SETTINGS = "model_config.pt"
@@ -33,10 +33,9 @@ _PART = re.compile(r"model_(?:tp|wp)(\d+)_pp(\d+)\.pt")
 _ANY = re.compile(r"model_[tw]p\d+_pp\d+.*\.pt")
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _DICTS = ("internlm.core.context.parallel_context.Config", "internlm.core.context.config.Config")
-"""What InternEvo calls its dict of settings; a plain one stands for it."""
+"""InternEvo's classes of its settings; a plain dict takes their place."""
 _SHARD_BYTES = 5 * 10**9
-_SEQ_LEN = 4096
-"""What InternEvo's converter takes for the row length."""
+_SEQ_LEN = 4096  # the row length that InternEvo's converter assumes
 NOTE = f"an InternEvo checkpoint does not say how long its rows were; {_SEQ_LEN:,} is taken"
 _NOT_HERE = {
     "norm_type": "rmsnorm",
@@ -55,7 +54,7 @@ def is_internevo(folder: Path) -> bool:
 
 
 def is_part(file: Path) -> bool:
-    """Whether the file is called as a part of one of InternEvo's checkpoints."""
+    """Whether the file has the name of a part of one of InternEvo's checkpoints."""
     return bool(_ANY.fullmatch(file.name))
 
 
@@ -79,9 +78,7 @@ def write_release(folder: Path, output: Path) -> None:
     entries = []
     for name, theirs in released.items():
         cut = _cut(folder, name, tensors[name], shapes[theirs])
-        stored = tensors[name][0].dtype
-        if stored not in NAMES:
-            raise UserError(f"{folder}: {name} is stored as {stored}; known are {', '.join(map(str, NAMES))}")
+        stored = known_dtype(tensors[name][0].dtype, f"{folder}: {name}")
         make = partial(_join, name, tensors[name], cut, config, settings)
         entries.append(Entry(theirs, shapes[theirs], stored, make))
     groups = shards(entries, _SHARD_BYTES)

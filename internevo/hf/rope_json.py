@@ -1,4 +1,4 @@
-"""The rotary settings of a `config.json`, read as transformers reads them; what would be read in two ways is refused.
+"""The rotary settings of a `config.json`, read as transformers reads them; ambiguous ones are refused.
 
 transformers 5 writes `rope_parameters`. Before, `rope_theta` and `rope_scaling` were keys of their own, and where a
 `rope_scaling` is still there, transformers 5 takes it and forgets `rope_parameters`.
@@ -34,8 +34,7 @@ _BASE = 10000.0
 _ORIGINAL = "original_max_position_embeddings"
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
-Rope = tuple[float, RopeScalingConfig, str | None]
-"""Base, scaling, and what of it is left out."""
+Rope = tuple[float, RopeScalingConfig, str | None]  # base, scaling, and what of it is left out
 
 
 def read_rope(file: Path, found: dict[str, Any], scalings: tuple[str, ...]) -> Rope:
@@ -109,7 +108,7 @@ def _factor(file: Path, place: str, said: dict[str, Any]) -> float:
 
 
 def _original(file: Path, found: dict[str, Any], place: str, said: dict[str, Any]) -> int:
-    """The row length before the scaling; where nobody says it, that of the model."""
+    """The row length before the scaling; where no key says it, that of the model."""
     values = [where[_ORIGINAL] for where in (found, said) if _ORIGINAL in where] or [found["max_position_embeddings"]]
     if len(values) == 2 and values[0] != values[1]:
         raise UserError(f"{file}: {_ORIGINAL} is {values[0]!r}, and in {place} {values[1]!r}. Remove one of the two.")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from internevo.files.errors import UserError
 
-ENGINES = ("vllm", "lmdeploy", "transformers")
-"""In the order in which they are looked for."""
+ENGINES = {"vllm": ("vllm",), "lmdeploy": ("lmdeploy",), "transformers": ("fastapi", "uvicorn")}
+"""In the order in which they are looked for, with the modules that each needs."""
 
 
 def choose_engine(name: str) -> str:
@@ -19,23 +19,18 @@ def choose_engine(name: str) -> str:
 
     Raises UserError when it is not installed.
     """
-    wanted = ENGINES if name == "auto" else (name,)
-    if found := next(filter(_installed, wanted), None):
-        return found
     if name not in (*ENGINES, "auto"):
         raise UserError(f"--engine: must be auto, {', '.join(ENGINES)}, found {name!r}")
+    wanted = tuple(ENGINES) if name == "auto" else (name,)
+    for engine in wanted:
+        if all(map(find_spec, ENGINES[engine])):
+            return engine
     hint = "pip install vllm, or 'internevo[serve]' for transformers' own server"
     raise UserError(f"{' and '.join(wanted)} cannot serve here: not installed. {hint}")
 
 
-def _installed(engine: str) -> bool:
-    if engine == "transformers":
-        return find_spec("fastapi") is not None and find_spec("uvicorn") is not None
-    return find_spec(engine) is not None
-
-
 def engine_command(engine: str, folder: Path, host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
-    """What serves the Hugging Face folder. InternLM2's own layout is trusted to bring its code along."""
+    """The command that serves the Hugging Face folder. The code in an export of InternLM2 is trusted."""
     remote = ["--trust-remote-code"] if (folder / "modeling_internlm2.py").exists() else []
     if engine == "lmdeploy":
         options = ["--server-name", host, "--server-port", str(port)]

@@ -22,8 +22,7 @@ CHAT_TEMPLATE = (
     "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """ChatML, for tokenizers that have its tokens."""
-SPACE = "\u2581"
-"""SentencePiece's visible space."""
+SPACE = "\u2581"  # SentencePiece's visible space
 COPIED = (
     "tokenizer.json",
     "tokenizer.model",
@@ -34,7 +33,7 @@ COPIED = (
     "vocab.json",
     "merges.txt",
 )
-"""What tokenizers are made of, in one library or another."""
+"""Files of tokenizers, in one library or another."""
 
 
 def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
@@ -109,7 +108,7 @@ def fast_from_sentencepiece(path: Path) -> Any:
 
 
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, better pieces first: the order in which SentencePiece merges."""
+    """All pairs of pieces that make another, best results first: the order in which SentencePiece merges."""
     found = []
     for piece, score in scores.items():
         halves = ((piece[:i], piece[i:]) for i in range(1, len(piece)))

@@ -1,4 +1,4 @@
-"""A model's weights by our names, read one at a time from wherever they lie."""
+"""A model's weights by our names, read one at a time from a checkpoint or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from internevo.hf.files import TensorFiles
 from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
 
-NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")
-"""What old checkpoints hold beside weights."""
+NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")  # what old checkpoints hold beside weights
 
 
 class Weights(Protocol):
-    """Where a model's weights can be read. Copies go to other processes: keep nothing in it that cannot."""
+    """Where a model's weights can be read. It must be picklable: other processes get copies."""
 
     def dtype(self, name: str) -> torch.dtype:
         """What a weight is stored as."""
@@ -38,7 +37,7 @@ class Weights(Protocol):
 
 
 class CheckpointWeights:
-    """Those of one of our checkpoints, whatever layout wrote it."""
+    """The weights of one of our checkpoints, whatever layout wrote it."""
 
     def __init__(self, folder: Path):
         self._stored = StoredTensors(folder)
@@ -54,10 +53,10 @@ class CheckpointWeights:
 
 
 class FolderWeights:
-    """Those of a Hugging Face folder, through its family's table.
+    """The weights of a Hugging Face folder, through its family's table.
 
-    Raises UserError when the folder lacks a tensor, has one that nobody would read, or one of another shape; and when a
-    weight that is read holds a number that is not finite.
+    Raises UserError when the folder lacks a tensor, has an unknown one, or one of another shape; and when a weight that
+    is read holds a number that is not finite.
     """
 
     def __init__(self, folder: Path):
@@ -74,17 +73,15 @@ class FolderWeights:
         self._check_tied_head()
         self._shapes = self._check_shapes()
         self._unpacked: tuple[str, tuple[Tensor, ...]] = ("", ())
-        self.nbytes = sum(
-            torch.Size(self._files.shape(name)).numel() * self._files.dtype(name).itemsize for name in wanted
-        )
+        self.nbytes = sum(self._files.view(name).numel() * self._files.dtype(name).itemsize for name in wanted)
 
     @property
     def names(self) -> list[str]:
-        """Our names of all of them, the tied head left out."""
+        """Our names of all weights except a tied head."""
         return [name for name in self._rows if not (self.config.tied and name == "head.weight")]
 
     def stored_name(self, name: str) -> str:
-        """The tensor of theirs that a weight lies in."""
+        """The tensor of theirs that holds a weight."""
         return self._rows[name][1]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -134,9 +131,9 @@ class FolderWeights:
             )
 
     def _check_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of our weights, once the folder's tensors are known to have those that go with them."""
+        """The shapes of our weights, after checking those of the folder's tensors."""
         for theirs, wanted in FAMILIES[self.facts.family].shapes(self.config).items():
-            if (found := self._files.shape(theirs)) != wanted:
+            if (found := self._files.view(theirs).shape) != wanted:
                 sizes = f"has shape {list(found)}; config.json's sizes make it {list(wanted)}"
                 raise UserError(f"{self.folder}: {theirs} {sizes}")
         with torch.device("meta"):
@@ -144,12 +141,12 @@ class FolderWeights:
 
 
 def _head(family: str) -> str:
-    """What a family calls its output head."""
+    """A family's name of the output head."""
     return next(row.theirs for row in FAMILIES[family].rows if row.ours == ("head.weight",))
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise UserError when `tensor`, by its name for people, holds NaN or an infinite number."""
+    """Raise UserError, which says `name`, when the tensor holds NaN or an infinite number."""
     if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # no copy of the tensor is made
         bad = tensor.numel() - int(tensor.isfinite().sum())
         raise UserError(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from internevo.files.signals import stop_signals
 
 GRACE, GRACE_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
-"""How many seconds ranks that were asked to stop may take to save; torchrun itself would kill them after 30."""
+"""Seconds that ranks have to save when they are asked to stop; torchrun itself would kill them after 30."""
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:

@@ -1,4 +1,4 @@
-"""Running a sweep's runs on this machine, several at a time, and knowing where each of them is."""
+"""Running a sweep's runs on this machine, several at a time, and the state of each."""
 
 from __future__ import annotations
 
@@ -26,33 +26,31 @@ _POLL_S = 0.2
 
 
 class Status(StrEnum):
-    """Where a run is."""
+    """The state of a run."""
 
     waiting = "waiting"
-    started = "started"
-    """Begun and not finished: running, or interrupted."""
+    started = "started"  # begun and not finished: running, or interrupted
     complete = "complete"
     failed = "failed"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run, and where it is."""
+    """A run with its state."""
 
     run: PlannedRun
     status: Status
     steps: int
     total: int
-    cause: str = ""
-    """Why it failed, in a line or a few."""
+    cause: str = ""  # why it failed, in a few lines
 
 
 def state(sweep: Sweep, run: PlannedRun) -> RunState:
-    """What the run's folder says."""
+    """The state of a run, from its folder."""
     folder = sweep.folder / run.name
     total = sum(stage_steps(stage.train) for stage in sweep.load(run).stages)
     steps = _last_step(folder)
-    mark = read_mapping(_mark(sweep, run))
+    mark = read_mapping(_log(sweep, run, ".json"))
     if mark.get("code") == 0 and steps >= total:
         return RunState(run, Status.complete, steps, total)
     if mark.get("code") and not mark.get("stopped"):
@@ -64,18 +62,13 @@ def record(sweep: Sweep, run: PlannedRun, code: int, cause: str = "") -> None:
     """Note how a run ended: its exit code, and why when it failed."""
     asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     stopped = code in (*(128 + one for one in asked), *(-one for one in asked))
-    file = _mark(sweep, run)
+    file = _log(sweep, run, ".json")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_durable(file, json.dumps({"code": code, "stopped": stopped, "cause": cause}))
 
 
-def log_of(sweep: Sweep, run: PlannedRun) -> Path:
-    """Where the run's output goes."""
-    return sweep.folder / "logs" / f"{run.name}.log"
-
-
 def held(sweep: Sweep) -> AbstractContextManager[None]:
-    """Hold the sweep's folder, as only one process at a time can. Raises UserError when another has it."""
+    """Lock the sweep's folder. Raises UserError when another process has it."""
     remedy = (
         "`--show` compares what is there; when the other process is over or was stopped, the same command resumes "
         "with what is not complete."
@@ -84,15 +77,12 @@ def held(sweep: Sweep) -> AbstractContextManager[None]:
 
 
 def run_sweep(
-    sweep: Sweep,
-    chosen: Sequence[int],
-    start: Callable[[int], Sequence[str]],
-    changed: Callable[[PlannedRun, str], None],
+    sweep: Sweep, file: Path, chosen: Sequence[int], changed: Callable[[PlannedRun, str], None]
 ) -> int | None:
     """Run the runs of these numbers, `sweep.at_once` at a time; the signal that ended it early, or None.
 
-    `start` gives the command of a run's number. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and
-    leave; the same sweep resumes later. `changed` is called when a run begins, and with how it ended.
+    `file` is the sweep's. SIGTERM, Ctrl-C and SIGHUP (not under nohup) make the runs save and leave; the same sweep
+    resumes later. `changed` is called when a run begins, and with how it ended.
     """
     waiting, running = list(chosen), dict[int, subprocess.Popen[bytes]]()
 
@@ -104,7 +94,7 @@ def run_sweep(
         while running or (waiting and not asked):
             while waiting and len(running) < sweep.at_once and not asked:
                 number = waiting.pop(0)
-                running[number] = _start(sweep, number, start(number))
+                running[number] = _start(sweep, file, number)
                 changed(sweep.runs[number], "began")
             time.sleep(_POLL_S)
             for number, process in list(running.items()):
@@ -114,20 +104,25 @@ def run_sweep(
     return asked[0] if asked else None
 
 
-def _start(sweep: Sweep, number: int, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    log = log_of(sweep, sweep.runs[number])
+def _start(sweep: Sweep, file: Path, number: int) -> subprocess.Popen[bytes]:
+    log = _log(sweep, sweep.runs[number], ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = max(1, (os.cpu_count() or 1) // (sweep.at_once * sweep.processes))
     environment = {"OMP_NUM_THREADS": str(cores), **os.environ}
     with log.open("ab") as out:
         # a session of its own: Ctrl-C reaches the run through us, once
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+            _command(file, number, sweep.processes),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            start_new_session=True,
         )
 
 
 def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
-    cause = why(log_of(sweep, run), 3) if code else ""
+    cause = why(_log(sweep, run, ".log"), 3) if code else ""
     record(sweep, run, code, cause)
     now = state(sweep, run)
     if now.status is Status.failed:
@@ -135,8 +130,8 @@ def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
     return "complete" if now.status is Status.complete else f"stopped after step {now.steps} of {now.total}"
 
 
-def command(file: Path, number: int, processes: int) -> list[str]:
-    """What trains the run of this number on this machine."""
+def _command(file: Path, number: int, processes: int) -> list[str]:
+    """The command that trains the run of this number on this machine."""
     mine = ["sweep", str(file), "--run", str(number)]
     if processes == 1:
         return [sys.executable, "-m", "internevo", *mine]
@@ -144,8 +139,9 @@ def command(file: Path, number: int, processes: int) -> list[str]:
     return [sys.executable, "-m", *several, *mine]
 
 
-def _mark(sweep: Sweep, run: PlannedRun) -> Path:
-    return sweep.folder / "logs" / f"{run.name}.json"
+def _log(sweep: Sweep, run: PlannedRun, ending: str) -> Path:
+    """`.log` has the run's output, `.json` how it ended."""
+    return sweep.folder / "logs" / f"{run.name}{ending}"
 
 
 def _last_step(folder: Path) -> int:

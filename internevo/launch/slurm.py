@@ -30,29 +30,20 @@ class SlurmJob:
 
     name: str
     nodes: int
-    processes: int
-    """On each node; one for each GPU."""
-    gpus: bool = True
-    """Whether each node's processes have a GPU each."""
+    processes: int  # on each node; one for each GPU
+    gpus: bool = True  # whether each node's processes have a GPU each
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: str | None = None
-    """The limit, such as `24:00:00`; the partition's when None."""
-    cpus: int | None = None
-    """CPU cores for each process."""
-    grace: int = 300
-    """Seconds before the limit at which the run is asked to save and leave."""
-    requeue: bool = True
-    """Whether a run that was asked to leave goes back into the queue."""
-    array: str | None = None
-    """Slurm's array, such as `0-15%4`."""
+    time: str | None = None  # the limit, such as `24:00:00`; the partition's when None
+    cpus: int | None = None  # CPU cores for each process
+    grace: int = 300  # seconds before the limit at which the run is asked to save and leave
+    requeue: bool = True  # whether a run that was asked to leave goes back into the queue
+    array: str | None = None  # Slurm's array, such as `0-15%4`
     image: str | None = None
     """A container to run in, by pyxis. It sees the current folder under its own path, and works there."""
-    mounts: str | None = None
-    """What else the container sees, in pyxis' notation."""
-    python: str | None = None
-    """What runs the ranks; when None, this Python, or with an image its `python3`."""
+    mounts: str | None = None  # what else the container sees, in pyxis' notation
+    python: str | None = None  # what runs the ranks; when None, this Python, or with an image its `python3`
     more: Sequence[str] = field(default_factory=tuple)
     """Further sbatch options without their dashes, such as `constraint=h100`."""
 
@@ -70,6 +61,8 @@ def render(job: SlurmJob, command: Sequence[str], folder: Path) -> str:
     }
     options = [f"{key}={value}" for key, value in named.items() if value is not None]
     options += [*job.more, "requeue" if job.requeue else "no-requeue"]
+    # the number of an array's element is left to the shell
+    quoted = [one if one == "$SLURM_ARRAY_TASK_ID" else shlex.quote(one) for one in command]
     number = "%A_%a" if job.array else "%j"
     record = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.array else "$SLURM_JOB_ID"
     record += "${SLURM_RESTART_COUNT:+.restart-$SLURM_RESTART_COUNT}"
@@ -84,7 +77,7 @@ def render(job: SlurmJob, command: Sequence[str], folder: Path) -> str:
         record=f"{shlex.quote(str(folder))}/{record}.environment.txt",
         folder=shlex.quote(str(Path.cwd())),
         container=_container(job, Path.cwd()),
-        command=" \\\n  ".join(_lines(command)),
+        command=" \\\n  ".join([" ".join(quoted[:4]), *quoted[4:]]),
         requeue=_REQUEUE if job.requeue else "",
     )
 
@@ -101,12 +94,6 @@ def _container(job: SlurmJob, folder: Path) -> str:
     return shlex.join(f"--container-{key}={value}" for key, value in options.items()) + " "
 
 
-def _lines(command: Sequence[str]) -> list[str]:
-    """The command with its array number left to the shell, an argument of its own on each line."""
-    quoted = [one if one == "$SLURM_ARRAY_TASK_ID" else shlex.quote(one) for one in command]
-    return [" ".join(quoted[:4]), *quoted[4:]]
-
-
 def submit(script: Path) -> str:
     """Hand the file to Slurm; the job's number. Raises UserError with what Slurm says when it refuses."""
     if shutil.which("sbatch") is None:
@@ -121,21 +108,20 @@ def submit(script: Path) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """Where a job is."""
+    """The state of a job."""
 
-    name: str
-    """Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job."""
+    name: str  # Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job
     reason: str
     code: int
 
     @property
     def over(self) -> bool:
-        """Whether the job will do nothing more of itself."""
+        """Whether the job has ended."""
         return not self.name or self.name in OVER
 
 
 def state(job: str) -> State:
-    """What Slurm says of a job."""
+    """The state of a job, by Slurm."""
     done = subprocess.run(
         ["scontrol", "--oneliner", "show", "job", job], capture_output=True, encoding="utf-8", errors="replace"
     )

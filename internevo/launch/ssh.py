@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from internevo.files.errors import UserError
@@ -20,10 +20,9 @@ from internevo.files.signals import stops_noted
 from internevo.launch.local import GRACE, GRACE_S
 
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
-"""Beginnings of the names of environment variables that go to every machine."""
+"""Environment variables with names that begin with one of these go to every machine."""
 _POLL_S = 0.2
-_GRACE_S = 3600.0
-"""How long the others may take to save when one machine's part has ended badly, before they are left alone."""
+_GRACE_S = 3600.0  # how long the other machines may take to save after one has failed
 
 
 def launch_over_ssh(
@@ -31,13 +30,11 @@ def launch_over_ssh(
     nodes: Sequence[str],
     processes: int,
     show: Callable[[str], None],
-    *,
-    ssh: Sequence[str] = ("ssh",),
-    port: int = 29400,
+    ssh: Sequence[str],
 ) -> int:
     """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
 
-    `show` is given every line of their output, from several threads. The first node holds the meeting point, on `port`.
+    `show` is given every line of their output, from several threads. The ranks meet on the first node, at port 29400.
     SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which then save and leave; so do the ranks of a node
     whose connection is lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have
     one name.
@@ -46,7 +43,7 @@ def launch_over_ssh(
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
     name = f"internevo-{uuid.uuid4().hex[:12]}"
     parts = [
-        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes=processes, port=port, name=name)], show)
+        _Part(node, [*ssh, node, _command(arguments, nodes, number, processes, name)], show)
         for number, node in enumerate(nodes)
     ]
     try:
@@ -74,7 +71,7 @@ class _Part:
             self._show_line(f"[{self.node}] {line.decode(errors='replace')}")
 
     def close(self) -> None:
-        """End it, if it has not ended, and show the last of its output."""
+        """Kill it if it still runs, and show the last of its output."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None
@@ -103,8 +100,8 @@ def _watch(parts: Sequence[_Part], asked: list[int], stop: Callable[[str], list[
         time.sleep(_POLL_S)
 
 
-def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, processes: int, port: int, name: str) -> str:
-    """What the machine of this number runs, as one line for its shell."""
+def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, processes: int, name: str) -> str:
+    """The command of the machine of this number, as one line for its shell."""
     torchrun = [
         sys.executable,
         "-m",
@@ -112,7 +109,7 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         f"--nnodes={len(nodes)}",
         f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={_address(nodes[0])}:{port}",
+        f"--rdzv-endpoint={_address(nodes[0])}:29400",
         f"--rdzv-conf=is_host={int(number == 0)}",
         f"--rdzv-id={name}",
         f"--local-addr={_address(nodes[number])}",
@@ -121,7 +118,7 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         "internevo",
         *arguments,
     ]
-    passed = {GRACE: GRACE_S, **_passed(os.environ)}
+    passed = {GRACE: GRACE_S, **{key: value for key, value in os.environ.items() if key.startswith(PASSED)}}
     variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(passed.items()))
     # the shell's number stays that of torchrun, so that it can be told to stop: by us, or when the connection is gone,
     # with which the input ends
@@ -130,10 +127,6 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         "{ { cat <&3; kill -HUP $$; } > /dev/null 2>&1 & } && "
         f"exec env {variables} {shlex.join(torchrun)} 3<&- < /dev/null"
     )
-
-
-def _passed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in environment.items() if key.startswith(PASSED)}
 
 
 def _address(node: str) -> str:

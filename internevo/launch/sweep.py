@@ -58,8 +58,7 @@ class SweepConfig:
     config: str = ""
     runs: str = "runs"
     at_once: Size = 1
-    processes: Size = 1
-    """Of each run."""
+    processes: Size = 1  # of each run
     set: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, Any] = field(default_factory=dict)
     list: Any = None
@@ -74,10 +73,8 @@ class PlannedRun:
     """One run of a sweep."""
 
     name: str
-    varied: dict[str, Any]
-    """The keys in which runs differ, and this one's values."""
-    overrides: tuple[str, ...]
-    """What `internevo train CONFIG` is given for it."""
+    varied: dict[str, Any]  # the keys in which the runs differ, with this run's values
+    overrides: tuple[str, ...]  # the arguments of `internevo train CONFIG` for it
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,7 @@ class Sweep:
     processes: int
     rank_by: str
     runs: tuple[PlannedRun, ...]
-    left_out: int
-    """Combinations that `where` does not want."""
+    left_out: int  # how many combinations `where` excludes
 
     def load(self, run: PlannedRun) -> RunConfig:
         """The run's configuration. Raises ConfigError when it is wrong."""
@@ -200,7 +196,7 @@ def _number(value: Any) -> float | int | None:
 def _resolve(
     file: SweepConfig, config: Path, folder: Path, called: str | None, varied: dict[str, Any], check_data: bool
 ) -> PlannedRun | None:
-    """The run; None when `where` does not want it."""
+    """The run; None when `where` excludes it."""
     label = called or _label(varied)
     base = [f"name={label}", f"runs={folder.as_posix()}"]
     overrides = [*base, *(_override(key, value) for key, value in {**file.set, **varied}.items())]
@@ -242,6 +238,6 @@ def _override(key: str, value: Any) -> str:
 
 
 def _label(varied: dict[str, Any]) -> str:
-    """A run's name, from what is its own: `hidden-64_lr-0.003`."""
+    """A run's name, from its varied keys: `hidden-64_lr-0.003`."""
     parts = [f"{key.rpartition('.')[2]}-{value}" for key, value in varied.items()]
     return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "run"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,18 +18,18 @@ BUCKETS = 500
 
 
 def thin(steps: Sequence[Record]) -> list[int]:
-    """Indices of the steps to draw: all of a short run, the tell-tale ones of a long one."""
+    """Indices of the steps to draw: all of a short run, the extremes of each stretch of a long one."""
     if len(steps) <= 3 * BUCKETS:
         return list(range(len(steps)))
+
+    def by(key: str) -> Callable[[int], float]:
+        return lambda i: math.inf if steps[i][key] is None else steps[i][key]
+
+    loss, norm = by("loss"), by("grad_norm")
     chosen = {len(steps) - 1}
     for bucket in range(BUCKETS):
         inside = range(bucket * len(steps) // BUCKETS, (bucket + 1) * len(steps) // BUCKETS)
-
-        def value(i: int, key: str = "loss") -> float:
-            return steps[i][key] if steps[i][key] is not None else float("inf")
-
-        chosen |= {inside[0], max(inside, key=value), min(inside, key=value)}
-        chosen.add(max(inside, key=lambda i: value(i, "grad_norm")))
+        chosen |= {inside[0], max(inside, key=loss), min(inside, key=loss), max(inside, key=norm)}
     return sorted(chosen)
 
 
@@ -48,7 +49,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
         return [step[key] for step in steps]
 
     def curve(how: Shown, values: Sequence[Any]) -> dict[str, Any]:
-        series = [line(how.label, how.colour, values, **({"faint": True} if how.smooth else {}))]
+        series = [line(how.label, how.colour, values, faint=how.smooth)]
         series += [smoothed("smoothed", how.colour, values)] if how.smooth else []
         return chart(how.title, how.unit, x, series, **(how.options or {}))
 
@@ -81,11 +82,11 @@ def recorded_names(steps: Sequence[Record]) -> list[str]:
 
 
 def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
-    names = list(dict.fromkeys(name for step in steps for name in step["sources"]))
-    series = []
-    for colour, name in enumerate(names):
-        series.append(line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps))))
-    return series
+    names = dict.fromkeys(name for step in steps for name in step["sources"])
+    return [
+        line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps)))
+        for colour, name in enumerate(names)
+    ]
 
 
 def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
 
 
 def credible(share: float | None) -> float | None:
-    """A share of the peak; none where it is above 1, as in records of a peak that was measured on a busy machine."""
+    """A share of the peak; None above 1, as in records of a peak that was measured on a busy machine."""
     return None if share is None or share > 1 else share
 
 

@@ -1,4 +1,4 @@
-"""What is installed on this machine, and what is missing for what."""
+"""What is installed on this machine, and which features lack a package."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ class Finding:
     """One line of the table."""
 
     name: str
-    found: str
-    """A version or a count; empty when it is not there."""
+    found: str  # a version or a count; empty when it is missing
     purpose: str
-    remedy: str
-    """What to do where it is wanted and missing."""
-    needed: bool = False
-    """Whether nothing works without it."""
+    remedy: str  # how to get it
+    needed: bool = False  # whether nothing works without it
 
     @property
     def good(self) -> bool:
@@ -35,34 +32,35 @@ class Finding:
 
 _REFINE = "pip install 'internevo[refine]'"
 _PACKAGES = (
-    ("torch", "everything", "", True),
-    ("transformers", "export, import, tokenizers", "", True),
-    ("sentencepiece", "tokenizers", "", True),
-    ("safetensors", "export, import", "", True),
-    ("pyarrow", "parquet and .zst corpora", "pip install 'internevo[data]'", False),
-    ("tiktoken", "byte-level BPE, several times faster", "pip install 'internevo[data]'", False),
-    ("datatrove", "internevo data refine", _REFINE, False),
-    ("orjson", "data refine: JSON lines", _REFINE, False),
-    ("warcio", "data refine: web archives", _REFINE, False),
-    ("trafilatura", "data refine: extract, the text of pages", _REFINE, False),
-    ("lxml_html_clean", "data refine: extract", _REFINE, False),
-    ("charset-normalizer", "data refine: extract, encodings", _REFINE, False),
-    ("pycld2", "data refine: language", _REFINE, False),
-    ("rensa", "data refine: dedup, signatures", _REFINE, False),
-    ("scipy", "data refine: dedup, clusters", _REFINE, False),
-    ("scikit-learn", "data refine: quality; data classifier train", _REFINE, False),
-    ("s3fs", "token stores at s3://", "pip install 'internevo[s3]'", False),
-    ("wandb", "monitor.wandb", "pip install 'internevo[wandb]'", False),
-    ("tensorboard", "monitor.tensorboard", "pip install 'internevo[tensorboard]'", False),
-    ("flash-attn", "train.attention=flash; varlen needs none", "pip install flash-attn, with a CUDA compiler", False),
-    ("torchao", "train.fp8", "pip install 'internevo[fp8]'", False),
-    ("liger-kernel", "train.loss=liger", "pip install 'internevo[liger]'", False),
-    ("deepspeed", "parallel.zero.engine=deepspeed", "pip install 'internevo[deepspeed]'", False),
-    ("lm-eval", "internevo eval --tasks", "pip install 'internevo[eval]'", False),
-    ("vllm", "internevo serve, first choice", "pip install vllm", False),
-    ("lmdeploy", "internevo serve, second choice", "pip install lmdeploy", False),
-    ("fastapi", "internevo serve, by transformers", "pip install 'internevo[serve]'", False),
+    ("torch", "everything", ""),
+    ("transformers", "export, import, tokenizers", ""),
+    ("sentencepiece", "tokenizers", ""),
+    ("safetensors", "export, import", ""),
+    ("pyarrow", "parquet and .zst corpora", "pip install 'internevo[data]'"),
+    ("tiktoken", "byte-level BPE, several times faster", "pip install 'internevo[data]'"),
+    ("datatrove", "internevo data refine", _REFINE),
+    ("orjson", "data refine: JSON lines", _REFINE),
+    ("warcio", "data refine: web archives", _REFINE),
+    ("trafilatura", "data refine: extract, the text of pages", _REFINE),
+    ("lxml_html_clean", "data refine: extract", _REFINE),
+    ("charset-normalizer", "data refine: extract, encodings", _REFINE),
+    ("pycld2", "data refine: language", _REFINE),
+    ("rensa", "data refine: dedup, signatures", _REFINE),
+    ("scipy", "data refine: dedup, clusters", _REFINE),
+    ("scikit-learn", "data refine: quality; data classifier train", _REFINE),
+    ("s3fs", "token stores at s3://", "pip install 'internevo[s3]'"),
+    ("wandb", "monitor.wandb", "pip install 'internevo[wandb]'"),
+    ("tensorboard", "monitor.tensorboard", "pip install 'internevo[tensorboard]'"),
+    ("flash-attn", "train.attention=flash; varlen needs none", "pip install flash-attn, with a CUDA compiler"),
+    ("torchao", "train.fp8", "pip install 'internevo[fp8]'"),
+    ("liger-kernel", "train.loss=liger", "pip install 'internevo[liger]'"),
+    ("deepspeed", "parallel.zero.engine=deepspeed", "pip install 'internevo[deepspeed]'"),
+    ("lm-eval", "internevo eval --tasks", "pip install 'internevo[eval]'"),
+    ("vllm", "internevo serve, first choice", "pip install vllm"),
+    ("lmdeploy", "internevo serve, second choice", "pip install lmdeploy"),
+    ("fastapi", "internevo serve, by transformers", "pip install 'internevo[serve]'"),
 )
+"""Name, what it is for, and how to get it; empty for what comes with the package, without which nothing works."""
 _COMMANDS = (
     ("sbatch", "internevo launch --slurm", "load Slurm's module, or log in where Slurm is"),
     ("ssh", "internevo launch --nodes", "install an ssh client"),
@@ -72,11 +70,11 @@ _COMMANDS = (
 
 
 def examine() -> list[Finding]:
-    """Look at this machine. Imports nothing that is optional."""
+    """Look at this machine. No optional package is imported."""
     findings = [Finding("python", platform.python_version(), "everything", "Python 3.11 or newer", True)]
     findings += [
-        Finding(name, package_version(name) or "", purpose, remedy or "pip install internevo", needed)
-        for name, purpose, remedy, needed in _PACKAGES
+        Finding(name, package_version(name) or "", purpose, remedy or "pip install internevo", needed=not remedy)
+        for name, purpose, remedy in _PACKAGES
     ]
     findings += [Finding(name, shutil.which(name) or "", purpose, remedy) for name, purpose, remedy in _COMMANDS]
     free = shutil.disk_usage(Path.cwd()).free / 2**30

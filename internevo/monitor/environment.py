@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,18 +20,8 @@ from internevo.version import VERSION
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = (
-    "numpy",
-    "transformers",
-    "safetensors",
-    "sentencepiece",
-    "tokenizers",
-    "omegaconf",
-    "triton",
-    "flash-attn",
-    "torchao",
-    "liger-kernel",
-    "deepspeed",
+_PACKAGES = (
+    "numpy transformers safetensors sentencepiece tokenizers omegaconf triton flash-attn torchao liger-kernel deepspeed"
 )
 DRIVER_VERSION = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
@@ -46,7 +37,7 @@ def capture(device: torch.device, command: Sequence[str], processes: int = 1) ->
         "git_modified": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "torch": torch.__version__,  # with the build, which the package's metadata may leave out
-        **{name: package_version(name) for name in PACKAGES},
+        **{name: package_version(name) for name in _PACKAGES.split()},
         "platform": platform.platform(),
         "hostname": platform.node(),
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
@@ -83,7 +74,7 @@ def write_environment(path: Path, facts: dict[str, Any]) -> None:
 
 
 def package_version(name: str) -> str | None:
-    """Of an installed package; None where it is not."""
+    """The version of an installed package; None when it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -91,7 +82,7 @@ def package_version(name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """About the checkout that the package runs from; None when it is not one."""
+    """What git prints about the package's checkout; None when it is not one."""
     root = Path(__file__).parents[2]
     return output("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
 
@@ -107,8 +98,5 @@ def output(*command: str) -> str | None:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    said = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(encoding="utf-8"), re.M) if cpuinfo.exists() else None
+    return said[1] if said else platform.processor() or platform.machine()

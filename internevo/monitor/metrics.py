@@ -24,32 +24,30 @@ METRICS, EVALS = "metrics.jsonl", "evals.jsonl"
 
 @dataclass(frozen=True)
 class Shown:
-    """How a number of a step is shown: in wandb and TensorBoard as a curve; in console and report where it says how."""
+    """How a number of a step is shown: a curve in wandb and TensorBoard; in console and report as its fields say."""
 
-    title: str = ""
-    """Of its chart in the report; no chart without."""
+    title: str = ""  # of its chart in the report; without a title there is no chart
     unit: str = ""
     label: str = "each step"
     colour: int = 0
-    smooth: bool = False
-    """Whether the chart has a smoothed line too."""
-    options: Mapping[str, Any] | None = None
-    """Of the chart, as `report.js` knows them: zero, log, percent, height."""
+    smooth: bool = False  # whether the chart has a smoothed line too
+    options: Mapping[str, Any] | None = None  # of the chart, as `report.js` knows them: zero, log, percent, height
     column: tuple[str, int, str] | None = None
-    """Head, width and format of its column in the console; no column without."""
+    """Head, width and format of its column in the console; None for no column."""
     share: bool = False
-    """Whether it is a share of a peak: above 1 it is not shown, as the peak was measured too low."""
+    """Whether it is a share of a peak. Above 1 it is not shown: the peak was measured too low."""
+
+
+_ZERO = {"zero": True}
 
 
 @dataclass(frozen=True)
 class StepMetrics:
     """One optimizer step: one line of `metrics.jsonl`."""
 
-    step: int
-    """Counted from 1 over the whole run."""
+    step: int  # counted from 1 over the whole run
     stage: str
-    tokens: Annotated[int, Shown()]
-    """Real tokens trained on in the run so far; padding does not count."""
+    tokens: Annotated[int, Shown()]  # real tokens trained on in the run so far; padding does not count
     loss: Annotated[
         float,
         Shown("Training loss", "nats per token", smooth=True, options={"height": 300}, column=("loss", 9, "{:.4f}")),
@@ -58,51 +56,34 @@ class StepMetrics:
     grad_norm: Annotated[
         float, Shown("Gradient norm", "before clipping", "norm", 3, options={"log": True}, column=("grad", 8, "{:.3f}"))
     ]
-    """Before clipping."""
     lr: Annotated[
         float,
-        Shown("Learning rate", label="learning rate", colour=4, options={"zero": True}, column=("lr", 10, "{:.2e}")),
+        Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}")),
     ]
     seq_len: Annotated[int, Shown()]
-    step_s: Annotated[float, Shown()]
-    """Seconds from asking for the batch to the updated weights."""
-    data_s: Annotated[float, Shown()]
-    """Seconds of these spent waiting for data."""
+    step_s: Annotated[float, Shown()]  # seconds from asking for the batch to the updated weights
+    data_s: Annotated[float, Shown()]  # seconds of these spent waiting for data
     tokens_per_s: Annotated[
         float,
         Shown(
-            "Speed",
-            "real tokens per second",
-            colour=2,
-            smooth=True,
-            options={"zero": True},
-            column=("tokens/s", 12, "{:,.0f}"),
+            "Speed", "real tokens per second", colour=2, smooth=True, options=_ZERO, column=("tokens/s", 12, "{:,.0f}")
         ),
     ]
-    """Real tokens."""
     tokens_per_s_per_gpu: Annotated[float, Shown()]
     mfu: Annotated[float | None, Shown(column=("mfu", 8, "{:.1%}"), share=True)]
     """Share of the device's peak, attention counted causally inside documents. None where no peak is known, as on a
-    CPU, and where the step did more than the peak, which therefore is none."""
+    CPU, and where the step did more than the peak, which was measured too low."""
     mfu_full: Annotated[float | None, Shown(share=True)]
     """The same in the older convention: attention counted as full squares of `seq_len`. With packed documents it may
     be above 1, as most of a square is then never computed."""
-    memory_gib: Annotated[
-        float, Shown("Peak memory", "GiB", "peak", 5, options={"zero": True}, column=("mem", 9, "{:.2f}G"))
-    ]
+    memory_gib: Annotated[float, Shown("Peak memory", "GiB", "peak", 5, options=_ZERO, column=("mem", 9, "{:.2f}G"))]
     """Peak so far: allocated on a GPU, resident on a CPU."""
-    skipped: bool
-    """Whether the update was left out because something was not finite."""
-    digest: str
-    """Hash of all that the step's data gives to the gradient, on all ranks: `data/batch.py` says of what."""
-    sources: dict[str, int]
-    """Real tokens of this step by source."""
-    padding: int
-    """Places of this step without a real token."""
-    documents: int
-    """Documents that ended in this step ..."""
-    cut_documents: int
-    """... and of these, the ones that no single row held whole."""
+    skipped: bool  # whether the update was left out because something was not finite
+    digest: str  # hash of all that the step's data gives to the gradient, on all ranks: `data/batch.py` says of what
+    sources: dict[str, int]  # real tokens of this step by source
+    padding: int  # places of this step without a real token
+    documents: int  # documents that ended in this step ...
+    cut_documents: int  # ... and of these, the ones that no single row held whole
     recorded: dict[str, float | None] | None = None
     """What parts of the model, the engine or the trainer recorded, by name; null where that was not finite."""
 
@@ -113,19 +94,15 @@ class EvalMetrics:
 
     step: int
     stage: str
-    when: str
-    """`start`, `middle` or `end` of the stage."""
+    when: str  # `start`, `middle` or `end` of the stage
     source: str
     seq_len: int
-    tokens: int
-    """Labels evaluated."""
-    loss: float
-    """Nats per label."""
+    tokens: int  # labels evaluated
+    loss: float  # nats per label
     frequencies: float | None
-    """What a model that knows only how often each token comes in the documents of the source that the run trains on
-    would score on the same labels; None where it trains on none, and in records of versions that did not know it."""
-    by_position: list[tuple[int, int, float, int]]
-    """(first position, last exclusive, loss, labels)."""
+    """The loss on the same labels of a model that knows only how often each token occurs in the source's training
+    documents. None where nothing of the source is trained on, and in old records."""
+    by_position: list[tuple[int, int, float, int]]  # (first position, last exclusive, loss, labels)
 
 
 @cache
@@ -159,14 +136,14 @@ _SCHEMAS: dict[str, type] = {METRICS: StepMetrics, EVALS: EvalMetrics}
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of a metrics or evals file, or of another of lines with a `step`; none when it does not exist.
 
-    Lines that are no records are passed over: a process that was killed may have left half a line at the end, a disk or
-    a person anything else. `damaged_lines` counts them.
+    Other lines, such as the half line that a killed process leaves at the end, are passed over; `damaged_lines` counts
+    them.
     """
     return [record for _, record in split_records(path, _SCHEMAS.get(path.name))[0]]
 
 
 def damaged_lines(path: Path) -> int:
-    """Lines of the file that are no records."""
+    """The number of lines of the file that are no records."""
     return len(split_records(path, _SCHEMAS.get(path.name))[1])
 
 
@@ -218,9 +195,8 @@ BF16_PEAKS = {
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str] | None:
     """The device's ceiling for matrix products in FLOP/s, and whether it is from a `datasheet` or `measured`.
 
-    For a GPU of which no data sheet figure is known, a large product is timed: MFU is then the share of what this GPU's
-    own matrix product reaches. None for a CPU: other processes share it, so that what one moment measures is no
-    ceiling of the next.
+    For a GPU without a known data sheet figure, a large product is timed: MFU is then the share of what this GPU's own
+    matrix product reaches. None for a CPU: other processes share it, so its peak changes from moment to moment.
     """
     if device.type != "cuda":
         return None

@@ -81,7 +81,7 @@ def card(value: str, meaning: str) -> str:
 
 
 def figures(names: Iterable[str]) -> str:
-    """Places of charts, by their names."""
+    """Where the charts of these names are drawn."""
     return "".join(f'<figure data-chart="{escape(name)}"></figure>' for name in names)
 
 
@@ -91,6 +91,19 @@ def chart(title: str, unit: str, x: Sequence[float], series: list[dict[str, Any]
     Options: over, zero, log, xlog, percent, height; of a series: points, dashed, faint, fill.
     """
     return {"title": title, "unit": unit, "x": list(x), "series": series, **options}
+
+
+def points(lines: Mapping[str, Mapping[float, float]]) -> tuple[list[float], list[dict[str, Any]]]:
+    """The x and the series of a chart of lines with a point at each value: `{label: {x: y}}`.
+
+    There are six colours: from the seventh line on they come again, dashed.
+    """
+    x = sorted({at for line in lines.values() for at in line})
+    series = [
+        {"label": label, "colour": n, "points": True, "dashed": n % 12 >= 6, "y": [line.get(at) for at in x]}
+        for n, (label, line) in enumerate(lines.items())
+    ]
+    return x, series
 
 
 def formatted(value: float | None, form: str = ".3f") -> str:

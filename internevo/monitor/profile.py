@@ -18,7 +18,7 @@ from internevo.monitor.terminal import warn
 
 FOLDER = "profile"
 DATA, UPDATE = "internevo: data", "internevo: update"
-"""Names of the stretches of a step that are told apart by where they are, not by what runs in them."""
+"""Names of the parts of a step whose operators count by where they run, not by what they are."""
 
 KINDS = ("matrix products", "attention", "communication", "optimizer", "data", "other", "idle")
 _OPERATORS = (
@@ -109,7 +109,7 @@ def breakdown(events: Sequence[Any], wall: float, device: str) -> dict[str, floa
 
 
 def _kind(event: Any) -> str:
-    """What an operator's time counts as: by where it stands first, then by its own name and those it is part of."""
+    """The kind of an operator: by the part of the step it runs in, or by its own name and those of its parents."""
     chain = [event]
     while chain[-1].cpu_parent is not None:
         chain.append(chain[-1].cpu_parent)
@@ -134,7 +134,7 @@ def _covered(intervals: Sequence[tuple[float, float]]) -> float:
 
 
 def read_profiles(run: Path) -> list[dict[str, Any]]:
-    """What was written of a run's profiled steps, a record a rank."""
+    """The records of a run's profiled steps, one for each rank."""
     found = [{**read_mapping(path), "rank": path.stem} for path in sorted((run / FOLDER).glob("rank-????.json"))]
     return [one for one in found if _whole(one)]
 

@@ -1,4 +1,4 @@
-"""Reading a run's records back: whatever became of the files, each record that is given out is a whole one."""
+"""Reading a run's records: only whole ones are returned, however damaged a file is."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 
 from internevo.files.json_files import is_number, parsed
 
-MAY_BE_NULL = ("loss", "grad_norm")
-"""Numbers that are null where they were not finite."""
+MAY_BE_NULL = ("loss", "grad_norm")  # numbers that are null where they were not finite
 
 
 def split_records(path: Path, schema: type | None) -> tuple[list[tuple[bytes, dict[str, Any]]], list[bytes]]:
-    """The lines of a file that are records of the dataclass `schema`, with what they say, and the others.
+    """The lines of a file that are records of the dataclass `schema`, each with its values, and all other lines.
 
     Without `schema` a record is a mapping with a whole number `step`. The half line that a killed process leaves at the
-    end is among the others. No lines when there is no file.
+    end is one of the others. No lines when there is no file.
     """
     good: list[tuple[bytes, dict[str, Any]]] = []
     others: list[bytes] = []
@@ -56,22 +55,16 @@ def _is(value: Any, hint: Any) -> bool:
     """Whether a value that JSON gave is of a field's type."""
     if isinstance(hint, types.UnionType):
         return any(_is(value, one) for one in hint.__args__)
-    inner = typing.get_args(hint)
-    match typing.get_origin(hint) or hint:
-        case kind if kind is types.NoneType:
-            return value is None
-        case kind if kind is list:
-            return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
-        case kind if kind is tuple:
-            return isinstance(value, list) and len(value) == len(inner) and all(map(_loss_or, value, inner))
-        case kind if kind is dict:
-            return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
-        case kind if kind is float:
-            return is_number(value)
-        case kind if kind is int:
-            return is_number(value) and isinstance(value, int)
-        case kind:
-            return isinstance(value, kind)
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is list:
+        return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
+    if kind is tuple:
+        return isinstance(value, list) and len(value) == len(inner) and all(map(_loss_or, value, inner))
+    if kind is dict:
+        return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
+    if kind in (int, float):
+        return is_number(value) and isinstance(value, int | kind)
+    return isinstance(value, kind)
 
 
 def _loss_or(value: Any, hint: Any) -> bool:

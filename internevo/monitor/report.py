@@ -26,7 +26,7 @@ _PEAKS = {
     "datasheet": "the maker's data sheet, dense",
     "measured": "a large matrix product measured on this machine, not a data sheet",
 }
-"""Where the ceiling of a device may be from."""
+"""Sources of a device's peak."""
 
 
 def write_report(run: Path) -> Path:
@@ -70,7 +70,7 @@ def write_report(run: Path) -> Path:
 
 
 def _damaged(run: Path) -> str:
-    """What of the run's records could not be read."""
+    """Which of the run's records could not be read."""
     counts = {name: damaged_lines(run / name) for name in (METRICS, EVALS)}
     told = [f"{count:,} lines of {name} are no records and are left out." for name, count in counts.items() if count]
     if (run / "environment.json").is_file() and not read_mapping(run / "environment.json"):
@@ -124,10 +124,10 @@ def _cards(steps: Sequence[Record], evals: Sequence[Record], environment: Record
 
 
 def newest(evals: Sequence[Record]) -> dict[str, Record]:
-    """By source the evaluation that tells best where the run is: the newest, but not the first one of a later stage.
+    """By source the newest evaluation, except the first one of a later stage.
 
-    That has the weights with which the stage before ended, perhaps with longer rows and a rotary embedding that they
-    were not trained on: it says what is to be learned, not what was.
+    That one has the weights of the end of the stage before, perhaps with longer rows and a rotary embedding that they
+    were not trained on: it does not show what was learned.
     """
     return {one["source"]: one for one in evals if one["when"] != "start" or not one["step"]}
 

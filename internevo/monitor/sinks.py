@@ -22,8 +22,7 @@ from internevo.monitor.terminal import warn
 class Sink(Protocol):
     """Takes what a run reports."""
 
-    name: str
-    """How a person would call it."""
+    name: str  # its name in messages
 
     def step(self, metrics: StepMetrics) -> None:
         """One step was done."""
@@ -43,10 +42,10 @@ class RecordError(UserError):
 
 
 class Sinks:
-    """All sinks of a run as one. `every` thins the steps that reach all but the record.
+    """All sinks of a run as one. The record has every step; the others every `every`-th.
 
-    The record is what a run is known by: an error there is a RecordError. The others only show: one that fails is
-    closed, which is said once in those that are left.
+    An error of the record is a RecordError. Any other sink that fails is closed, which is said once in those that are
+    left.
     """
 
     def __init__(self, record: RecordSink | None, others: Iterable[Sink], every: int):
@@ -73,8 +72,15 @@ class Sinks:
             if self.record is not None:
                 self.record.close()
 
+    def open(self, name: str, make: Callable[[], Sink]) -> None:
+        """Add the sink that `make` opens; when that fails, say that it is lost."""
+        try:
+            self.others.append(make())
+        except Exception as error:  # no error of a sink stops training
+            self.lost(name, error)
+
     def lost(self, name: str, error: Exception) -> None:
-        """Say that nothing more is shown in the sink of this name."""
+        """Say that the sink of this name shows nothing more."""
         why = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
         text = f"{name} is lost ({why}); training continues without it"
         if name == "the console":
@@ -87,7 +93,7 @@ class Sinks:
         for sink in list(self.others):
             try:
                 act(sink)
-            except Exception as error:  # whatever it is, it is no reason to stop training
+            except Exception as error:  # as in `open`
                 self.others.remove(sink)
                 with suppress(Exception):
                     sink.close()
@@ -111,29 +117,17 @@ def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
     One that cannot be opened is left out, and said so.
     """
     log = run / "logs" / f"rank-{rank:04d}.log"
-    if rank > 0:
-        return _open(Sinks(None, [], every=1), {str(log): lambda: ConsoleSink(config, log)})
-    makers: dict[str, Callable[[], Sink]] = {
-        "the console": lambda: ConsoleSink(config, None),
-        str(log): lambda: ConsoleSink(config, log),
-    }
-    if config.monitor.wandb:
-        makers[WandbSink.name] = lambda: WandbSink(config, run)
-    if config.monitor.tensorboard:
-        makers[TensorBoardSink.name] = lambda: TensorBoardSink(run, step)
-    sinks = _open(Sinks(RecordSink(run), [], config.monitor.every), makers)
+    sinks = Sinks(RecordSink(run), [], config.monitor.every) if rank == 0 else Sinks(None, [], every=1)
+    if rank == 0:
+        sinks.open("the console", lambda: ConsoleSink(config, None))
+    sinks.open(str(log), lambda: ConsoleSink(config, log))
+    if rank == 0 and config.monitor.wandb:
+        sinks.open(WandbSink.name, lambda: WandbSink(config, run))
+    if rank == 0 and config.monitor.tensorboard:
+        sinks.open(TensorBoardSink.name, lambda: TensorBoardSink(run, step))
     for sink in sinks.others:
         if isinstance(sink, WandbSink):
             sinks.message(f"wandb: {sink.address}")
-    return sinks
-
-
-def _open(sinks: Sinks, makers: dict[str, Callable[[], Sink]]) -> Sinks:
-    for name, make in makers.items():
-        try:
-            sinks.others.append(make())
-        except Exception as error:  # as in `Sinks`
-            sinks.lost(name, error)
     return sinks
 
 
@@ -142,21 +136,21 @@ class RecordSink:
 
     def __init__(self, run: Path):
         self._run, self._failed = run, False
-        with self._writing(METRICS):
-            self._steps = JsonLines(run / METRICS)
-        with self._writing(EVALS):
-            self._evals = JsonLines(run / EVALS)
+        self._files: dict[str, JsonLines] = {}
+        for name in (METRICS, EVALS):
+            with self._writing(name):
+                self._files[name] = JsonLines(run / name)
 
     def step(self, metrics: StepMetrics) -> None:
         with self._writing(METRICS):
-            self._steps.write(metrics)
+            self._files[METRICS].write(metrics)
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         with self._writing(EVALS):
-            self._evals.write(metrics)
+            self._files[EVALS].write(metrics)
 
     def close(self) -> None:
-        for name, file in ((METRICS, self._steps), (EVALS, self._evals)):
+        for name, file in self._files.items():
             with self._writing(name):
                 file.close()
 
@@ -234,7 +228,7 @@ class TensorBoardSink:
         before = threading.excepthook
 
         def hook(found: threading.ExceptHookArgs) -> None:
-            """Keep the traceback of TensorBoard's thread to itself: the next call here raises the same error."""
+            """Print no traceback of TensorBoard's thread: the next call here raises the same error."""
             if not isinstance(found.thread, _AsyncWriterThread):
                 before(found)
 
@@ -262,7 +256,7 @@ class TensorBoardSink:
 
 
 def _charted(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
-    """Without shares of a peak that is not known, or of more than it, beside which a chart can put no word."""
+    """The numbers that become curves. A share of an unknown peak, or above 1, has none: a curve cannot explain it."""
     for key, how in shown(StepMetrics).items():
         value = getattr(metrics, key)
         if value is not None and not (how.share and value > 1):

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-WIDTHS = (10, 30, 100, 300)
-"""Steps to each side that a person can choose from."""
-DEFAULT = WIDTHS[0]
+WIDTHS = (10, 30, 100, 300)  # steps to each side that a reader of the page can choose
 _LEAST = 2
 
 
@@ -51,13 +49,13 @@ def _fitted(values: Sequence[float | None], width: int) -> list[float | None]:
 
 
 def widths(values: Sequence[float | None]) -> dict[str, list[float | None]]:
-    """A curve for each choice of a person, `0` as it is."""
+    """A curve for each width that a reader can choose; `0` has the values as they are."""
     return {"0": list(values), **{str(width): smooth(values, width) for width in WIDTHS}}
 
 
 def control() -> str:
-    """The choice of a width, as HTML; the page draws every curve that has several by it."""
+    """The choice of a width, as HTML, for all curves that have several."""
     options = (("0", "none"), *((str(width), f"{width} steps to each side") for width in WIDTHS))
-    chosen = str(DEFAULT)
+    chosen = str(WIDTHS[0])
     listed = "".join(f'<option value="{v}"{" selected" if v == chosen else ""}>{word}</option>' for v, word in options)
     return f'<label>smoothing: <select id="smoothing">{listed}</select></label>'

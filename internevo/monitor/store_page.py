@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import some
-from internevo.monitor.page import chart, note, table, write_page
+from internevo.monitor.page import chart, note, points, table, write_page
 from internevo.tokens.inspect import StoreSummary
 
 HEAD = ("store", "documents", "tokens", "share", "mean", "median", "longest", "held out", "ids")
@@ -38,8 +38,7 @@ def total_rows(stores: Sequence[StoreSummary]) -> list[list[str]]:
 
 
 def write_store_page(path: Path, stores: Sequence[StoreSummary], shown: Mapping[str, Mapping[int, str]]) -> Path:
-    """Write the page and return its path. `shown` has some documents of each store as text, by the store's
-    path and their number."""
+    """Write the page and return its path. `shown` has the text of some documents, by store and number."""
     sampled = [one.path for one in stores if one.sampled < one.documents]
     note = f" Of {escape(', '.join(sampled))} an even sample was measured." if sampled else ""
     texts = "".join(_documents(name, documents) for name, documents in shown.items() if documents)
@@ -69,12 +68,10 @@ out is counted in none of the other columns.</p>
 
 
 def _chart(title: str, unit: str, stores: Sequence[StoreSummary], of: str) -> dict[str, Any]:
-    lines = {one.path: {part.first: getattr(part, of) for part in one.histogram} for one in stores}
-    x = sorted({length for line in lines.values() for length in line if length})
-    series = [
-        {"label": name, "colour": number, "points": True, "dashed": number % 12 >= 6, "y": [line.get(i) for i in x]}
-        for number, (name, line) in enumerate(lines.items())
-    ]
+    # a length of 0 has no place on an axis of logarithms
+    x, series = points(
+        {one.path: {part.first: getattr(part, of) for part in one.histogram if part.first} for one in stores}
+    )
     return chart(title, unit, x, series, over="tokens in a document", xlog=True, zero=True, percent=True, height=300)
 
 

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from internevo.files.json_files import is_number
 from internevo.launch.run_sweep import RunState, Status, state
 from internevo.launch.sweep import Sweep
-from internevo.monitor.charts import recorded_names
 from internevo.monitor.metrics import EVALS, METRICS, read_metrics
-from internevo.monitor.page import chart, figures, formatted, table, write_page
+from internevo.monitor.page import chart, figures, formatted, points, table, write_page
 from internevo.monitor.smoothing import control, widths
 
-_LAST = 0.1
-"""The share of its steps that a run's training loss is the mean of."""
-_POINTS = 300
-"""Steps of each run that a chart shows at most."""
+_LAST = 0.1  # a run's training loss is the mean over this last share of its steps
+_POINTS = 300  # a chart shows about this many steps of each run
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to."""
+    """The numbers of one run."""
 
     state: RunState
     score: float | None
-    """What runs are ranked by; less is better. None when there is nothing yet."""
+    """What runs are ranked by; less is better. None before the run is complete."""
     train: float | None
-    heldout: dict[str, float]
-    """The last held-out loss of each source."""
+    heldout: dict[str, float]  # the last held-out loss of each source
     tokens_per_s: float | None
-    recorded: dict[str, float]
-    """Means over the same steps as `train`, by name."""
+    recorded: dict[str, float]  # means over the same steps as `train`, by name
 
 
 def results(sweep: Sweep) -> list[Result]:
@@ -67,11 +64,12 @@ def _result(sweep: Sweep, now: RunState) -> Result:
 
 
 def _recorded(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
-    values: dict[str, list[float]] = {name: [] for name in recorded_names(steps)}
+    values: dict[str, list[float]] = defaultdict(list)
     for step in steps:
         for name, value in (step["recorded"] or {}).items():
-            values[name] += [] if value is None else [value]
-    return {name: statistics.fmean(found) for name, found in values.items() if found}
+            if value is not None:
+                values[name].append(value)
+    return {name: statistics.fmean(found) for name, found in values.items()}
 
 
 def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -86,18 +84,12 @@ def ranked_rows(found: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for place, one in enumerate(found, 1):
         now = one.state
-        status = str(now.status) if now.status is Status.complete else f"{now.status}, {now.steps:,}/{now.total:,}"
-        rows.append(
-            [
-                str(place) if one.score is not None else "",
-                now.run.name,
-                *(_value(now.run.varied.get(key)) for key in keys),
-                *(formatted(value, ".4f") for value in (one.score, one.train, *map(one.heldout.get, sources))),
-                *(formatted(one.recorded.get(name), ".4g") for name in measured),
-                f"{one.tokens_per_s:,.0f}" if one.tokens_per_s else "–",
-                status,
-            ]
-        )
+        done = "" if now.status is Status.complete else f", {now.steps:,}/{now.total:,}"
+        row = [str(place) if one.score is not None else "", now.run.name]
+        row += [_value(now.run.varied.get(key)) for key in keys]
+        row += [formatted(value, ".4f") for value in (one.score, one.train, *map(one.heldout.get, sources))]
+        row += [formatted(one.recorded.get(name), ".4g") for name in measured]
+        rows.append([*row, formatted(one.tokens_per_s, ",.0f"), f"{now.status}{done}"])
     return head, rows
 
 
@@ -130,23 +122,19 @@ zoom, double-click to go back. {control()}</p>
 
 
 def _curves(sweep: Sweep, found: Sequence[Result]) -> dict[str, Any]:
-    lines: dict[str, dict[int, int]] = {}
-    curves: dict[str, dict[str, list[float | None]]] = {}
+    lines: dict[str, dict[str, dict[int, float | None]]] = {}  # by run, width of the smoothing, step
     for one in found:
         steps, name = read_metrics(sweep.folder / one.state.run.name / METRICS), one.state.run.name
-        curves[name] = widths([step["loss"] for step in steps])
-        every = max(1, len(steps) // _POINTS)
-        lines[name] = {steps[place]["step"]: place for place in range(0, len(steps), every)}
-    x = sorted({step for line in lines.values() for step in line})
+        drawn = range(0, len(steps), max(1, len(steps) // _POINTS))
+        smoothed = widths([step["loss"] for step in steps])
+        lines[name] = {width: {steps[i]["step"]: curve[i] for i in drawn} for width, curve in smoothed.items()}
+    x = sorted({step for line in lines.values() for step in line["0"]})
     series = [
         {
             "label": name,
             "colour": number,
             "dashed": number % 12 >= 6,
-            "widths": {
-                width: [None if (place := line.get(step)) is None else curve[place] for step in x]
-                for width, curve in curves[name].items()
-            },
+            "widths": {width: [curve.get(step) for step in x] for width, curve in line.items()},
         }
         for number, (name, line) in enumerate(lines.items())
     ]
@@ -159,23 +147,17 @@ def _by_key(found: Sequence[Result]) -> dict[str, Any]:
     keys = list(dict.fromkeys(key for one in scored for key in one.state.run.varied))
     charts = {}
     for key in keys:
-        lines: dict[str, dict[float, float]] = {}
+        lines: dict[str, dict[float, float]] = defaultdict(dict)
         for one in scored:
             varied = one.state.run.varied
             value = varied.get(key)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            others = ", ".join(f"{k.rpartition('.')[2]} {_value(v)}" for k, v in varied.items() if k != key)
-            lines.setdefault(others or "score", {})[float(value)] = one.score or 0.0
-        x = sorted({value for line in lines.values() for value in line})
-        if len(x) < 2 or len(lines) > 12:
-            continue
-        series = [
-            {"label": name, "colour": number, "points": True, "y": [line.get(value) for value in x]}
-            for number, (name, line) in enumerate(sorted(lines.items()))
-        ]
-        wide = x[0] > 0 and x[-1] / x[0] >= 8
-        charts[key] = chart(key, "score", x, series, over=key, xlog=wide, height=300)
+            if is_number(value) and one.score is not None:
+                others = ", ".join(f"{k.rpartition('.')[2]} {_value(v)}" for k, v in varied.items() if k != key)
+                lines[others or "score"][float(value)] = one.score
+        x, series = points(dict(sorted(lines.items())))
+        if len(x) >= 2 and len(lines) <= 12:
+            wide = x[0] > 0 and x[-1] / x[0] >= 8
+            charts[key] = chart(key, "score", x, series, over=key, xlog=wide, height=300)
     return charts
 
 

@@ -1,7 +1,6 @@
-"""Standard output and standard error for as long as somebody reads them.
+"""Standard output and standard error that never stop the work.
 
-A pipe whose reader has ended, a terminal that was closed and a full disk give errors to whoever prints. None of them is
-a reason to stop what is being done.
+Printing fails when a pipe's reader has ended, a terminal was closed or a disk is full.
 """
 
 from __future__ import annotations
@@ -14,20 +13,19 @@ from typing import Any, Literal, TextIO
 
 
 class Terminal:
-    """What a rich Console can print to: standard output or error, of which nothing is asked after its first error."""
+    """A file for a rich Console: standard output or error, which is not used after its first error."""
 
     def __init__(self, name: Literal["stdout", "stderr"] = "stdout"):
         self._name = name
-        self.lost: OSError | None = None
-        """The error that ended it."""
+        self.lost: OSError | None = None  # the first error
 
     def write(self, text: str) -> int:
-        """Print the text, if somebody still reads it."""
+        """Print the text; no error when that fails."""
         self._try(lambda stream: stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what was printed."""
+        """Flush; no error when that fails."""
         self._try(lambda stream: stream.flush())
 
     def __getattr__(self, name: str) -> Any:
@@ -51,13 +49,13 @@ def warn(text: str) -> None:
 
 
 def let_go() -> None:
-    """Pass on what is still to be printed, so that Python's own attempt at the process's end cannot fail."""
+    """Flush both streams now, so that Python's own flush at the process's end cannot fail."""
     for name in ("stdout", "stderr"):
         Terminal(name).flush()
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what is printed from now on, and what waits to be, to nowhere."""
+    """Redirect the stream, with the text that it has not flushed, to /dev/null."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -8,7 +8,7 @@ repositories.
 - `selected`: the modules of `code` that explain themselves best, for the enhancement stage; nothing of it is held
   out, since `code` is.
 
-They tell of the same modules, so whether something is held out is decided by its top-level name, once for all.
+All kinds have the same modules, so a module's top-level name decides for all of them whether it is held out.
 """
 
 from __future__ import annotations
@@ -27,25 +27,21 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-KINDS = ("prose", "code", "long")
-"""What has held-out documents."""
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+KINDS = ("prose", "code", "long")  # the kinds with held-out documents
 SELECTED = "selected"
-_EXPLAINED = 0.25
-"""The share of a module that must be prose for it to be selected."""
+_EXPLAINED = 0.25  # the share of a module that must be prose for it to be selected
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 _LEFT_OUT |= {"turtledemo", "ensurepip", "__pycache__", "lib-dynload"}
-_ONE_IN = 10
-"""Top-level names of which one is held out."""
-_LONG_ALONE = 12_000
-"""Characters from which a module without a package makes a long document."""
+_ONE_IN = 10  # top-level names of which one is held out
+_LONG_ALONE = 12_000  # characters from which a module without a package makes a long document
 
 
 @dataclass(frozen=True)
 class Module:
     """One source file of the library."""
 
-    path: str
-    """Relative to the library, with forward slashes."""
+    path: str  # relative to the library, with forward slashes
     source: str
 
     @property
@@ -64,9 +60,8 @@ def held_out(top: str) -> bool:
     return int.from_bytes(hashlib.blake2b(top.encode(), digest_size=4).digest(), "little") % _ONE_IN == 0
 
 
-def library_modules(root: Path | None = None) -> list[Module]:
+def library_modules(root: Path) -> list[Module]:
     """The library's modules in the order of their paths; without tests, tables and what is not UTF-8."""
-    root = root or Path(sysconfig.get_paths()["stdlib"])
     modules, seen = [], set()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
@@ -83,7 +78,7 @@ def library_modules(root: Path | None = None) -> list[Module]:
     return modules
 
 
-def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
+def build_corpus(output: Path, root: Path = LIBRARY) -> dict[str, int]:
     """Write `KIND.jsonl` and `KIND.heldout.jsonl` for each kind into `output`; returns characters by file."""
     modules = library_modules(root)
     proses = [(module.top, module.path, prose(module.source)) for module in modules]
@@ -92,14 +87,13 @@ def build_corpus(output: Path, root: Path | None = None) -> dict[str, int]:
     texts = {"prose": proses, "code": code, "long": list(long_documents(modules)), SELECTED: chosen}
     output.mkdir(parents=True, exist_ok=True)
     sizes = {}
-    for kind in texts:
-        for name, wanted in ((f"{kind}.jsonl", False), (f"{kind}.heldout.jsonl", True)):
-            if kind == SELECTED and wanted:
-                continue
-            some = [(where, text) for top, where, text in texts[kind] if held_out(top) == wanted and text.strip()]
-            lines = [json.dumps({"id": where, "text": text}) + "\n" for where, text in some]
+    for kind, documents in texts.items():
+        names = {f"{kind}.jsonl": False} | ({f"{kind}.heldout.jsonl": True} if kind in KINDS else {})
+        for name, wanted in names.items():
+            some = {where: text for top, where, text in documents if held_out(top) == wanted and text.strip()}
+            lines = [json.dumps({"id": where, "text": text}) + "\n" for where, text in some.items()]
             (output / name).write_text("".join(lines), encoding="utf-8")
-            sizes[name] = sum(len(text) for _, text in some)
+            sizes[name] = sum(map(len, some.values()))
     return sizes
 
 
@@ -117,7 +111,7 @@ def prose(source: str) -> str:
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
-    """Neighbouring comment lines, each group as one paragraph with the line it begins at."""
+    """Groups of neighbouring comment lines: the first line's number, and the group as one paragraph."""
     group: list[str] = []
     start = last = -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -136,7 +130,7 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _without_code(text: str) -> str:
-    """Without interpreter sessions and rules of dashes."""
+    """The text without interpreter sessions and lines of dashes."""
     lines = [line for line in text.splitlines() if not re.match(r"\s*(>>>|\.\.\. |[-=*#~]{4,}\s*$)", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 

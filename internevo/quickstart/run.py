@@ -126,7 +126,7 @@ def _write_config(folder: Path) -> Path:
 
 
 def _show_learning(evals: list[dict[str, Any]], out: Console) -> None:
-    """Held-out loss by source at each stage's end, and what the long stage did for far positions."""
+    """Print held-out loss by source at each stage's end, and at far positions before and after the long stage."""
     ends = [one for one in evals if one["when"] == "end"]
     stages = list(dict.fromkeys(one["stage"] for one in ends))
     table = Table("source", "token frequencies alone", *(f"after {stage}" for stage in stages), box=None)
