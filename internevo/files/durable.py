@@ -1,10 +1,12 @@
-"""Files that are whole under their name or not there, also after a power cut."""
+"""Files and folders that are whole under their name or not there; files also after a power cut."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +17,7 @@ ASIDE = ".partial"
 def write_durable(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> Path:
     """Write a file at once or not at all, from text (as UTF-8), bytes, or by a function that is given the open file.
 
-    When this returns, content and name are on the disk, and so are the names that others of the folder were given.
-    After an error nothing is left of it, and what was called so before is as it was.
+    On return the content and all names in its folder are on the disk. After an error the folder is as it was.
     """
     aside = path.with_name(path.name + ASIDE)
     try:
@@ -40,13 +41,27 @@ def make_durable(aside: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def made_aside(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which is called `folder` when all is well at the end, and is removed otherwise."""
+    aside = folder.with_suffix(".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    aside.rename(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk: a file's own fsync does not, by POSIX."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what file systems say that keep no names back
+        if error.errno != errno.EINVAL:  # from file systems that write names at once
             raise
     finally:
         os.close(opened)

@@ -8,28 +8,35 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from internevo.files.errors import UserError
+
 
 @contextmanager
 def worker_pool(
-    workers: int, start: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+    workers: int, start: Callable[..., object] | None = None, arguments: tuple[Any, ...] = (), remedy: str = ""
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of spawned processes, each of which first calls `start`; submit to it in `ctrl_c_held`.
 
-    An exception ends what is in progress, which must be such that it can be done again.
+    An exception ends what is in progress, which must be such that it can be done again. Raises UserError, which ends
+    with `remedy`, when a process is killed.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (start, arguments)) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             for process in multiprocessing.active_children():
                 process.terminate()
             # waits: a pool that closes while the interpreter ends can fail in concurrent.futures' own exit handler
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                said = f"a worker process was killed, perhaps because memory ran out. {remedy}"
+                raise UserError(said.rstrip()) from None
             raise
 
 
@@ -37,9 +44,8 @@ def worker_pool(
 def ctrl_c_held() -> Iterator[None]:
     """Processes that are started within never see Ctrl-C; here, one that comes meanwhile takes effect at the end.
 
-    They inherit a blocked signal from their first instruction on. If each ignored it by itself, one that comes while
-    they load would end them with a traceback, and leave a pool half started, which then waits for ever. For the main
-    thread.
+    They inherit a blocked signal. If each ignored it by itself, one that comes while they load would end them with a
+    traceback, and leave a pool half started, which then waits for ever. For the main thread.
     """
     came = False
 

@@ -15,7 +15,7 @@ from internevo.files.errors import UserError
 from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.refine.html import TooLong, cpu_limit, decode, extractor
 from internevo.refine.read import Page, Unusable, read
-from internevo.refine.shards import KEPT, QUOTE, Document, Judged, shard_name, write_shard
+from internevo.refine.shards import QUOTE, Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
 NO_TEXT = "no main text"
@@ -56,14 +56,14 @@ class Extract(Step):
 
     def phases(self, place: Place) -> list[Phase]:
         groups = self._groups(place)
-        for package in ("warcio", "trafilatura"):
-            if any(is_warc(file) for group in groups for file in group) and find_spec(package) is None:
+        archives = any(is_warc(file) for group in groups for file in group)
+        for package in ("warcio", "trafilatura") if archives else ():
+            if find_spec(package) is None:
                 raise UserError(f"web archives need {package}: pip install 'internevo[refine]'")
-        run = partial(write_shard, place.folder, partial(_extracted, self, groups))
-        return [Phase("extract", len(groups), run)]
+        return [place.sifting("extract", partial(_extracted, self, groups), len(groups))]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
-        return tuple(place.folder / KEPT / shard_name(number) for number in range(len(self._groups(place))))
+        return place.kept(len(self._groups(place)))
 
     def passed_over(self, inputs: Sequence[Path]) -> Counter[str]:
         return passed_over(inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,15 @@ class Place:
     folder: Path
     """The step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between."""
 
+    def kept(self, shards: int) -> tuple[Path, ...]:
+        """The files of as many shards as the step makes."""
+        return tuple(self.folder / KEPT / shard_name(number) for number in range(shards))
+
+    def sifting(self, name: str, judged: Callable[[int], Iterable[Judged]], tasks: int | None = None) -> Phase:
+        """A phase that writes shards, one for each of `place.shards` unless `tasks` says how many: a task keeps or
+        drops what `judged` gives for its number."""
+        return Phase(name, len(self.shards) if tasks is None else tasks, partial(write_shard, self.folder, judged))
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -45,23 +54,21 @@ class Phase:
 
 
 class Step(ABC):
-    """One step. It is a dataclass whose fields are its part of the configuration, each with a docstring under it; what
-    is wrong with their values, `__post_init__` tells with a UserError that begins with the key: `dedup.threshold: ...`.
-    """
+    """One step: a dataclass whose fields are its part of the configuration, each with a docstring under it. For wrong
+    values `__post_init__` raises a UserError that begins with the key: `dedup.threshold: ...`."""
 
     reads_input: ClassVar[bool] = False
-    """Whether it is a first step, one that is given the input's paths, not shards."""
+    """Whether it is a first step, which is given the input's paths instead of shards."""
     follows_links: ClassVar[bool] = False
     """Whether a first step reads what stands in folders that links in its input lead to."""
 
     @abstractmethod
     def phases(self, place: Place) -> list[Phase]:
-        """What has to be done, in order. It is asked before the step before has begun: nothing of what is in the
-        shards may be looked at."""
+        """What has to be done, in order. This is asked before the shards are there."""
 
     def kept(self, place: Place) -> tuple[Path, ...]:
         """The shards that there will be for the next step."""
-        return tuple(place.folder / KEPT / shard_name(number) for number in range(len(place.shards)))
+        return place.kept(len(place.shards))
 
     def passed_over(self, inputs: Sequence[Path]) -> Counter[str]:
         """How many files of its input a first step leaves out for their kind, by their endings."""
@@ -77,7 +84,7 @@ class NotJudged(Exception):
 
 
 class Failures:
-    """Documents of a shard that a step fails on: one must not stop the work, and a broken scorer not empty a corpus."""
+    """Documents of a shard that a step fails on: one must not stop the work; a broken scorer must not empty a corpus."""
 
     def __init__(self, step: Path, shard: Path):
         self._step, self._shard = step, shard
@@ -112,7 +119,7 @@ class Sift(Step):
     """A step that looks at one document at a time."""
 
     def prepare(self) -> None:
-        """Called by each task before it judges: load what that needs, and what takes long, once in a process."""
+        """Called by each task before it judges. What takes long should be loaded once in a process."""
 
     @abstractmethod
     def judge(self, document: Document) -> str | None:
@@ -122,7 +129,7 @@ class Sift(Step):
         """
 
     def phases(self, place: Place) -> list[Phase]:
-        return [Phase("sift", len(place.shards), partial(write_shard, place.folder, partial(_sifted, self, place)))]
+        return [place.sifting("sift", partial(_sifted, self, place))]
 
 
 def _sifted(step: Sift, place: Place, number: int) -> Iterator[Judged]:

@@ -135,8 +135,7 @@ def _documents(path: Path, before: int, batch: Any, text_key: str) -> Iterator[I
 
 
 def _column(batch: Any, key: str) -> Any:
-    """What rows have under `key`; when no column is called so, what mappings have under `outer.inner`. None if nothing
-    is."""
+    """What rows have under `key`, or, without such a column, what mappings have under `outer.inner`; else None."""
     from pyarrow import compute, types
 
     found = batch.to_struct_array()
@@ -185,8 +184,8 @@ def _parquet(path: Path) -> Any:
 
 
 def _arrow(path: Path, begin: int, end: int | None) -> Iterator[Any]:
-    """Some record batches of either of arrow's two formats, memory mapped: the file (Feather), of which no others are
-    unpacked, and the stream, which Hugging Face's datasets writes."""
+    """Some record batches of either of arrow's two formats, memory mapped: the file (Feather), and the stream, which
+    Hugging Face's datasets writes. Of a file no others are unpacked."""
     pyarrow = pyarrow_for(path)
     try:
         with pyarrow.memory_map(str(path)) as mapped:

@@ -20,11 +20,10 @@ from internevo.text.columnar import RecordBatches, RowGroups, pyarrow_for, recor
 from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
 PIECE_BYTES = 16 * 2**20
-"""How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
-have work to the end, and few enough pieces of a large corpus."""
-
+"""About how much input a piece is: seconds of tokenising, so that little is lost when a job is killed, and all cores
+have work to the end."""
 _SKIP_BYTES = 2**20
-"""So much of another piece's line is read at a time."""
+"""Another piece's line is read so much at a time."""
 
 
 def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -117,8 +116,8 @@ class Unpacked:
 
 
 Piece = Texts | LineRange | Unpacked | RowGroups | RecordBatches
-"""A part of a corpus: `size`, the bytes on disk that it stands for; `begins`, whether it is the first of its file, from
-where lines are counted; and `read`, all its lines or rows. A reject's line is counted from the piece's beginning."""
+"""A part of a corpus: `size` in bytes on the disk; `begins`, whether it is the first of its file; and `read`, its lines
+or rows. A reject's line is counted from the piece's beginning."""
 
 
 def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
@@ -145,7 +144,7 @@ def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
-    """All lines of a file, unpacked, each with its number from 1. Raises UserError for an archive that is damaged."""
+    """All lines of a file, unpacked, numbered from 1. Raises UserError for an archive that is damaged."""
     with file.open("rb") as raw:
         yield from _lines(file, raw)
 

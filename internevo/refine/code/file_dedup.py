@@ -18,7 +18,7 @@ import numpy as np
 
 from internevo.files.durable import write_durable
 from internevo.refine.near_duplicates.dates import microseconds
-from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"
@@ -42,7 +42,7 @@ class FileDedup(Step):
         return [
             Phase("hash", tasks, partial(_hash, self, place)),
             Phase("choose", tasks, partial(_choose, place)),
-            Phase("sift", tasks, partial(write_shard, place.folder, partial(_sifted, place))),
+            place.sifting("sift", partial(_sifted, place)),
         ]
 
 

@@ -20,7 +20,7 @@ from internevo.files.hashing import hash64
 from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
-from internevo.refine.shards import KEPT, Document, Judged, shard_name, write_shard
+from internevo.refine.shards import Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
 _HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
@@ -65,10 +65,10 @@ class Repositories(Step):
         shares: list[list[tuple[str, Path]]] = [[] for _ in range(self.shards)]
         for name, path in sorted(found.items()):
             shares[hash64(name.encode(errors="surrogateescape")) % self.shards].append((name, path))
-        return [Phase("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
+        return [place.sifting("read", partial(_read, self, shares), self.shards)]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
-        return tuple(place.folder / KEPT / shard_name(number) for number in range(self.shards))
+        return place.kept(self.shards)
 
     def _repositories(self, folder: Path) -> Iterator[tuple[str, Path]]:
         if not folder.is_dir():

@@ -14,7 +14,7 @@ from internevo.config.bounds import Between, Count
 from internevo.files.errors import UserError
 from internevo.refine.long.context_gain import Segments, TextScorer, context_gains
 from internevo.refine.scorers import named_object
-from internevo.refine.shards import Document, Judged, write_shard
+from internevo.refine.shards import Document, Judged
 from internevo.refine.step import Failures, NotJudged, Phase, Place, Step
 
 NO_GAIN = "context does not help"
@@ -64,7 +64,7 @@ class PerplexityDifference(Step):
     def phases(self, place: Place) -> list[Phase]:
         """Raises UserError when there is no model, or it does not fit the segments."""
         self.make_scorer()
-        return [Phase("score", len(place.shards), partial(write_shard, place.folder, partial(_scored, self, place)))]
+        return [place.sifting("score", partial(_scored, self, place))]
 
     def make_scorer(self) -> TextScorer:
         """The model; one in a process. Raises UserError when there is none."""

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from internevo.config.bounds import Between
-from internevo.files.durable import write_durable
+from internevo.files.durable import made_aside, write_durable
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
@@ -29,7 +29,7 @@ from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, sig
 from internevo.refine.near_duplicates.near_pairs import SKETCH, alike_in, near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, by_shard, write_signed_shard
-from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
 
 NEAR_DUPLICATE = "near-duplicate"
@@ -74,7 +74,7 @@ class Dedup(Step):
             Phase("signatures", shards, partial(_sign, self, place)),
             Phase("pairs", pair_tasks, partial(_pair, self, place, parts)),
             Phase("clusters", 1, partial(_cluster, self, place, pair_tasks)),
-            Phase("sift", shards, partial(write_shard, place.folder, partial(_sifted, place))),
+            place.sifting("sift", partial(_sifted, place)),
         ]
 
     def priority(self, document: Document) -> int:
@@ -131,11 +131,8 @@ def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
 def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
     target = place.folder / DUPLICATES
     if not target.exists():
-        aside = target.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write_duplicates(step, place, pair_tasks, aside)
-        aside.rename(target)
+        with made_aside(target) as aside:
+            _write_duplicates(step, place, pair_tasks, aside)
     for folder in (SIGNATURES, PAIRS):  # as large as the text, and of no more use
         shutil.rmtree(place.folder / folder, ignore_errors=True)
 

@@ -6,7 +6,6 @@ A document has a *key*, its shard's number and its own in the shard: keys stand 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from internevo.files.durable import made_aside
 from internevo.refine.near_duplicates.ragged import Ragged, joined, running
 
 _ROW_BITS = 32
@@ -84,15 +84,8 @@ class SignedBatch(NamedTuple):
 
 def write_signed_shard(folder: Path, batches: Iterable[SignedBatch]) -> None:
     """Writes a signed shard, whose folder is there when it is complete."""
-    aside = folder.with_suffix(".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with made_aside(folder) as aside:
         _write(aside, batches)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
-    aside.rename(folder)
 
 
 def _write(folder: Path, batches: Iterable[SignedBatch]) -> None:
