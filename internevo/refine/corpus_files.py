@@ -20,7 +20,7 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
     """The files below these paths, in order; hidden ones and those of other kinds are left out.
 
     Raises UserError for a path that is missing or of an unknown kind, a folder that cannot be listed, a file that comes
-    twice, and when there is no file at all.
+    twice, and for no file at all.
     """
     files: list[Path] = []
     for path in paths:
@@ -45,11 +45,10 @@ def passed_over(paths: Sequence[Path]) -> Counter[str]:
 
 
 def files_below(folder: Path, *, links: bool) -> Iterator[Path]:
-    """The files below a folder, in the order of their paths. Raises UserError for a folder that cannot be listed, and
-    for a link to nothing where links count.
+    """The files below a folder, in the order of their paths. With `links`, also through links to folders, which may
+    form a circle: a folder is entered once.
 
-    `links` says whether links to folders are followed. A folder is then entered once, however many links lead to it,
-    so that they may form a circle.
+    Raises UserError for a folder that cannot be listed, and with `links` for a link to nothing.
     """
     entered: set[tuple[int, int]] = set()
 
@@ -74,7 +73,6 @@ def files_below(folder: Path, *, links: bool) -> Iterator[Path]:
 
 
 def cannot_list(error: OSError) -> UserError:
-    """What to say of a folder whose files nobody knows."""
     return UserError(f"{error.filename} cannot be listed: {error.strerror}. Fix it or leave it out.")
 
 

@@ -17,10 +17,10 @@ class StepCounts:
     """Of its folder, `02-rules`."""
     tally: Tally
     given: int
-    """Documents that the step before has kept in these shards; of a first step, all that it found. A step may keep
-    more, as `sample` does, or make others of them."""
+    """Documents that the step before kept in these shards; of a first step, all that it found. A step may keep more
+    than it was given, as `sample` does."""
     dropped: int
-    """Documents, whatever the reason."""
+    """Documents, for all reasons."""
     done: int
     """Shards."""
     shards: int

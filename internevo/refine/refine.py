@@ -37,20 +37,20 @@ class PhasesDone:
     job: str
     """The phase in progress, `02-language sift`."""
     done: int
-    """Tasks of it."""
     of: int
+    """Tasks of it."""
     all_done: int
-    """Tasks of all phases."""
     all_of: int
+    """Tasks of all phases."""
 
 
 def refine(
     refinery: Refinery, report: Report, progress: Callable[[PhasesDone], None] = lambda progress: None
 ) -> list[str]:
-    """Do all steps of a chain, those and their tasks that are done already left out.
+    """Do all steps of a chain that are not done yet.
 
     The result depends neither on the executor nor on how often the work was stopped. Returns the numbers of Slurm's
-    jobs, in which the work continues; without Slurm, none, and all is done. Raises UserError when the folder was begun
+    jobs, in which the work continues; without Slurm none, and all is done. Raises UserError when the folder was begun
     otherwise, the input changes meanwhile, something is damaged, or the disk is full.
     """
     from internevo.refine.executors import PhaseJob, run_here, still_queued, submit

@@ -29,7 +29,7 @@ _HAN_SHARE = 0.3
 @dataclass
 class Thresholds:
     """What a document may be like. `null` for a number, or an empty list, leaves a rule out. A unit is a word, or in
-    Chinese a character; shares of characters leave white space aside."""
+    Chinese a character; shares of characters leave white space out."""
 
     min_units: Annotated[int | None, Between(0, 10**12)] = 50
     """Fewer are too few."""
@@ -42,7 +42,7 @@ class Thresholds:
     max_unit: Annotated[int | None, Between(0, 10**12)] = 1000
     """Characters of the longest stretch without white space; in Chinese, without punctuation either."""
     min_alphabetic: Annotated[float | None, Between(0, 1)] = 0.8
-    """Share of the words that have a letter; in Chinese, of the characters that are Chinese."""
+    """Share of the words that have a letter; in Chinese, share of the characters that are Chinese."""
     stop_words: list[str] = field(default_factory=lambda: list(ENGLISH_STOP_WORDS))
     """Words that all prose has."""
     min_stop_words: Annotated[int | None, Between(0, 10**12)] = 2
@@ -136,7 +136,7 @@ class Rules(Sift):
 
 
 Verdicts = Iterator[tuple[str, bool]]
-"""Reasons, and whether they hold; computed as they are asked for, the cheap ones first."""
+"""Reasons, and whether they hold; each computed when it is asked for, the cheap ones first."""
 
 
 def _size(text: TextStatistics, limits: Thresholds) -> Verdicts:

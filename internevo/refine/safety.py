@@ -55,7 +55,7 @@ class Safety(Sift):
         if isinstance(url, str) and (domain := self._domains.of(url)):
             document.metadata["blocked_domain"] = domain
             return BLOCKED
-        if len(self._words):
+        if self._words:
             found, of = self._words.find(document.text)
             if found >= self.min_words and found >= self.min_density * of / 1000:
                 document.metadata["blocked_words"] = found

@@ -1,5 +1,5 @@
-"""A user's own functions and classes by name, `module:attribute`, and what scores a text: such a function, or the file
-of a classifier that was trained here."""
+"""A user's own functions and classes by name, `module:attribute`; and what scores a text: such a function, or a
+classifier's file."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _in_module(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def scorer(name: str) -> Scorer:
-    """The function, loaded once in a process. It raises NotJudged for a score that is not finite: no threshold would
-    ever drop that."""
+    """The function, loaded once in a process. It raises NotJudged for a score that is not finite, which no threshold
+    drops."""
     if _in_module(name):
         function = named_object(name, "classifier")
     else:

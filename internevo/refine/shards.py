@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from internevo.files.durable import make_durable, write_durable
+from internevo.files.durable import ASIDE, make_durable, write_durable
 from internevo.files.errors import UserError
 
 KEPT, DROPPED, COUNTS = "kept", "dropped", "counts"
 EXAMPLES = 3
-"""Documents of each reason, and kept ones, that a shard's counts quote."""
+"""Documents with one verdict that a shard's counts quote."""
 QUOTE = 400
 """Characters of a quoted document."""
 
@@ -97,8 +97,8 @@ def read_shard(path: Path) -> Iterator[Document]:
 
 
 class ShardWriter:
-    """What one task keeps and drops. The files get their names together, when all is well at the end, the counts last:
-    a task whose counts are there is done."""
+    """What one task keeps and drops. The files get their names when all is well at the end, the counts last: a task
+    whose counts are there is done."""
 
     def __init__(self, step: Path, number: int):
         self.tally = Tally()
@@ -142,7 +142,7 @@ Judged = tuple[Document, str | None]
 
 
 def write_shard(step: Path, judged: Callable[[int], Iterable[Judged]], number: int) -> None:
-    """The task of this number, unless it is done: what `judged` gives for it is kept or dropped."""
+    """The task of this number, unless it is done: keep or drop what `judged` gives for it."""
     if done(step, number):
         return
     with ShardWriter(step, number) as out:
@@ -169,4 +169,4 @@ def done(step: Path, number: int) -> bool:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + ASIDE)

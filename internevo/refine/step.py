@@ -84,7 +84,7 @@ class NotJudged(Exception):
 
 
 class Failures:
-    """Documents of a shard that a step fails on: one must not stop the work; a broken scorer must not empty a corpus."""
+    """Documents of a shard that a step fails on: one must not stop the work, nor a broken scorer empty a corpus."""
 
     def __init__(self, step: Path, shard: Path):
         self._step, self._shard = step, shard

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import UserError
+from internevo.text.batches import in_batches
 from internevo.text.documents import PARQUET, Document, Item, Reject
 
 _ROWS = 256
@@ -55,27 +56,21 @@ class RecordBatches:
 def row_groups(path: Path, piece_bytes: int) -> Iterator[RowGroups]:
     """A parquet file, cut."""
     file = _parquet(path)
-    groups: list[int] = []
-    size = 0
-    for number in range(file.num_row_groups):
-        groups.append(number)
+
+    def size(number: int) -> int:
         group = file.metadata.row_group(number)
-        size += sum(group.column(column).total_compressed_size for column in range(group.num_columns))
-        if size >= piece_bytes or number + 1 == file.num_row_groups:
-            yield RowGroups(path, tuple(groups), size)
-            groups, size = [], 0
+        return sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+
+    for groups in in_batches(range(file.num_row_groups), size, piece_bytes):
+        yield RowGroups(path, tuple(groups), sum(map(size, groups)))
 
 
 def record_batches(path: Path, piece_bytes: int) -> Iterator[RecordBatches]:
     """An arrow file, cut."""
-    begin = size = end = 0
-    for end, batch in enumerate(_arrow(path, 0, None), 1):
-        size += batch.nbytes
-        if size >= piece_bytes:
-            yield RecordBatches(path, begin, end, size)
-            begin, size = end, 0
-    if end > begin:
-        yield RecordBatches(path, begin, end, size)
+    begin = 0
+    for sizes in in_batches((batch.nbytes for batch in _arrow(path, 0, None)), int, piece_bytes):
+        yield RecordBatches(path, begin, begin + len(sizes), sum(sizes))
+        begin += len(sizes)
 
 
 def batches_of(path: Path) -> Iterator[Any]:

@@ -24,7 +24,7 @@ from internevo.tokens.shards import Joiner
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.tokenizer import Tokenizer
 from internevo.tokens.work_folder import check_unchanged, plan_of, working_in
-from internevo.tokens.workers import Conversion, tokenised
+from internevo.tokens.workers import Cut, Encoder, tokenised
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Manifest(Counts):
 
     inputs: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
-    """Files below the inputs that are of kinds that are not read: how many, by their endings."""
+    """How many files below the inputs are of kinds that are not read, by their endings."""
     tokenizer: str = ""
     """Empty, as the two below, where ids were imported without saying whose they are."""
     tokenizer_fingerprint: str = ""
@@ -51,11 +51,10 @@ class BytesDone:
     """How far the work is."""
 
     read: int
-    """Bytes of the input that are done ..."""
     size: int
-    """... of how many in all."""
+    """Bytes of the input: done, and in all."""
     read_now: int
-    """Those that this run did, not an earlier one that was stopped."""
+    """Without those of an earlier run that was stopped."""
     tokens_now: int
 
 
@@ -69,7 +68,8 @@ class StoreJob:
     held_files: Sequence[Path]
     """Held out whole."""
     output: Path
-    conversion: Conversion
+    cut: Cut
+    encoder: Encoder
     tokenizer: Tokenizer | None
     dtype: str
     held_out: float
@@ -77,7 +77,7 @@ class StoreJob:
     shard_tokens: int
     piece_bytes: int
     left_out: dict[str, int] = field(default_factory=dict)
-    """How many files below the inputs are of kinds that are not read, by their endings."""
+    """As in the manifest."""
     options: dict[str, Any] = field(default_factory=dict)
     """What else the result depends on, in plain values."""
 
@@ -132,7 +132,8 @@ def _join_all(job: StoreJob, joiner: Joiner, workers: int, progress: Callable[[B
     pieces = tokenised(
         job.files,
         job.held_files,
-        conversion=job.conversion,
+        cut=job.cut,
+        encoder=job.encoder,
         workers=workers,
         folder=joiner.folder / "pieces",
         skip=joiner.joined.pieces,

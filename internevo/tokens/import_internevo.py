@@ -24,7 +24,6 @@ from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
 from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
 from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
-from internevo.tokens.workers import Conversion
 
 DTYPE = np.dtype(np.int32)
 """Of what is imported: signed for masked ids, and how large they are is known only at the end."""
@@ -46,10 +45,8 @@ def import_internevo(
 ) -> Manifest:
     """Make the token store folder `output` from `.bin` files, or folders of them, in the order of their names.
 
-    Ids stay as they are, int32. With a tokenizer, the manifest names it and no id may be past its pieces. As `prepare`,
-    it may be stopped and called again, and holds documents out by a hash. Raises UserError when `output` exists or is
-    below an input, an input is missing, disagrees with its `.meta` or has changed, the disk is full, nothing is left,
-    or more than `max_rejects` of the lines cannot be used.
+    Ids stay as they are, int32. With a tokenizer, the manifest names it, and no id may be past its pieces. Stopping,
+    holding out and errors are those of `prepare`; there is one more for an input that disagrees with its `.meta`.
     """
     tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path is not None else None
     ids = tokenizer.vocab_size if tokenizer else np.iinfo(DTYPE).max + 1
@@ -68,7 +65,8 @@ def import_internevo(
         files=files,
         held_files=(),
         output=output,
-        conversion=Conversion(cut_lines, partial(_reader, ids, held_out)),
+        cut=cut_lines,
+        encoder=partial(_reader, ids, held_out),
         tokenizer=tokenizer,
         dtype=DTYPE.name,
         held_out=held_out,
@@ -110,7 +108,7 @@ def _reader(ids: int, held_out: float) -> Callable[[IdLines, bool], TokenisedPie
     return partial(read_piece, ids, held_out)
 
 
-def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = False) -> TokenisedPiece:
+def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool) -> TokenisedPiece:
     """The documents of a piece as they are; ids must be below `ids`.
 
     A line that cannot be used is a reject. Raises UserError where the file and its `.meta` disagree.

@@ -14,12 +14,13 @@ import numpy as np
 
 from internevo.files.durable import write_durable
 from internevo.files.hashing import share_of
+from internevo.text.batches import in_batches
 from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 _GROUP_CHARACTERS = 2**20
-"""About as many characters are encoded at a time."""
+"""About how many characters are encoded at a time."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ Documents = list[np.ndarray]
 
 @dataclass(frozen=True)
 class TokenisedPiece:
-    """A piece: tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
+    """Tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
 
     record: Record
     train: np.ndarray
@@ -101,32 +102,26 @@ class TokenisedPiece:
         return cls(Record(Counts(**found["counts"]), found["lines"], rejects), **arrays)
 
 
-@dataclass(frozen=True)
-class Options:
-    """How text becomes tokens."""
-
-    text_key: str
-    held_out: float
-    dtype: str
-
-
-def text_encoder(tokenizer: Path, options: Options) -> Callable[[Piece, bool], TokenisedPiece]:
+def text_encoder(
+    tokenizer: Path, text_key: str, held_out: float, dtype: str
+) -> Callable[[Piece, bool], TokenisedPiece]:
     """`tokenise`, with the tokenizer loaded."""
-    return partial(tokenise, load_tokenizer(tokenizer), options)
+    return partial(tokenise, load_tokenizer(tokenizer), text_key, held_out, np.dtype(dtype))
 
 
-def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out: bool = False) -> TokenisedPiece:
+def tokenise(
+    tokenizer: Tokenizer, text_key: str, held_out: float, dtype: np.dtype[Any], piece: Piece, all_held_out: bool
+) -> TokenisedPiece:
     """Each document of a piece becomes BOS, its tokens, EOS.
 
-    A document is held out when a hash of its text falls below `options.held_out`, so that neither order nor files
-    change what is. Raises UserError for input that is damaged.
+    A document is held out when a hash of its text falls below `held_out`, whatever the order and the files are. Raises
+    UserError for input that is damaged.
     """
     record = Record()
-    limit = 2.0 if all_held_out else options.held_out
-    dtype = np.dtype(options.dtype)
+    limit = 2.0 if all_held_out else held_out
     train: Documents = []
     heldout: Documents = []
-    for texts in _groups(piece, options.text_key, record):
+    for texts in in_batches(_texts(piece, text_key, record), len, _GROUP_CHARACTERS):
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
             held = limit > 0 and share_of(text.encode()) < limit
             framed = np.fromiter((tokenizer.bos_id, *ids, tokenizer.eos_id), dtype, len(ids) + 2)
@@ -134,23 +129,14 @@ def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out:
     return TokenisedPiece.of(record, train, heldout, dtype)
 
 
-def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
-    """Usable texts, some at a time; the rest goes into the record."""
-    texts: list[str] = []
-    held = 0
+def _texts(piece: Piece, text_key: str, record: Record) -> Iterator[str]:
+    """Usable texts; the rest goes into the record."""
     for record.lines, one in piece.read(text_key):
         if isinstance(one, Reject):
             record.counts.rejected += 1
             record.rejects.append(one)
-        elif isinstance(one, Document):
-            if not one.text.strip():
-                record.counts.empty += 1
-                continue
-            texts.append(one.text)
-            held += len(one.text)
+        elif isinstance(one, Document) and one.text.strip():
             record.counts.characters += len(one.text)
-            if held >= _GROUP_CHARACTERS:
-                yield texts
-                texts, held = [], 0
-    if texts:
-        yield texts
+            yield one.text
+        elif isinstance(one, Document):
+            record.counts.empty += 1

@@ -31,6 +31,7 @@ from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, by_shard, write_signed_shard
 from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
+from internevo.text.batches import in_batches
 
 NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
@@ -88,7 +89,8 @@ def _sign(step: Dedup, place: Place, shard: int) -> None:
     folder = place.folder / SIGNATURES / f"{shard:05}"
     if folder.exists() or (place.folder / DUPLICATES).exists():
         return
-    write_signed_shard(folder, (_signed(step, batch) for batch in _batches(read_shard(place.shards[shard]))))
+    batches = in_batches(read_shard(place.shards[shard]), lambda document: len(document.text), _BATCH)
+    write_signed_shard(folder, (_signed(step, batch) for batch in batches))
 
 
 def _signed(step: Dedup, batch: list[Document]) -> SignedBatch:
@@ -101,19 +103,6 @@ def _signed(step: Dedup, batch: list[Document]) -> SignedBatch:
         priorities=[step.priority(document) for document in batch],
         ids=[document.id for document in batch],
     )
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
