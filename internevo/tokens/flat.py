@@ -18,9 +18,9 @@ from internevo.files.foreign import described, other_store
 from internevo.tokens.megatron import StoreError, map_index
 
 ENDINGS = (".ds", ".npy")
-"""Of the files that are taken from a folder."""
+"""Of files that are taken from a folder."""
 NAMED = (*ENDINGS, ".bin")
-"""Of the files that can be named themselves."""
+"""Of files that can be named themselves."""
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _CHUNK = 2**24
 """Tokens that are looked at together when documents are found."""
@@ -89,10 +89,10 @@ def index_of(path: Path) -> Path:
 
 
 def index_documents(path: Path, eos: int, token_bytes: int) -> int:
-    """Write the index of a flat file whose documents end with the id `eos`; how many there are.
+    """Write the index of a flat file whose documents end with the id `eos`; returns how many there are.
 
     What stands after the last `eos` is a document too. Raises StoreError for a file that is missing, of another size
-    of tokens, or indexed already, and for one in which `eos` never comes.
+    of tokens, or indexed already, and for one without `eos`.
     """
     if not path.is_file():
         raise StoreError(f"{path} does not exist.")

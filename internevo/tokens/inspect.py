@@ -22,9 +22,9 @@ class Lengths:
     """Documents of like length."""
 
     first: int
-    """The least length in tokens, a power of two, or 0 for documents without any ..."""
+    """The least length in tokens: a power of two, or 0."""
     last: int
-    """... and the greatest: twice as much, less one."""
+    """The greatest: twice as much, less one."""
     documents: float
     """Their share of the documents."""
     tokens: float
@@ -46,7 +46,7 @@ class StoreSummary:
     histogram: list[Lengths]
     """Documents by length, without gaps."""
     sampled: int
-    """Documents that the lengths are of; all, unless the store is very large."""
+    """Documents whose lengths were looked at."""
     heldout_documents: int
     heldout_tokens: int
     manifest: dict[str, Any]

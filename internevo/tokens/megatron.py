@@ -3,7 +3,7 @@
 The index is a header (`MMIDIDX\\0\\0`, version, dtype code, number of sequences, number of document borders), then
 int32 sequence lengths, int64 byte offsets and int64 document borders, all little-endian. Everything is memory
 mapped: opening a pair costs the same whatever its size. Pairs are written with one sequence a document; reading
-also takes those whose documents have several sequences or none, as Megatron's tools may write them.
+also takes those of Megatron's tools, with several sequences or none.
 """
 
 from __future__ import annotations
@@ -19,14 +19,7 @@ from internevo.files.foreign import described, other_store
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
-DTYPES: dict[int, type[np.generic]] = {
-    1: np.uint8,
-    2: np.int8,
-    3: np.int16,
-    4: np.int32,
-    5: np.int64,
-    8: np.uint16,
-}
+DTYPES: dict[int, type[np.generic]] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 
 
 class StoreError(UserError):
@@ -70,11 +63,9 @@ class MegatronPair:
         """Tokens in all documents."""
         if sequences:
             self.tokens = int(self._pointers[-1]) // self.dtype.itemsize + int(lengths[-1])
-        actual = data.stat().st_size
-        if actual < self.tokens * self.dtype.itemsize:
-            raise StoreError(
-                f"{data} is torn: its index needs {self.tokens * self.dtype.itemsize:,} bytes, it has {actual:,}."
-            )
+        actual, needed = data.stat().st_size, self.tokens * self.dtype.itemsize
+        if actual < needed:
+            raise StoreError(f"{data} is torn: its index needs {needed:,} bytes, it has {actual:,}.")
         self.data = np.empty(0, self.dtype)
         """All token ids in file order, as a plain view of the memory map."""
         if self.tokens:
@@ -119,8 +110,8 @@ def _instead(missing: Path, data: Path) -> str:
 
 
 def map_index(path: Path) -> np.ndarray:
-    """A file that is not empty as bytes, mapped into memory. Documents are looked up in random order: reading ahead, as
-    the system does by itself, would read thirty times as much and count as memory."""
+    """A file that is not empty as bytes, mapped into memory. Documents are looked up in random order: the system's
+    reading ahead would read thirty times as much and count as memory."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):

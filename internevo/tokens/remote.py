@@ -1,10 +1,9 @@
 """Token stores in object storage: `s3://bucket/tokens/web`, or any other URL that fsspec knows.
 
 Training reads at random, so the files are copied once into a folder of the machine and memory mapped from there:
-`CACHE/NAME-HASH/VERSION/`. VERSION is a hash of the sizes and tags of the objects: objects that change make another
-version, and never mix with those before. A file is written aside, checked, and then gets its name; what was copied of
-one when a process was stopped stays, and the next copy resumes there. Of the processes of a machine one copies, others
-wait.
+`CACHE/NAME-HASH/VERSION/`. VERSION is a hash of the sizes and tags of the objects: changed objects make another version
+and never mix with those before. A file is written aside, checked, and then gets its name; a copy that is stopped is
+resumed. Of the processes of a machine one copies, others wait.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internevo.files.durable import ASIDE
 from internevo.files.errors import UserError
 from internevo.files.lock import locked
 from internevo.files.urls import is_remote
@@ -35,7 +35,7 @@ _CHUNK = 16 * 2**20
 _FILES = 8
 """Files that are copied at the same time."""
 _TAGS = ("ETag", "etag", "generation", "blob_id", "md5Hash", "sha", "LastModified", "mtime", "created")
-"""What file systems call that by which a changed object is known, the best first."""
+"""File systems' names for what changes with an object, the best first."""
 _PAIR = r"(-\d{5}-of-\d{5})?\.(bin|idx)"
 """After a store's name: a pair's files, or those of a shard."""
 _PACKAGES = {
@@ -45,7 +45,7 @@ _PACKAGES = {
     "hf": "huggingface_hub: pip install huggingface_hub",
 }
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx", "requests")
-"""Packages whose errors come from the way to the storage."""
+"""Packages whose errors come from the connection to the storage."""
 
 Show = Callable[[int, int], None]
 """Called with how many bytes are copied, and of how many."""
@@ -59,6 +59,10 @@ class RemoteFile:
     size: int
     tag: str
     """Changes when the object does."""
+
+    @property
+    def name(self) -> str:
+        return _last(self.path)
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,7 @@ class RemoteStore:
     def folder(self, cache: Path) -> Path:
         """Where this version is kept."""
         tags = [f"{name} {file.size} {file.tag}" for name, file in sorted(self.files.items())]
-        place = f"{self.url.rstrip('/').rpartition('/')[2]}-{_hash(self.url)}"
-        return cache.expanduser() / place / _hash("\n".join(tags))
+        return cache.expanduser() / f"{_last(self.url)}-{_hash(self.url)}" / _hash("\n".join(tags))
 
     def wanted(self, part: str) -> list[RemoteFile]:
         """The files of `train` or `heldout`, the manifest first. A single store has no held-out documents."""
@@ -85,6 +88,9 @@ class RemoteStore:
         flat = part == TRAIN
         chosen = [name for name in self.files if re.fullmatch(part + _PAIR, name) or (flat and _flat(name))]
         return [self.files[name] for name in (MANIFEST, *sorted(chosen)) if name in self.files]
+
+    def wanted_bytes(self, part: str) -> int:
+        return sum(file.size for file in self.wanted(part))
 
 
 def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lambda done, total: None) -> Path:
@@ -106,10 +112,8 @@ def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lamb
 
 @functools.cache
 def look(url: str) -> RemoteStore:
-    """What stands at `url` now.
-
-    A process keeps to what it saw first: a run must not continue with other data when objects change under it, nor end
-    when the storage cannot be reached any more. Raises UserError when there is no store or it cannot be reached.
+    """What stands at `url` when this process first asks: a run must not continue with other data when objects change,
+    nor end when the storage can no longer be reached. Raises UserError when there is no store or it cannot be reached.
     """
     with _as_user_error(url):
         from fsspec.core import url_to_fs
@@ -119,7 +123,7 @@ def look(url: str) -> RemoteStore:
         folder, _, name = (path.rstrip("/"), "", "") if inside else path.rstrip("/").rpartition("/")
         files = {}
         for info in fs.ls(folder, detail=True):
-            own = info["name"].rstrip("/").rpartition("/")[2]
+            own = _last(info["name"])
             if info["type"] == "file" and _of_a_store(own, name):
                 files[own] = RemoteFile(info["name"], int(info["size"] or 0), _tag(info))
         store = RemoteStore(url, fs, files, name)
@@ -130,15 +134,13 @@ def look(url: str) -> RemoteStore:
 
 def fetch(urls: dict[str, str], show: Show) -> None:
     """Copy the training and held-out documents of stores, each URL with its cache, with one account of all bytes."""
-    stores = {url: look(url) for url in urls}
-    total = sum(sum(file.size for part in (TRAIN, HELDOUT) for file in one.wanted(part)) for one in stores.values())
+    parts = [(url, part) for url in urls for part in (TRAIN, HELDOUT)]
+    total = sum(look(url).wanted_bytes(part) for url, part in parts)
     before = 0
-    for url, cache in urls.items():
-        for part in (TRAIN, HELDOUT):
-            size = sum(file.size for file in stores[url].wanted(part))
-            local_copy(url, part, cache, lambda done, _, base=before: show(base + done, total))  # type: ignore[misc]
-            before += size
-            show(before, total)
+    for url, part in parts:
+        local_copy(url, part, urls[url], lambda done, _, base=before: show(base + done, total))  # type: ignore[misc]
+        before += look(url).wanted_bytes(part)
+        show(before, total)
 
 
 def _flat(name: str) -> bool:
@@ -146,7 +148,7 @@ def _flat(name: str) -> bool:
 
 
 def _of_a_store(file: str, name: str) -> bool:
-    """Whether a file belongs to the store `name` in its folder; to any, where that is empty."""
+    """Whether a file belongs to the store `name` in its folder; to any store when that is empty."""
     if file == MANIFEST:
         return True
     if name.endswith(NAMED):
@@ -156,15 +158,15 @@ def _of_a_store(file: str, name: str) -> bool:
 
 
 def _missing(folder: Path, files: list[RemoteFile]) -> list[RemoteFile]:
-    return [file for file in files if not (folder / _name(file)).is_file()]
+    return [file for file in files if not (folder / file.name).is_file()]
 
 
-def _name(file: RemoteFile) -> str:
-    return file.path.rpartition("/")[2]
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _copy(store: RemoteStore, folder: Path, files: list[RemoteFile], show: Show) -> None:
-    """The files that are missing, several at a time; the manifest, which tells what they must be, before them."""
+    """The files that are missing, several at a time; first the manifest, which has their checksums."""
     total = sum(file.size for file in files)
     kept = sum(path.stat().st_size for file in files if (path := _aside(folder, file)).exists())
     if (free := shutil.disk_usage(folder).free) < total - kept:
@@ -189,7 +191,7 @@ def _copy(store: RemoteStore, folder: Path, files: list[RemoteFile], show: Show)
         sums = _sums(manifest, folder / MANIFEST)
     with ThreadPoolExecutor(_FILES) as threads:
         others = [file for file in files if file is not manifest]
-        copies = [threads.submit(_copy_file, store.fs, one, folder, sums.get(_name(one)), count) for one in others]
+        copies = [threads.submit(_copy_file, store.fs, one, folder, sums.get(one.name), count) for one in others]
         try:
             for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
                 copy.result()
@@ -212,7 +214,7 @@ def _sums(manifest: RemoteFile, copied: Path) -> dict[str, str]:
 
 
 def _aside(folder: Path, file: RemoteFile) -> Path:
-    return folder / f"{_name(file)}.partial"
+    return folder / f"{file.name}{ASIDE}"
 
 
 def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, count: Callable[[int], None]) -> None:
@@ -225,10 +227,7 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
             seen.update(data)
             count(len(data))
         place = out.tell()
-        while place < file.size:
-            data = _piece(fs, file, place)
-            if not data:
-                break
+        while place < file.size and (data := _piece(fs, file, place)):
             out.write(data)
             seen.update(data)
             place += len(data)
@@ -240,11 +239,11 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
         aside.unlink()
         what = "was changed while it was copied" if wrong else "is not what its manifest.json says (SHA-256)"
         raise UserError(f"{file.path} {what}; nothing of it is kept. Run the same command again, or write it anew.")
-    aside.rename(folder / _name(file))
+    aside.rename(folder / file.name)
 
 
 def _piece(fs: Any, file: RemoteFile, start: int) -> bytes:
-    """The next bytes of an object; none where it has become another one, which may be too short for the question."""
+    """The next bytes of an object; none when it was changed, as it may have become too short for the request."""
     try:
         return fs.cat_file(file.path, start=start, end=min(start + _CHUNK, file.size))
     except Exception:

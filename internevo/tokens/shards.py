@@ -28,11 +28,11 @@ class Joined:
     read: int = 0
     """Bytes of the input."""
     lines: int = 0
-    """Lines of the last piece's file that were read: rejects are reported by line."""
+    """Lines read of the last piece's file: rejects are reported by line."""
     rejects: int = 0
     """Bytes of the file of rejects."""
     last_reject: str = ""
-    """Where the last one is, and why."""
+    """Its place, and the reason."""
     counts: Counts = field(default_factory=Counts)
     sha256: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -49,10 +49,6 @@ class Joined:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}. Remove {path.parent} to begin anew.") from None
 
-    def save(self, path: Path) -> None:
-        """Write it at once or not at all."""
-        write_durable(path, json.dumps(asdict(self)).encode())
-
 
 class Joiner:
     """Writes the store of a folder of work, and resumes after the last whole shard."""
@@ -63,7 +59,7 @@ class Joiner:
         self._dtype, self._shard_tokens, self._max_rejects = dtype, shard_tokens, max_rejects
         self._removed = 0
         if self.joined.shards and not self.store.exists():
-            # it was finished and became the output, which has been taken away since: nothing is left to resume
+            # it became the output, which was taken away since: nothing is left to resume
             (folder / "joined.json").unlink()
             self.joined = Joined()
         self.store.mkdir(exist_ok=True)
@@ -136,19 +132,18 @@ class Joiner:
     def _prefix(self, kind: str, number: int) -> Path:
         return self.store / f"{kind}-{number:05}"
 
-    def _final(self, kind: str, number: int) -> Path:
-        shards = self.joined.shards
-        return self.store / (kind if shards == 1 else f"{kind}-{number:05}-of-{shards:05}")
-
     def _files(self) -> Iterator[tuple[Path, Path]]:
         """Those of whole shards that will be in the store: what each is called at first, and at the end."""
+        shards = self.joined.shards
         for kind in (TRAIN, HELDOUT) if self.joined.counts.heldout_documents else (TRAIN,):
-            for number in range(self.joined.shards):
+            for number in range(shards):
+                first = self._prefix(kind, number)
+                final = first.with_name(f"{first.name}-of-{shards:05}" if shards > 1 else kind)
                 for ending in (".bin", ".idx"):
-                    yield pair_file(self._prefix(kind, number), ending), pair_file(self._final(kind, number), ending)
+                    yield pair_file(first, ending), pair_file(final, ending)
 
     def _check_whole(self) -> None:
-        """The pieces of whole shards are gone, so nothing else tells when something of them is."""
+        """Raises UserError when something of the whole shards is gone: their pieces are no longer there to redo it."""
         sizes = {self.store / REJECTS: self.joined.rejects}
         sizes |= {new if new.exists() else old: self.joined.sizes[old.name] for old, new in self._files()}
         for file, size in sizes.items():
@@ -176,7 +171,7 @@ class Joiner:
         self._sync_rejects()
         self.joined.rejects = os.fstat(self._rejects.fileno()).st_size
         self.joined.shards += 1
-        self.joined.save(self.folder / "joined.json")
+        write_durable(self.folder / "joined.json", json.dumps(asdict(self.joined)))
         self._remove_pieces()
 
     def _sync_rejects(self) -> None:
@@ -193,9 +188,9 @@ class Joiner:
         # of the first few documents a share says little
         if counts.rejected > self._max_rejects * max(counts.read, 1000):
             raise UserError(
-                f"{counts.rejected:,} of the first {counts.read:,} documents cannot be used, the last "
-                f"at {self.joined.last_reject}. "
-                f"More than {self._max_rejects:.1%} is taken for a mistake in the input; --max-rejects allows more."
+                f"{counts.rejected:,} of the first {counts.read:,} documents cannot be used, the last at "
+                f"{self.joined.last_reject}. More than {self._max_rejects:.1%} is taken for a mistake in the input; "
+                "--max-rejects allows more."
             )
 
 

@@ -22,10 +22,10 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.idx$")
 class TokenStore:
     """Documents of token ids on disk.
 
-    `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as we,
-    Megatron-LM, NeMo and datatrove write them; of a `.ds` file, as datatrove and nanotron do, or a `.npy` or `.bin`
-    that was indexed; or of a folder of such files, which are taken in the order of their names. Raises StoreError for a
-    file that is missing, torn or of another kind.
+    `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as
+    internevo, Megatron-LM, NeMo and datatrove write them; of datatrove's and nanotron's `.ds`; of a `.npy` or `.bin`
+    that was indexed; or of a folder of flat files, taken in the order of their names. Raises StoreError for a file that
+    is missing, torn or of another kind.
     """
 
     def __init__(self, path: str | Path):
@@ -45,10 +45,7 @@ class TokenStore:
 
     @classmethod
     def open_source(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore:
-        """The training documents of a prepared folder, or what `path` names itself.
-
-        What a URL names is first copied into the folder `cache`.
-        """
+        """The training documents of a prepared folder, or what `path` names itself; a URL's are copied to `cache`."""
         return cls(source_prefix(local_copy(path, TRAIN, cache)))
 
     @classmethod
@@ -102,7 +99,7 @@ class TokenStore:
         if begin >= self.tokens:
             return np.empty(0, self.dtype)
         first = int(self._first_token[number])
-        # documents do not cross shards, so that whoever asks for some of one gets it from one
+        # documents do not cross shards
         return self._shards[number].data[begin - first : end - first]
 
     def read(self, document: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def token_dtype(vocab_size: int) -> type[np.generic]:
 
 
 class TokenStoreWriter:
-    """Appends documents to a new store. Files get their names when the writer is closed without an error."""
+    """Appends documents to a new store. Its files get their names when it is closed without an error."""
 
     def __init__(self, prefix: str | Path, dtype: type[np.generic] | str):
         self.prefix, self.dtype = Path(prefix), np.dtype(dtype)
@@ -68,9 +68,9 @@ class TokenStoreWriter:
         self._aside.unlink(missing_ok=True)
 
     def close(self) -> dict[str, str]:
-        """Write the index and give both files their names, the index last; the SHA-256 of each, by its name.
+        """Write the index and give both files their names, the index last; returns the SHA-256 of each, by its name.
 
-        Both are on the disk then, also after a power cut.
+        On return both are on the disk.
         """
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -44,12 +44,12 @@ class Repositories(Step):
     max_bytes: Annotated[int, Between(1, 10**12)] = 2**20
     """Larger files are left out."""
     vendored: list[str] | None = None
-    """Names of folders with other people's code, which are left out; `node_modules`, `vendor`, `third_party` and the
-    like when absent."""
+    """Names of folders with other people's code, which are left out; when absent, `node_modules`, `vendor`,
+    `third_party` and the like."""
     max_mean_line: Annotated[float, Between(0, 10**12)] = 200.0
-    """A file of code or data whose lines are longer than this many characters on average is taken for minified."""
+    """A file of code or data whose lines have more characters on average is taken for minified."""
     max_line: Annotated[int, Between(1, 10**12)] = 5000
-    """So is one with a line longer than this."""
+    """So is one with a longer line."""
 
     def phases(self, place: Place) -> list[Phase]:
         """Raises UserError for an input that is no folder, one without repositories, and one name in two inputs."""
