@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 ASIDE = ".partial"
 """After the name of a file that is being written."""
 
@@ -31,6 +33,12 @@ def write_durable(path: Path, content: str | bytes | Callable[[IO[bytes]], objec
         aside.unlink(missing_ok=True)
         raise
     return path
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write what `np.load` reads, at once or not at all, into a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durable(path, lambda file: np.save(file, array))
 
 
 def make_durable(aside: Path, path: Path) -> None:

@@ -49,7 +49,7 @@ class FlatFile:
         self.tokens = int(self._ends[-1]) if len(self._ends) else 0
         """Tokens in all documents."""
         self.data = _tokens(path, self._token_bytes())
-        """All token ids in file order, as a plain view of the memory map."""
+        """All token ids in file order, a view of the memory map."""
         self.dtype = self.data.dtype
         if len(self.data) != self.tokens:
             raise StoreError(
@@ -61,10 +61,7 @@ class FlatFile:
         return len(self._ends)
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
-        """Where these documents begin in `data`, int64; the one past the last begins where `data` ends.
-
-        Raises StoreError for an index that cannot be right.
-        """
+        """As a `MegatronPair`'s."""
         starts = np.zeros(documents.shape, np.int64)
         starts[documents > 0] = self._ends[documents[documents > 0] - 1]
         if (starts > self.tokens).any():

@@ -58,18 +58,15 @@ def describe(path: str | Path) -> StoreSummary:
     store, heldout = TokenStore.open_source(path), TokenStore.open_heldout(path)
     sample = np.linspace(0, len(store) - 1, min(len(store), SAMPLE)).astype(np.int64)
     lengths = store.lengths(sample)
-    quantiles: dict[str, int] = {}
-    if len(lengths):
-        names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
-        values = np.quantile(lengths, list(names.values()))
-        quantiles = {name: int(value) for name, value in zip(names, values, strict=True)}
+    marks = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
+    values = np.quantile(lengths, list(marks.values())).astype(int).tolist() if len(lengths) else []
     return StoreSummary(
         path=str(path),
         documents=len(store),
         tokens=store.tokens,
         dtype=store.dtype.name,
         masked=store.masked,
-        lengths=quantiles,
+        lengths=dict(zip(marks, values, strict=False)),
         histogram=histogram(lengths),
         sampled=len(sample),
         heldout_documents=len(heldout) if heldout else 0,

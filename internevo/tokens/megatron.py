@@ -67,7 +67,7 @@ class MegatronPair:
         if actual < needed:
             raise StoreError(f"{data} is torn: its index needs {needed:,} bytes, it has {actual:,}.")
         self.data = np.empty(0, self.dtype)
-        """All token ids in file order, as a plain view of the memory map."""
+        """All token ids in file order, a view of the memory map."""
         if self.tokens:
             self.data = np.asarray(np.memmap(data, dtype=self.dtype, mode="r", shape=(self.tokens,)))
 

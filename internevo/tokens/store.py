@@ -46,7 +46,8 @@ class TokenStore:
     @classmethod
     def open_source(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore:
         """The training documents of a prepared folder, or what `path` names itself; a URL's are copied to `cache`."""
-        return cls(source_prefix(local_copy(path, TRAIN, cache)))
+        place = local_copy(path, TRAIN, cache)
+        return cls(place / TRAIN if place.is_dir() and not _flat_files(place) else place)
 
     @classmethod
     def open_heldout(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore | None:
@@ -60,7 +61,7 @@ class TokenStore:
         return int(self._first_document[-1])
 
     def lengths(self, documents: np.ndarray) -> np.ndarray:
-        """Lengths of these documents in tokens, int64. Raises StoreError for an index that cannot be right."""
+        """Lengths of these documents in tokens, int64. Raises StoreError as `spans` does."""
         return self.spans(documents)[1]
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,10 +78,7 @@ class TokenStore:
         return starts, lengths
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
-        """Where these documents begin in the line of all tokens, int64; the one past the last, where the line ends.
-
-        Raises StoreError for an index that cannot be right.
-        """
+        """As `spans` says where they begin; the one past the last begins where the line ends."""
         if len(self._shards) == 1:
             return self._shards[0].starts(documents)
         shards = np.searchsorted(self._first_document, documents, side="right") - 1
@@ -108,12 +106,6 @@ class TokenStore:
         return self.slice(start, end)
 
 
-def source_prefix(path: str | Path) -> Path:
-    """The path of a source's training documents: inside a prepared folder, or `path` itself."""
-    path = Path(path)
-    return path / TRAIN if path.is_dir() and not _flat_files(path) else path
-
-
 def _open(path: Path) -> Sequence[FlatFile | MegatronPair]:
     if path.suffix in (".bin", ".idx") and all(path.with_suffix(one).is_file() for one in (".bin", ".idx")):
         raise StoreError(f"{path} is one file of a pair; name them without the ending: {path.with_suffix('')}")
@@ -121,7 +113,7 @@ def _open(path: Path) -> Sequence[FlatFile | MegatronPair]:
         return [FlatFile(path)]
     if path.is_dir() and (files := _flat_files(path)):
         return [FlatFile(file) for file in files]
-    return [MegatronPair(prefix) for prefix in shard_prefixes(path)]
+    return [MegatronPair(prefix) for prefix in _shard_prefixes(path)]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -139,7 +131,7 @@ def _flat_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in ENDINGS)
 
 
-def shard_prefixes(prefix: Path) -> list[Path]:
+def _shard_prefixes(prefix: Path) -> list[Path]:
     """The prefixes of a store's pairs in order: of its shards, or itself. Raises StoreError when a shard is missing."""
     found = _shards_beside(prefix)
     if pair_file(prefix, ".idx").is_file() or not found:

@@ -7,17 +7,17 @@ What the chain needs to know of a file is in its document's metadata: `repositor
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, NoReturn
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 from internevo.files.hashing import hash64
-from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
 from internevo.refine.shards import Document, Judged
@@ -28,6 +28,23 @@ _HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
 _VENDORED = (
     *("node_modules", "bower_components", "vendor", "vendored", "_vendor", "third_party", "thirdparty", "3rdparty"),
     *("site-packages", ".venv", "venv", "virtualenv", "Pods", "Carthage", "__pycache__", ".tox", ".gradle"),
+)
+
+_HEAD_LINES = 15
+"""Programs say at the top what they have made."""
+_SAYS_SO = re.compile(
+    r"@generated\b"
+    r"|\bauto-?generated\b(?!\s+(?:id|key|name|value)s?\b)"
+    r"|\bautomatically (?:generated|created)\s+(?:by|from|with|using|file|code|on)\b"
+    r"|\b(?:this|the) (?:file|code|module) (?:is|was|has been) (?:automatically )?generated\b"
+    r"|\bgenerated (?:by|from)\b.*\bdo not (?:edit|modify|change)\b"
+    r"|\bdo not (?:edit|modify|change) (?:this file|by hand|manually|it by hand)\b",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(
+    r"\.min\.(?:js|css|mjs)$|\.bundle\.js$|[._]pb2?(?:_grpc)?\.(?:pyi?|go|cc|h|js|d\.ts)$"
+    r"|^(?:package-lock|npm-shrinkwrap|composer-lock)\.json$|^pnpm-lock\.yaml$|\.designer\.cs$|\.g\.(?:cs|dart)$",
+    re.IGNORECASE,
 )
 
 
@@ -100,11 +117,18 @@ class Repositories(Step):
         text = text.replace("\r\n", "\n")
         if not text.strip():
             return text, "empty"
-        if is_generated(inside, text):
+        if _is_generated(inside, text):
             return text, "generated"
-        if is_minified(text, language, self.max_mean_line, self.max_line):
-            return text, "minified"
-        return text, None
+        lines = text.splitlines()
+        # prose is left alone: its lines may be paragraphs
+        long = len(text) / len(lines) > self.max_mean_line or max(map(len, lines)) > self.max_line
+        return text, "minified" if long and not language.prose else None
+
+
+def _is_generated(path: str, text: str) -> bool:
+    """Whether a file's name or one of its first lines says that a program made it."""
+    head = text[:4000].split("\n", _HEAD_LINES)[:_HEAD_LINES]
+    return bool(_NAMES.search(PurePosixPath(path).name)) or any(map(_SAYS_SO.search, head))
 
 
 def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int) -> Iterator[Judged]:
@@ -116,8 +140,8 @@ def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int)
 
 
 def _files(root: Path, vendored: frozenset[str]) -> Iterator[tuple[Path, str, bool]]:
-    """A repository's files in the order of their paths, and whether each is in a vendored folder. Raises UserError for
-    a folder that cannot be listed."""
+    """A repository's files, their paths inside it, in that order, and whether each is in a vendored folder. Raises
+    UserError for a folder that cannot be listed."""
 
     def stop(error: OSError) -> NoReturn:
         raise cannot_list(error) from None

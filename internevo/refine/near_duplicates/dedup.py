@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from internevo.config.bounds import Between
-from internevo.files.durable import made_aside, write_durable
+from internevo.files.durable import made_aside, write_array
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
@@ -112,9 +112,7 @@ def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     band, part = divmod(task, parts)
     shards = _signed_shards(place)
     hashes, keys = shards.band(band, part * 2**64 // parts, (part + 1) * 2**64 // parts - 1)
-    found = near_pairs(hashes, keys, partial(alike_in, shards, step.threshold))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_durable(target, lambda file: np.save(file, found))
+    write_array(target, near_pairs(hashes, keys, partial(alike_in, shards, step.threshold)))
 
 
 def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
