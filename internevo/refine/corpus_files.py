@@ -18,10 +18,8 @@ KNOWN = (*WARC, *JSON_LINES, *PARQUET, *ARROW)
 
 def corpus_files(paths: Sequence[Path]) -> list[Path]:
     """The files below these paths, in order; hidden ones and those of other kinds are left out.
-
     Raises UserError for a path that is missing or of an unknown kind, a folder that cannot be listed, a file that comes
-    twice, and for no file at all.
-    """
+    twice, and for no file at all."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -47,9 +45,7 @@ def passed_over(paths: Sequence[Path]) -> Counter[str]:
 def files_below(folder: Path, *, links: bool) -> Iterator[Path]:
     """The files below a folder, in the order of their paths. With `links`, also through links to folders, which may
     form a circle: a folder is entered once.
-
-    Raises UserError for a folder that cannot be listed, and with `links` for a link to nothing.
-    """
+    Raises UserError for a folder that cannot be listed, and with `links` for a link to nothing."""
     entered: set[tuple[int, int]] = set()
 
     def walk(here: Path) -> Iterator[Path]:

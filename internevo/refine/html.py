@@ -61,9 +61,7 @@ def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[
 @contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raise TooLong in here once this process has used `seconds` of CPU time, user's and system's.
-
-    Only in the main thread, where Python's signals arrive; during a call into C, at its end.
-    """
+    Only in the main thread, where Python's signals arrive; during a call into C, at its end."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("a limit of CPU time works in the main thread only")
 

@@ -124,9 +124,8 @@ class Sift(Step):
     @abstractmethod
     def judge(self, document: Document) -> str | None:
         """Why the document is dropped, in a word or two out of a short list; None keeps it.
-
-        May change the document's text and metadata. A document that it raises an error for is dropped, with the error.
-        """
+        May change the document's text and metadata. A document that it raises an error for is dropped, with the
+        error."""
 
     def phases(self, place: Place) -> list[Phase]:
         return [place.sifting("sift", partial(_sifted, self, place))]

@@ -100,9 +100,7 @@ class Joiner:
 
     def finish(self) -> Joined:
         """End the last shard and give all their names.
-
-        Raises UserError when there is nothing to train on, or too much of the input cannot be used.
-        """
+        Raises UserError when there is nothing to train on, or too much of the input cannot be used."""
         self._check_rejects()  # an earlier run, which read the last piece, may have allowed more
         counts = self.joined.counts
         if not counts.documents:

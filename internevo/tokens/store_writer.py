@@ -69,9 +69,7 @@ class TokenStoreWriter:
 
     def close(self) -> dict[str, str]:
         """Write the index and give both files their names, the index last; returns the SHA-256 of each, by its name.
-
-        On return both are on the disk.
-        """
+        On return both are on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -53,9 +53,7 @@ def _stretches(texts: Iterable[str], max_characters: int) -> Iterator[str]:
 def _in_a_process(sentences: Iterable[str], vocab: int) -> bytes:
     """The model. SentencePiece takes long and hears nothing of Ctrl-C, so it runs in a process of its own; a thread
     would abort an interpreter that is at its end.
-
-    Through a pipe go the sentences and then None; back comes the model, or the text of a RuntimeError.
-    """
+    Through a pipe go the sentences and then None; back comes the model, or the text of a RuntimeError."""
     pipe, end = multiprocessing.Pipe()
     command = [sys.executable, "-c", f"from {__name__} import _serve; _serve({end.fileno()}, {vocab})"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -57,10 +57,8 @@ def tokenised(
     piece_bytes: int,
 ) -> Generator[Ready, None, None]:
     """The pieces of `files`, then of `held_files`, all held out, after the first `skip`; in order.
-
     A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
-    damaged, and when a worker is killed.
-    """
+    damaged, and when a worker is killed."""
 
     def todo() -> Iterator[tuple[Any, bool, Ready]]:
         number = 0

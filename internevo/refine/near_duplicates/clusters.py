@@ -20,10 +20,8 @@ class Clusters:
     @classmethod
     def of(cls, pairs: Iterable[np.ndarray]) -> Clusters:
         """What is linked, directly or through others, is one cluster. From arrays (pairs, 2) of keys, int64.
-
-        Takes memory for the documents that have near-duplicates and for one array of pairs. The result does not
-        depend on the order of pairs.
-        """
+        Takes memory for the documents that have near-duplicates and for one array of pairs. The result does not depend
+        on the order of pairs."""
         clusters = cls(np.empty(0, np.int64), np.empty(0, np.int64))
         for some in pairs:
             clusters = clusters._joined(some)
@@ -43,9 +41,7 @@ class Clusters:
 
     def dropped(self, priorities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys of all that are not kept, sorted, and of each the one that is kept in its place.
-
-        A cluster keeps its document of the highest priority, int64 by key; among equals the first.
-        """
+        A cluster keeps its document of the highest priority, int64 by key; among equals the first."""
         order = np.lexsort((self.keys, ~priorities, self.roots))  # ~ turns the order round, and cannot overflow
         _, first, cluster = np.unique(self.roots[order], return_index=True, return_inverse=True)
         keepers = np.empty_like(self.keys)

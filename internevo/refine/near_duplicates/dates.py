@@ -12,10 +12,8 @@ NO_DATE = -(2**63)
 
 def microseconds(date: Any) -> int:
     """A date as microseconds since 1970, or NO_DATE for what is none.
-
     Takes seconds since 1970, ISO 8601 from a year alone to a time with its zone, and what HTTP headers have. Without a
-    zone it is UTC.
-    """
+    zone it is UTC."""
     try:
         if isinstance(date, str):
             moment = _parsed(date.strip())

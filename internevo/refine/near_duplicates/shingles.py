@@ -49,10 +49,8 @@ _NGRAM_BASE = 0x9E3779B97F4A7C15
 
 def shingles(texts: Sequence[str], ngrams: int) -> Ragged:
     """The shingles of each text, hashes uint64.
-
     A text of fewer than `ngrams` words has one shingle, a hash of all its characters: it is like no text but the same.
-    Repeated shingles stand as often as they occur; MinHash sees a set.
-    """
+    Repeated shingles stand as often as they occur; MinHash sees a set."""
     words, begins = _words("\n".join(texts))
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     borders = np.searchsorted(begins, running(lengths + 1))
