@@ -61,7 +61,6 @@ def ctrl_c_held() -> Iterator[None]:
 
 
 def _begin(start: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-    """In a new process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if start is not None:
         start(*arguments)

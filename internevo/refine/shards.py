@@ -69,7 +69,6 @@ class Tally:
 
     @classmethod
     def load(cls, path: Path) -> Tally:
-        """What a task has written."""
         found = json.loads(path.read_text(encoding="utf-8"))
         dropped = {reason: DocumentCount(**count) for reason, count in found["dropped"].items()}
         return cls(DocumentCount(**found["kept"]), dropped)

@@ -60,7 +60,6 @@ class TextStatistics:
 
     @property
     def mean_word(self) -> float:
-        """Characters of a word."""
         return _share(sum(map(len, self.words)), len(self.words))
 
     @property
@@ -82,12 +81,10 @@ class TextStatistics:
 
     @property
     def hashes(self) -> float:
-        """`#` for each unit."""
         return _share(self.text.count("#"), len(self.units))
 
     @property
     def ellipses(self) -> float:
-        """Ellipses for each unit."""
         return _share(sum(self.text.count(one) for one in _ELLIPSES), len(self.units))
 
     def _line_share(self, counts: Callable[[str], bool]) -> float:

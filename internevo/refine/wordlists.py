@@ -36,13 +36,12 @@ class Domains:
             host = (urlsplit(url if "://" in url else f"//{url}").hostname or "").rstrip(".")
         except ValueError:  # no address
             return None
-        parts = host.split(".")
-        names = [".".join(parts[place:]) for place in range(len(parts))]
-        hashes = np.array([_hash(name) for name in names], np.uint64)
-        at = np.searchsorted(self._hashes, hashes)
-        for name, place, value in zip(names, at, hashes, strict=True):
+        while host:
+            value = np.uint64(_hash(host))
+            place = int(self._hashes.searchsorted(value))
             if place < len(self._hashes) and self._hashes[place] == value:
-                return name
+                return host
+            host = host.partition(".")[2]
         return None
 
 

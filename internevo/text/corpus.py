@@ -40,7 +40,6 @@ class InputFiles:
     """What is read of a path."""
 
     files: list[Path]
-    """In order."""
     left_out: Counter[str]
     """How many others stand there, by their endings."""
 

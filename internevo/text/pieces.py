@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from internevo.files.errors import UserError
+from internevo.text.batches import in_batches
 from internevo.text.columnar import RecordBatches, RowGroups, pyarrow_for, record_batches, row_groups
 from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
@@ -128,19 +129,12 @@ def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
 
 
 def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
+    read = 0
     with path.open("rb") as raw:
-        lines: list[bytes] = []
-        held = read = 0
-        begins = True
-        for _, line in _lines(path, raw):
-            lines.append(line)
-            held += len(line)
-            if held >= piece_bytes:
-                yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
-                lines, held, read, begins = [], 0, raw.tell(), False
-        if lines:
-            # not asked of `raw`, which pyarrow has closed with its own reader
-            yield Unpacked(path, tuple(lines), path.stat().st_size - read, begins)
+        for lines in in_batches((line for _, line in _lines(path, raw)), len, piece_bytes):
+            place = path.stat().st_size if raw.closed else raw.tell()  # pyarrow closes it at its end
+            yield Unpacked(path, tuple(lines), place - read, begins=not read)
+            read = place
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:

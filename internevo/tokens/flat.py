@@ -38,7 +38,6 @@ class FlatFile:
         if not path.is_file():
             raise StoreError(f"{path} does not exist.")
         self.index = index_of(path)
-        """Says where documents lie."""
         if not self.index.is_file():
             _check_kind(path)
             raise StoreError(f"{path} has no index of its documents. `internevo data index {path} --eos ID` makes one.")
@@ -57,7 +56,6 @@ class FlatFile:
             )
 
     def __len__(self) -> int:
-        """Number of documents."""
         return len(self._ends)
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
@@ -81,7 +79,6 @@ class FlatFile:
 
 
 def index_of(path: Path) -> Path:
-    """Where the index of a flat file stands."""
     return path.with_name(path.name + ".index")
 
 

@@ -32,7 +32,6 @@ class MegatronPair:
     def __init__(self, prefix: str | Path):
         self.prefix = Path(prefix)
         self.index = index = pair_file(self.prefix, ".idx")
-        """Says where documents lie."""
         data = pair_file(self.prefix, ".bin")
         for path in (index, data):
             if not path.is_file():
@@ -50,13 +49,10 @@ class MegatronPair:
         if borders < 1 or size < HEADER.size + 12 * sequences + 8 * borders:
             raise StoreError(f"{index} is torn: it announces {sequences:,} sequences but has only {size:,} bytes.")
         self.dtype = np.dtype(DTYPES[code])
-        raw = map_index(index)
-        offset = HEADER.size
-        lengths = raw[offset : offset + 4 * sequences].view("<i4")
-        offset += 4 * sequences
-        self._pointers = raw[offset : offset + 8 * sequences].view("<i8")
-        offset += 8 * sequences
-        self._borders = raw[offset : offset + 8 * borders].view("<i8")
+        tables = map_index(index)[HEADER.size :]
+        lengths = tables[: 4 * sequences].view("<i4")
+        self._pointers = tables[4 * sequences : 12 * sequences].view("<i8")
+        self._borders = tables[12 * sequences : 12 * sequences + 8 * borders].view("<i8")
         if self._borders[-1] != sequences:
             raise StoreError(f"{index} is torn: its documents end at sequence {self._borders[-1]:,} of {sequences:,}.")
         self.tokens = 0
@@ -72,7 +68,6 @@ class MegatronPair:
             self.data = np.asarray(np.memmap(data, dtype=self.dtype, mode="r", shape=(self.tokens,)))
 
     def __len__(self) -> int:
-        """Number of documents."""
         return len(self._borders) - 1
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
@@ -118,5 +113,4 @@ def map_index(path: Path) -> np.ndarray:
 
 
 def pair_file(prefix: Path, ending: str) -> Path:
-    """One of the two files."""
     return prefix.with_name(prefix.name + ending)

@@ -77,7 +77,6 @@ class RemoteStore:
     """Of a single store within its folder; empty for a folder."""
 
     def folder(self, cache: Path) -> Path:
-        """Where this version is kept."""
         tags = [f"{name} {file.size} {file.tag}" for name, file in sorted(self.files.items())]
         return cache.expanduser() / f"{_last(self.url)}-{_hash(self.url)}" / _hash("\n".join(tags))
 

@@ -74,7 +74,6 @@ class Joiner:
 
     @property
     def tokens(self) -> int:
-        """All tokens joined so far."""
         return self.joined.counts.tokens + self.joined.counts.heldout_tokens
 
     def add(self, ready: Ready) -> None:

@@ -57,7 +57,6 @@ class TokenStore:
         return cls(prefix) if there else None
 
     def __len__(self) -> int:
-        """Number of documents."""
         return int(self._first_document[-1])
 
     def lengths(self, documents: np.ndarray) -> np.ndarray:

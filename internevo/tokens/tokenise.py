@@ -84,7 +84,6 @@ class TokenisedPiece:
         return cls(record, *arrays)
 
     def save(self, path: Path) -> None:
-        """Write it under this name at once or not at all."""
         record = np.frombuffer(json.dumps(asdict(self.record)).encode(), np.uint8)
         arrays = {name: value for name, value in vars(self).items() if name != "record"}
         write_durable(path, lambda file: np.savez(file, record=record, **arrays))

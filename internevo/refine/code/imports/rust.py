@@ -31,9 +31,8 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
     for child in _MOD.findall(text):
         if found := _module(join(inside, child), tree):
             yield Import(found)
-    for used in _USE.findall(
-        text[: text.rfind(";") + 1]
-    ):  # where none ends, a search would continue to the end each time
+    # after the last `;` a search would continue to the end each time
+    for used in _USE.findall(text[: text.rfind(";") + 1]):
         for first, *rest in _expand(used):
             base = {"crate": crate, "self": inside, "super": posixpath.dirname(inside)}.get(first)
             if base is None:

@@ -37,7 +37,6 @@ class FileTree:
         return path in self.paths
 
     def first(self, candidates: Iterable[str]) -> str | None:
-        """The first of these that is there."""
         return next((path for path in candidates if path in self.paths), None)
 
     def in_folder(self, folder: str) -> list[str]:
