@@ -50,7 +50,7 @@ class RefineConfig:
     """One YAML file describes a refinery: what is refined, in which steps, and where the results go."""
 
     name: str = ""
-    """What it is called; its folder is, unless `output` says otherwise, `refined/NAME`."""
+    """Its name. The results go to `refined/NAME` unless `output` says otherwise."""
     input: list[str] = field(default_factory=list)
     """Files and folders: `.warc`, `.wet` (also `.gz`), `.jsonl` and `.ndjson` (also `.gz`, `.zst`), `.parquet`,
     `.arrow` and `.feather`; or folders of repositories."""

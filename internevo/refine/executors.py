@@ -70,7 +70,7 @@ class _Submitted(SlurmPipelineExecutor):
     """Tasks in an array of Slurm's."""
 
     def launch_merge_stats(self) -> None:
-        """There is no job for datatrove's statistics: ours are counted by the tasks."""
+        """datatrove's job for statistics is not needed: tasks count by themselves."""
 
 
 def run_here(jobs: Sequence[PhaseJob], workers: int, progress: Callable[[PhaseJob, int], None]) -> None:

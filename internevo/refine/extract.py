@@ -35,24 +35,24 @@ class Extract(Step):
     follows_links: ClassVar[bool] = True
 
     shards: Annotated[int, Between(0, 10**6)] = 0
-    """Shards that the corpus becomes, which is also how many tasks each step has. A file is in one of them. 0: one for
-    each file, and at most 1,000."""
+    """Number of shards to write, and of tasks in each step. A file goes into one shard. 0: one for each file, at most
+    1,000."""
     text_key: str = "text"
     """Where a JSON line or a parquet row has its text."""
     id_key: str = "id"
     """Where it has its id. Without one, a document is called `FILE:LINE`."""
     fast: bool = False
-    """Without trafilatura's further extractors, which are asked where the first finds little: about twice as fast."""
+    """Skip trafilatura's further extractors, which run where the first finds little: about twice as fast."""
     favor: Literal["balanced", "precision", "recall"] = "balanced"
-    """`precision` for less text with fewer menus in it, `recall` for the opposite, or `balanced`."""
+    """`precision`: less text, with fewer menus in it; `recall`: the opposite; or `balanced`."""
     tables: bool = True
     """Whether tables are text."""
     comments: bool = False
     """Whether readers' comments are text."""
     cpu_seconds: Annotated[float, Between(0, 10**6, open_below=True)] = 10.0
-    """CPU time that a page may take. It is not the time on the clock, which would drop good pages on a busy machine."""
+    """CPU time that a page may take. Time on the clock would drop good pages on a busy machine."""
     max_bytes: Annotated[int, Between(1, 10**12)] = 10_000_000
-    """A page with more is left out."""
+    """Larger pages are left out."""
 
     def phases(self, place: Place) -> list[Phase]:
         groups = self._groups(place)

@@ -32,9 +32,9 @@ class Thresholds:
     Chinese a character; shares of characters leave white space out."""
 
     min_units: Annotated[int | None, Between(0, 10**12)] = 50
-    """Fewer are too few."""
+    """Least number of units."""
     max_units: Annotated[int | None, Between(0, 10**12)] = 1_000_000
-    """More are too many. Gopher has 100,000 words, which leaves out books."""
+    """Greatest number of units. Gopher's limit of 100,000 words leaves out books."""
     min_mean_word: Annotated[float | None, Between(0, 10**12)] = 3.0
     """Mean characters of a word."""
     max_mean_word: Annotated[float | None, Between(0, 10**12)] = 10.0

@@ -39,7 +39,7 @@ def check_scorer(key: str, name: str | None) -> None:
 
 
 def scorer_files(name: str | None) -> list[Path]:
-    """The file that it is, if it is one."""
+    """Its file, unless it is a function."""
     return [Path(name)] if name and not _in_module(name) else []
 
 

@@ -1,4 +1,4 @@
-"""What text is read from, and what comes out: documents, and rejects where there was none."""
+"""Files of text by their endings, and what readers give: documents, and rejects where there was none."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
 
 
 def _check_ours(partial: Path) -> None:
-    """Without a plan nobody can tell what was made of what, nor whether it is somebody's own."""
+    """A folder with other files and no plan may be somebody's own."""
     names = {path.name for path in partial.iterdir()} if partial.is_dir() else set()
     if PLAN not in names and (others := sorted(names - {LOCK, PLAN + ASIDE})):
         raise UserError(

@@ -22,7 +22,7 @@ from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"
 CONTENT = "content"
-"""The key of a document's metadata that has its hash: what is dropped has the same as what is kept."""
+"""The key of a document's metadata that has its hash, by which a dropped document's twin is found."""
 _LATEST = 2**63 - 1
 
 
@@ -46,7 +46,7 @@ class FileDedup(Step):
 
 
 def content_hash(text: str) -> bytes:
-    """16 bytes that are the same for texts that differ in white space alone: how much of it, not where there is any."""
+    """16 bytes that are the same for texts that differ in the length of their white space alone."""
     return hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=16).digest()
 
 

@@ -11,7 +11,7 @@ NO_DATE = -(2**63)
 
 
 def microseconds(date: Any) -> int:
-    """A date as microseconds since 1970, or NO_DATE for what is none.
+    """A date as microseconds since 1970; NO_DATE for anything else.
     Takes seconds since 1970, ISO 8601 from a year alone to a time with its zone, and what HTTP headers have. Without a
     zone it is UTC."""
     try:

@@ -1,9 +1,8 @@
 """MinHash deduplication: of documents that are nearly the same, one is kept.
 
 Four phases. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
-many shards, finds pairs; one task makes clusters of them; a task a shard sifts. What a task holds in memory is bounded
-by its shard, its part of a band, or the number of documents that have duplicates. No result depends on the order or the
-number of tasks.
+many shards, finds pairs; one task makes clusters of them; a task a shard sifts. Memory is bounded by a shard, a part of
+a band, or the number of documents that have duplicates. No result depends on the order or the number of tasks.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from internevo.text.batches import in_batches
 
 NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
-"""Reasons. The second is kept apart where the newest is kept: age had no say."""
+"""Reasons. The second is for `keep: newest`, where age could not decide."""
 
 DUPLICATE_OF = "duplicate_of"
 """The key of a dropped document's metadata that has the id of the one that is kept."""
@@ -45,7 +44,7 @@ _BATCH = 2**20
 SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
 """Folders in the step's own."""
 _SHARDS_OF_A_PART = 64
-"""For each this many shards, a band's hashes are cut into one more part."""
+"""A band's hashes are cut into one more part for each so many shards."""
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Dedup(Step):
     ngrams: Annotated[int, Between(1, 1000)] = 5
     """Words of a shingle; in scripts without spaces, characters."""
     threshold: Annotated[float, Between(0, 1, open_below=True)] = 0.7
-    """The Jaccard similarity of two documents' sets of shingles from which on they are near-duplicates."""
+    """Documents whose sets of shingles have at least this Jaccard similarity are near-duplicates."""
     keep: Literal["newest", "longest", "first"] = "newest"
     """Which of a cluster: `newest`, `longest` in characters, or `first` in the order of the input. Among equals the
     first; a document without a date is older than any with one."""

@@ -4,9 +4,9 @@ A bucket is the documents that agree in the band. Its first is compared with all
 the first is compared with the rest, and so on, a bounded number of times. So a bucket of a million pages with the same
 menu takes a few comparisons a page, not a million; documents that it parts have their other bands to meet in.
 
-Signatures tell cheaply where the similarity is far from the threshold. Only near it bottom-k sketches are looked up:
-they know the similarity exactly while two documents have no more than some two thousand words. Signatures of 128 hashes
-alone would take one of eight pairs at 0.65 for one of 0.7.
+Signatures decide cheaply where the similarity is far from the threshold. Only near it bottom-k sketches are looked up,
+which are exact for documents of up to about two thousand words. Signatures of 128 hashes alone would take one of eight
+pairs at 0.65 for one of 0.7.
 """
 
 from __future__ import annotations
