@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,15 @@ def read(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
         return
     json_lines = file.name.lower().endswith(JSON_LINES)
     for number, row, line in _json_rows(file) if json_lines else _column_rows(file, text_key):
-        if isinstance(row, dict) and _is_text(row.get(text_key)):
-            yield _document(file, number, row, text_key, id_key)
-        else:
-            text = line.decode(errors="replace")
-            yield Unusable(Document(text, f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
+        found: Found | None = None
+        if isinstance(row, dict) and isinstance(text := row.get(text_key), str):
+            with suppress(UnicodeEncodeError, RecursionError):  # half of a surrogate pair; nested too deeply
+                text.encode()
+                found = _document(file, number, row, text_key, id_key)
+        if found is None:
+            raw = line.decode(errors="replace")
+            found = Unusable(Document(raw, f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
+        yield found
 
 
 def _warc(file: Path) -> Iterator[Found]:
@@ -138,14 +143,6 @@ def _column_rows(file: Path, text_key: str) -> Iterator[Row]:
         for number, row in enumerate(_rows(batch), before + 1):
             yield number, row, b""
         before += batch.num_rows
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is a text without halves of surrogate pairs, which have no bytes."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 def _document(file: Path, number: int, row: dict[str, Any], text_key: str, id_key: str) -> Document:
