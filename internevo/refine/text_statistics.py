@@ -29,10 +29,8 @@ _ELLIPSES = ("...", "…", "。。。")
 
 
 class TextStatistics:
-    """Figures of one text, each computed when it is asked for. Shares are between 0 and 1.
-
-    A unit is what stands between white space, or with `han` a Chinese character or a word in another script.
-    """
+    """Figures of one text, each computed when it is asked for. Shares are between 0 and 1. A unit is what stands
+    between white space, or with `han` a Chinese character or a word in another script."""
 
     def __init__(self, text: str, han: bool):
         self.text = text

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.durable import sync_folder, write_durable
-from internevo.tokens.prepared_folder import MANIFEST, check_output
+from internevo.tokens.prepared_folder import MANIFEST
 from internevo.tokens.shards import Joiner
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.tokenizer import Tokenizer
@@ -62,8 +62,6 @@ class BytesDone:
 class StoreJob:
     """What a store is made of, and how."""
 
-    inputs: Sequence[Path]
-    """What the user named: files, and folders of those below."""
     files: Sequence[Path]
     held_files: Sequence[Path]
     """Held out whole."""
@@ -86,7 +84,6 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
     """Make the folder `job.output`, or resume it.
     Raises UserError when it exists or is below an input, when input is damaged or has changed, the disk is full,
     nothing is left, or more than the share `job.max_rejects` of the input cannot be used."""
-    check_output(job.output, job.inputs)
     fingerprint = job.tokenizer.fingerprint if job.tokenizer else ""
     plan = plan_of(
         job.files,

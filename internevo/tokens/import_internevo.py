@@ -22,6 +22,7 @@ from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
 from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.prepared_folder import check_output
 from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
 
@@ -58,8 +59,8 @@ def import_internevo(
                 )
         if _meta_of(file).is_file():
             _read_meta(_meta_of(file))  # one that is none is reported before the work begins
+    check_output(output, inputs)
     job = StoreJob(
-        inputs=inputs,
         files=files,
         held_files=(),
         output=output,

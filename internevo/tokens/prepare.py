@@ -12,6 +12,7 @@ import numpy as np
 from internevo.text.corpus import input_files
 from internevo.text.pieces import PIECE_BYTES, cut
 from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.prepared_folder import check_output
 from internevo.tokens.store_writer import token_dtype
 from internevo.tokens.tokenise import text_encoder
 from internevo.tokens.tokenizer import load_tokenizer
@@ -45,8 +46,8 @@ def prepare(
     output = Path(output)
     given, given_held = ([Path(path) for path in paths] for paths in (inputs, held_out_inputs))
     found, found_held = ([input_files(path) for path in paths] for paths in (given, given_held))
+    check_output(output, [*given, *given_held])
     job = StoreJob(
-        inputs=[*given, *given_held],
         files=[file for one in found for file in one.files],
         held_files=[file for one in found_held for file in one.files],
         left_out=dict(sum((one.left_out for one in (*found, *found_held)), Counter())),

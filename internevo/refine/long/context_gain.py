@@ -40,8 +40,8 @@ class TextScorer(Protocol):
 class Segments:
     """Where a text is cut. S1 are the tokens before a cut, S2 those after it and after the gap.
 
-    With `cuts` of them, cut `i` is at character `length * (i + 1) / (cuts + 1)`: in the middle, or at thirds. It and
-    the end of the gap move on to the end of their line if that is near, else to the next white space if that is.
+    Of `cuts` cuts, cut `i` is at character `length * (i + 1) / (cuts + 1)`: one is in the middle, two are at thirds. A
+    cut, and the end of a gap, move on to the end of their line if it is near, else to the next white space.
     """
 
     context_tokens: int
