@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 ASIDE = ".partial"
 """After the name of a file that is being written."""
 
@@ -19,31 +17,30 @@ ASIDE = ".partial"
 def write_durable(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> Path:
     """Write a file at once or not at all, from text (as UTF-8), bytes, or by a function that is given the open file.
     On return the content and all names in its folder are on the disk. After an error the folder is as it was."""
-    aside = path.with_name(path.name + ASIDE)
+    aside = aside_of(path)
     try:
         with aside.open("wb") as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
-        make_durable(aside, path)
+        make_durable(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     return path
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write what `np.load` reads, at once or not at all, into a folder that is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durable(path, lambda file: np.save(file, array))
+def aside_of(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(path.name + ASIDE)
 
 
-def make_durable(aside: Path, path: Path) -> None:
+def make_durable(path: Path) -> None:
     """Give a file that was written aside its name, when what is in it is on the disk."""
-    with aside.open("rb") as written:
+    with aside_of(path).open("rb") as written:
         os.fsync(written.fileno())
-    aside.rename(path)
+    aside_of(path).rename(path)
     sync_folder(path.parent)
 
 

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from internevo.files.durable import ASIDE, make_durable, write_durable
+import numpy as np
+
+from internevo.files.durable import aside_of, make_durable, write_durable
 from internevo.files.errors import UserError
 
 KEPT, DROPPED, COUNTS = "kept", "dropped", "counts"
@@ -121,7 +123,7 @@ class ShardWriter:
 
         for path in (*self._paths, self._counts):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._files = [pyarrow.CompressedOutputStream(str(_aside(path)), "zstd") for path in self._paths]
+        self._files = [pyarrow.CompressedOutputStream(str(aside_of(path)), "zstd") for path in self._paths]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -129,10 +131,10 @@ class ShardWriter:
             file.close()
         if kind is not None:
             for path in self._paths:
-                _aside(path).unlink(missing_ok=True)
+                aside_of(path).unlink(missing_ok=True)
             return
         for path in self._paths:
-            make_durable(_aside(path), path)
+            make_durable(path)
         write_durable(self._counts, _json(asdict(self.tally)))
 
 
@@ -167,5 +169,7 @@ def done(step: Path, number: int) -> bool:
     return counts_file(step, number).is_file()
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ASIDE)
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write what `np.load` reads, at once or not at all, into a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durable(path, lambda file: np.save(file, array))

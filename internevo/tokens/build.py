@@ -81,9 +81,8 @@ class StoreJob:
 
 
 def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], None]) -> Manifest:
-    """Make the folder `job.output`, or resume it.
-    Raises UserError when it exists or is below an input, when input is damaged or has changed, the disk is full,
-    nothing is left, or more than the share `job.max_rejects` of the input cannot be used."""
+    """Make the folder `job.output`, or resume it. Raises UserError when input is damaged or has changed, the disk is
+    full, nothing is left, or more than the share `job.max_rejects` of the input cannot be used."""
     fingerprint = job.tokenizer.fingerprint if job.tokenizer else ""
     plan = plan_of(
         job.files,

@@ -12,7 +12,6 @@ import errno
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 import threading
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from internevo.files.durable import ASIDE
+from internevo.files.durable import aside_of, make_durable
 from internevo.files.errors import UserError
 from internevo.files.lock import locked
 from internevo.files.urls import is_remote
@@ -165,7 +164,7 @@ def _last(path: str) -> str:
 def _copy(store: RemoteStore, folder: Path, files: list[RemoteFile], show: Show) -> None:
     """The files that are missing, several at a time; first the manifest, which has their checksums."""
     total = sum(file.size for file in files)
-    kept = sum(path.stat().st_size for file in files if (path := _aside(folder, file)).exists())
+    kept = sum(path.stat().st_size for file in files if (path := aside_of(folder / file.name)).exists())
     if (free := shutil.disk_usage(folder).free) < total - kept:
         raise UserError(
             f"{store.url}: copying it into {folder} needs {(total - kept) / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are "
@@ -210,14 +209,10 @@ def _sums(manifest: RemoteFile, copied: Path) -> dict[str, str]:
     return found.get("sha256", {}) if isinstance(found, dict) else {}
 
 
-def _aside(folder: Path, file: RemoteFile) -> Path:
-    return folder / f"{file.name}{ASIDE}"
-
-
 def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, count: Callable[[int], None]) -> None:
     """Copy one object under its name, after what is there of it."""
-    aside, seen = _aside(folder, file), hashlib.sha256()
-    with aside.open("a+b") as out:
+    target, seen = folder / file.name, hashlib.sha256()
+    with aside_of(target).open("a+b") as out:
         out.truncate(min(out.tell(), file.size))
         out.seek(0)
         while data := out.read(_CHUNK):
@@ -229,14 +224,12 @@ def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, coun
             seen.update(data)
             place += len(data)
             count(len(data))
-        out.flush()
-        os.fsync(out.fileno())
     wrong = place != file.size or _changed(fs, file)
     if wrong or (sha256 is not None and seen.hexdigest() != sha256):
-        aside.unlink()
+        aside_of(target).unlink()
         what = "was changed while it was copied" if wrong else "is not what its manifest.json says (SHA-256)"
         raise UserError(f"{file.path} {what}; nothing of it is kept. Run the same command again, or write it anew.")
-    aside.rename(folder / file.name)
+    make_durable(target)
 
 
 def _piece(fs: Any, file: RemoteFile, start: int) -> bytes:

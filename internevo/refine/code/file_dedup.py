@@ -15,9 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from internevo.files.durable import write_array
 from internevo.refine.near_duplicates.dates import microseconds
-from internevo.refine.shards import Document, Judged, read_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_array
 from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"

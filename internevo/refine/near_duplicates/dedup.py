@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from internevo.config.bounds import Between
-from internevo.files.durable import made_aside, write_array
+from internevo.files.durable import made_aside
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
@@ -28,7 +28,7 @@ from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, sig
 from internevo.refine.near_duplicates.near_pairs import SKETCH, alike_in, near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, by_shard, write_signed_shard
-from internevo.refine.shards import Document, Judged, read_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_array
 from internevo.refine.step import Phase, Place, Step
 from internevo.text.batches import in_batches
 
