@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from internevo.files.errors import UserError
+from internevo.files.signals import stops_noted
 
 
 @contextmanager
@@ -43,19 +43,15 @@ def ctrl_c_held() -> Iterator[None]:
     """Processes that are started within never see Ctrl-C; here, one that comes meanwhile takes effect at the end.
     They inherit a blocked signal. If each ignored it by itself, one that comes while they load would end them with a
     traceback, and leave a pool half started, which then waits for ever. For the main thread."""
-    came = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
-
-    handler = signal.signal(signal.SIGINT, note)  # another thread may receive it; Python handles it in this one
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[int] = []
     try:
-        yield
+        with stops_noted(signals=(signal.SIGINT,)) as came:  # another thread may receive it; Python handles it here
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)
 

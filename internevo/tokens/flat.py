@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from internevo.files.foreign import described, other_store
-from internevo.tokens.megatron import StoreError, map_index
+from internevo.tokens.megatron import StoreError, map_index, pair_file
 
 ENDINGS = (".ds", ".npy")
 """Of files that are taken from a folder."""
@@ -37,7 +37,7 @@ class FlatFile:
         self.path = path
         if not path.is_file():
             raise StoreError(f"{path} does not exist.")
-        self.index = index_of(path)
+        self.index = pair_file(path, ".index")
         if not self.index.is_file():
             _check_kind(path)
             raise StoreError(f"{path} has no index of its documents. `internevo data index {path} --eos ID` makes one.")
@@ -68,7 +68,7 @@ class FlatFile:
         return starts
 
     def _token_bytes(self) -> int:
-        metadata = self.path.with_name(self.path.name + ".metadata")
+        metadata = pair_file(self.path, ".metadata")
         if metadata.is_file():
             said = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2]
             if said not in ("2", "4"):
@@ -76,10 +76,6 @@ class FlatFile:
             return int(said)
         size = self.path.stat().st_size
         return size // self.tokens if self.tokens and size in (2 * self.tokens, 4 * self.tokens) else 2
-
-
-def index_of(path: Path) -> Path:
-    return path.with_name(path.name + ".index")
 
 
 def index_documents(path: Path, eos: int, token_bytes: int) -> int:
@@ -91,7 +87,7 @@ def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     if token_bytes not in _TYPES:
         raise StoreError(f"tokens of {token_bytes} bytes are not read; a token has {' or '.join(map(str, _TYPES))}.")
     _check_kind(path)
-    index, metadata = index_of(path), path.with_name(path.name + ".metadata")
+    index, metadata = pair_file(path, ".index"), pair_file(path, ".metadata")
     for file in (index, metadata):
         if file.exists():
             raise StoreError(f"{file} exists already; it is not overwritten.")

@@ -22,6 +22,7 @@ from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
 from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.megatron import pair_file
 from internevo.tokens.prepared_folder import check_output
 from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
@@ -57,8 +58,8 @@ def import_internevo(
                     f"{file} holds no JSON lines, but bytes. If they are plain ids, as nanoGPT and llm.c write them, "
                     f"`internevo data index {file} --eos ID` finds the documents, and {file} can be named in a config."
                 )
-        if _meta_of(file).is_file():
-            _read_meta(_meta_of(file))  # one that is none is reported before the work begins
+        if (meta := pair_file(file, ".meta")).is_file():
+            _read_meta(meta)  # one that is none is reported before the work begins
     check_output(output, inputs)
     job = StoreJob(
         files=files,
@@ -89,7 +90,7 @@ def cut_lines(files: Iterable[Path], piece_bytes: int) -> Iterator[IdLines]:
     """The pieces of these files, in order. Raises UserError for a `.meta` of other lines than the file has."""
     for file in files:
         ranges = list(line_ranges(file, piece_bytes))
-        meta = _meta_of(file)
+        meta = pair_file(file, ".meta")
         if not meta.is_file():
             yield from (IdLines(one.file, one.begin, one.end, None) for one in ranges)
             continue
@@ -167,8 +168,8 @@ def _compare(piece: IdLines, line: int, begin: int, tokens: np.ndarray | str) ->
 
 def _disagree(file: Path, line: int, how: str) -> UserError:
     return UserError(
-        f"{_meta_of(file)} disagrees with {file.name} at line {line:,}: {how}. Fix them, or move the .meta away to "
-        "import the lines as they are."
+        f"{pair_file(file, '.meta')} disagrees with {file.name} at line {line:,}: {how}. Fix them, or move the .meta "
+        "away to import the lines as they are."
     )
 
 
@@ -180,10 +181,6 @@ def _bin_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     return [path]
-
-
-def _meta_of(file: Path) -> Path:
-    return file.with_name(file.name + ".meta")
 
 
 def _read_meta(meta: Path) -> np.ndarray:

@@ -113,4 +113,5 @@ def map_index(path: Path) -> np.ndarray:
 
 
 def pair_file(prefix: Path, ending: str) -> Path:
+    """The file beside `prefix` whose name is longer by `ending`."""
     return prefix.with_name(prefix.name + ending)
