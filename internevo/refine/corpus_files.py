@@ -32,7 +32,10 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"{path} is of no known kind. Known endings are: {' '.join(KNOWN)}")
     if not files:
         raise UserError(f"{', '.join(map(str, paths))}: no file ends in {' '.join(KNOWN)}")
-    _check_each_once(files)
+    seen: dict[Path, Path] = {}
+    for file in files:
+        if (first := seen.setdefault(file.resolve(), file)) is not file:
+            raise UserError(f"{file} would be read twice: {first} is the same file. Name or link it once.")
     return files
 
 
@@ -85,12 +88,3 @@ def _visible(folder: Path) -> Iterator[Path]:
     for file in files_below(folder, links=True):
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):
             yield file
-
-
-def _check_each_once(files: Sequence[Path]) -> None:
-    found: dict[Path, Path] = {}
-    for file in files:
-        real = file.resolve()
-        if real in found:
-            raise UserError(f"{file} would be read twice: {found[real]} is the same file. Name or link it once.")
-        found[real] = file
