@@ -25,10 +25,8 @@ from internevo.text.documents import Document
 
 _FORMAT = "hashed n-grams, logistic regression, 1"
 _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|\w+|[^\w\s]")
-_STRENGTH = 10.0
-"""scikit-learn's `C`: more follows the examples more closely."""
-_LONGEST = 100_000
-"""Characters of a text that are looked at: more cost time and change little."""
+_STRENGTH = 10.0  # scikit-learn's `C`: more follows the examples more closely
+_LONGEST = 100_000  # characters of a text that are looked at: more cost time and change little
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ class Fitted:
     learned: int
     held_out: int
     accuracy: float
-    auc: float
-    """The chance that a good document scores higher than a bad one."""
+    auc: float  # the chance that a good document scores higher than a bad one
 
 
 class Classifier:

@@ -36,8 +36,7 @@ except ImportError:
 class PhaseJob:
     """A phase, and where datatrove keeps its account of it."""
 
-    name: str
-    """`02-rules sift`"""
+    name: str  # `02-rules sift`
     phase: Phase
     folder: Path
 

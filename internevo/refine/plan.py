@@ -22,8 +22,7 @@ from internevo.refine.shards import KEPT, done
 from internevo.refine.step import Place
 
 PLAN = "plan.json"
-_FORMAT = 2
-"""Goes up when what an older version has done can no longer be resumed."""
+_FORMAT = 2  # goes up when what an older version has done can no longer be resumed
 
 Plan = dict[str, Any]
 

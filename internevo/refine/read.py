@@ -34,10 +34,8 @@ class Page:
 
     id: str
     body: bytes
-    charset: str | None
-    """What the answer's head says it is encoded in."""
-    plain: bool
-    """Whether it is text already, as in Common Crawl's WET files."""
+    charset: str | None  # what the answer's head says it is encoded in
+    plain: bool  # whether it is text already, as in Common Crawl's WET files
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,8 +43,7 @@ class Page:
 class Unusable:
     """Something that is no document."""
 
-    document: Document
-    """What is known of it."""
+    document: Document  # what is known of it
     reason: str
 
 

@@ -34,14 +34,11 @@ Report = Callable[[Path], object]
 class PhasesDone:
     """How far the work is."""
 
-    job: str
-    """The phase in progress, `02-language sift`."""
+    job: str  # the phase in progress, `02-language sift`
     done: int
-    of: int
-    """Tasks of it."""
+    of: int  # tasks of it
     all_done: int
-    all_of: int
-    """Tasks of all phases."""
+    all_of: int  # tasks of all phases
 
 
 def refine(

@@ -22,8 +22,7 @@ ENGLISH_STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
 CHINESE_STOP_WORDS = list("的是了在和有不这我他为就也与而及以中")
 _LOREM = re.compile("lorem ipsum", re.I)
 _HAN = re.compile(f"[{HAN}]")
-_HAN_SHARE = 0.3
-"""Of the first characters; from here on a text whose language nobody has noted is judged as Chinese."""
+_HAN_SHARE = 0.3  # of the first characters; from here on a text whose language nobody has noted is judged as Chinese
 
 
 @dataclass

@@ -41,8 +41,7 @@ class DocumentCount:
 
     documents: int = 0
     characters: int = 0
-    examples: list[dict[str, str]] = field(default_factory=list)
-    """The first few: `id` and the beginning of `text`."""
+    examples: list[dict[str, str]] = field(default_factory=list)  # the first few: `id` and the beginning of `text`
 
     def add(self, document: Document) -> None:
         self.documents += 1
@@ -61,8 +60,7 @@ class Tally:
     """What became of the documents that a step was given."""
 
     kept: DocumentCount = field(default_factory=DocumentCount)
-    dropped: dict[str, DocumentCount] = field(default_factory=dict)
-    """By reason."""
+    dropped: dict[str, DocumentCount] = field(default_factory=dict)  # by reason
 
     def merge(self, other: Tally) -> None:
         self.kept.merge(other.kept)

@@ -19,8 +19,7 @@ from internevo.refine.shards import KEPT, QUOTE, Document, Judged, read_shard, s
 
 NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)
 """Errors that stop the work wherever they come from."""
-_MOST = 0.5
-"""Share of a shard's documents that may fail."""
+_MOST = 0.5  # share of a shard's documents that may fail
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class Place:
     shards: tuple[Path, ...]
     """What the step before has kept, in order; of the first step the input's paths, files and folders as they are
     named."""
-    folder: Path
-    """The step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between."""
+    folder: Path  # the step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between
 
     def kept(self, shards: int) -> tuple[Path, ...]:
         """The files of as many shards as the step makes."""

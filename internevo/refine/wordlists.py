@@ -18,10 +18,8 @@ _WORDS = re.compile(r"\w+")
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_RUNS = re.compile(f"[{_SPACELESS}]+")
-"""Stretches of scripts that put no spaces between words."""
-_LETTER = re.compile(rf"(?![{_SPACELESS}])\w")
-"""Of a script with spaces."""
+_RUNS = re.compile(f"[{_SPACELESS}]+")  # stretches of scripts that put no spaces between words
+_LETTER = re.compile(rf"(?![{_SPACELESS}])\w")  # of a script with spaces
 
 
 class Domains:

@@ -12,8 +12,7 @@ from internevo.files.errors import UserError
 from internevo.text.batches import in_batches
 from internevo.text.documents import PARQUET, Document, Item, Reject
 
-_ROWS = 256
-"""That are read at a time."""
+_ROWS = 256  # that are read at a time
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from internevo.files.urls import was_url
 from internevo.text.documents import KNOWN, PACKED, Document, Reject
 from internevo.text.pieces import cut
 
-_LINE_BYTES = 2**24
-"""A line is looked at up to here, to see whether the file holds JSON lines."""
+_LINE_BYTES = 2**24  # a line is looked at up to here, to see whether the file holds JSON lines
 
 
 def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Reject]:
@@ -40,8 +39,7 @@ class InputFiles:
     """What is read of a path."""
 
     files: list[Path]
-    left_out: Counter[str]
-    """How many others stand there, by their endings."""
+    left_out: Counter[str]  # how many others stand there, by their endings
 
 
 def input_files(path: Path) -> InputFiles:

@@ -30,8 +30,7 @@ class Reject:
     """A place in the input that held no usable text, and why."""
 
     file: str
-    line: int | None
-    """The line or row, from 1; None where the file is one document."""
+    line: int | None  # the line or row, from 1; None where the file is one document
     reason: str
     raw: str | None = None
     """The line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files."""

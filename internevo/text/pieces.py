@@ -23,8 +23,7 @@ from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item,
 PIECE_BYTES = 16 * 2**20
 """About how much input a piece is: seconds of tokenising, so that little is lost when a job is killed, and all cores
 have work to the end."""
-_SKIP_BYTES = 2**20
-"""Another piece's line is read so much at a time."""
+_SKIP_BYTES = 2**20  # another piece's line is read so much at a time
 
 
 def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:

@@ -34,16 +34,13 @@ class Manifest(Counts):
     inputs: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     """How many files below the inputs are of kinds that are not read, by their endings."""
-    tokenizer: str = ""
-    """Empty, as the two below, where ids were imported without saying whose they are."""
+    tokenizer: str = ""  # empty, as the two below, where ids were imported without saying whose they are
     tokenizer_fingerprint: str = ""
     vocab_size: int = 0
     dtype: str = ""
-    masked: bool = False
-    """Whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict."""
+    masked: bool = False  # whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict
     held_out: float = 0.0
-    sha256: dict[str, str] = field(default_factory=dict)
-    """Of every file of the folder but this one."""
+    sha256: dict[str, str] = field(default_factory=dict)  # of every file of the folder but this one
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,8 @@ class BytesDone:
     """How far the work is."""
 
     read: int
-    size: int
-    """Bytes of the input: done, and in all."""
-    read_now: int
-    """Without those of an earlier run that was stopped."""
+    size: int  # bytes of the input: done, and in all
+    read_now: int  # without those of an earlier run that was stopped
     tokens_now: int
 
 
@@ -63,8 +58,7 @@ class StoreJob:
     """What a store is made of, and how."""
 
     files: Sequence[Path]
-    held_files: Sequence[Path]
-    """Held out whole."""
+    held_files: Sequence[Path]  # held out whole
     output: Path
     cut: Cut
     encoder: Encoder
@@ -74,10 +68,8 @@ class StoreJob:
     max_rejects: float
     shard_tokens: int
     piece_bytes: int
-    left_out: dict[str, int] = field(default_factory=dict)
-    """As in the manifest."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """What else the result depends on, in plain values."""
+    left_out: dict[str, int] = field(default_factory=dict)  # as in the manifest
+    options: dict[str, Any] = field(default_factory=dict)  # what else the result depends on, in plain values
 
 
 def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], None]) -> Manifest:

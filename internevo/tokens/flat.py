@@ -22,8 +22,7 @@ ENDINGS = (".ds", ".npy")
 NAMED = (*ENDINGS, ".bin")
 """Of files that can be named themselves."""
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
-_CHUNK = 2**24
-"""Tokens that are looked at together when documents are found."""
+_CHUNK = 2**24  # tokens that are looked at together when documents are found
 _NUMPY = b"\x93NUMPY"
 _LLM_C: dict[tuple[int, int], np.dtype[Any]] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 """The first two numbers of llm.c's files, and what they say of the tokens (llm.c, dev/data/data_common.py)."""
@@ -45,10 +44,8 @@ class FlatFile:
         if size % 8:
             raise StoreError(f"{self.index} is torn: {size:,} bytes are no whole number of uint64.")
         self._ends = map_index(self.index).view("<u8") if size else np.empty(0, "<u8")
-        self.tokens = int(self._ends[-1]) if len(self._ends) else 0
-        """Tokens in all documents."""
-        self.data = _tokens(path, self._token_bytes())
-        """All token ids in file order, a view of the memory map."""
+        self.tokens = int(self._ends[-1]) if len(self._ends) else 0  # tokens in all documents
+        self.data = _tokens(path, self._token_bytes())  # all token ids in file order, a view of the memory map
         self.dtype = self.data.dtype
         if len(self.data) != self.tokens:
             raise StoreError(

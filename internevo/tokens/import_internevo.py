@@ -29,8 +29,7 @@ from internevo.tokens.tokenizer import load_tokenizer
 
 DTYPE = np.dtype(np.int32)
 """Of what is imported: signed for masked ids, and how large they are is known only at the end."""
-_HEAD = 4096
-"""Bytes that are looked at to see whether a file is text."""
+_HEAD = 4096  # bytes that are looked at to see whether a file is text
 
 
 def import_internevo(

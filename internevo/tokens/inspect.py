@@ -21,14 +21,10 @@ SAMPLE = 1_000_000
 class Lengths:
     """Documents of like length."""
 
-    first: int
-    """The least length in tokens: a power of two, or 0."""
-    last: int
-    """The greatest: twice as much, less one."""
-    documents: float
-    """Their share of the documents."""
-    tokens: float
-    """Their share of the tokens."""
+    first: int  # the least length in tokens: a power of two, or 0
+    last: int  # the greatest: twice as much, less one
+    documents: float  # their share of the documents
+    tokens: float  # their share of the tokens
 
 
 @dataclass(frozen=True)
@@ -39,18 +35,13 @@ class StoreSummary:
     documents: int
     tokens: int
     dtype: str
-    masked: bool
-    """Whether ids may be negative: tokens that are not trained on."""
-    lengths: dict[str, int]
-    """Document lengths in tokens: least, 10%, median, 90%, most."""
-    histogram: list[Lengths]
-    """Documents by length, without gaps."""
-    sampled: int
-    """Documents whose lengths were looked at."""
+    masked: bool  # whether ids may be negative: tokens that are not trained on
+    lengths: dict[str, int]  # document lengths in tokens: least, 10%, median, 90%, most
+    histogram: list[Lengths]  # documents by length, without gaps
+    sampled: int  # documents whose lengths were looked at
     heldout_documents: int
     heldout_tokens: int
-    manifest: dict[str, Any]
-    """`manifest.json`; empty for a bare pair of files."""
+    manifest: dict[str, Any]  # `manifest.json`; empty for a bare pair of files
 
 
 def describe(path: str | Path) -> StoreSummary:

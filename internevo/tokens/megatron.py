@@ -55,15 +55,13 @@ class MegatronPair:
         self._borders = tables[12 * sequences : 12 * sequences + 8 * borders].view("<i8")
         if self._borders[-1] != sequences:
             raise StoreError(f"{index} is torn: its documents end at sequence {self._borders[-1]:,} of {sequences:,}.")
-        self.tokens = 0
-        """Tokens in all documents."""
+        self.tokens = 0  # tokens in all documents
         if sequences:
             self.tokens = int(self._pointers[-1]) // self.dtype.itemsize + int(lengths[-1])
         actual, needed = data.stat().st_size, self.tokens * self.dtype.itemsize
         if actual < needed:
             raise StoreError(f"{data} is torn: its index needs {needed:,} bytes, it has {actual:,}.")
-        self.data = np.empty(0, self.dtype)
-        """All token ids in file order, a view of the memory map."""
+        self.data = np.empty(0, self.dtype)  # all token ids in file order, a view of the memory map
         if self.tokens:
             self.data = np.asarray(np.memmap(data, dtype=self.dtype, mode="r", shape=(self.tokens,)))
 

@@ -29,14 +29,11 @@ from internevo.files.urls import is_remote
 from internevo.tokens.flat import ENDINGS, NAMED
 from internevo.tokens.prepared_folder import HELDOUT, MANIFEST, TRAIN
 
-_CHUNK = 16 * 2**20
-"""Bytes that are asked for at a time."""
-_FILES = 8
-"""Files that are copied at the same time."""
+_CHUNK = 16 * 2**20  # bytes that are asked for at a time
+_FILES = 8  # files that are copied at the same time
 _TAGS = ("ETag", "etag", "generation", "blob_id", "md5Hash", "sha", "LastModified", "mtime", "created")
 """File systems' names for what changes with an object, the best first."""
-_PAIR = r"(-\d{5}-of-\d{5})?\.(bin|idx)"
-"""After a store's name: a pair's files, or those of a shard."""
+_PAIR = r"(-\d{5}-of-\d{5})?\.(bin|idx)"  # after a store's name: a pair's files, or those of a shard
 _PACKAGES = {
     "s3": "s3fs: pip install 'internevo[s3]'",
     "gs": "gcsfs: pip install gcsfs",
@@ -56,8 +53,7 @@ class RemoteFile:
 
     path: str
     size: int
-    tag: str
-    """Changes when the object does."""
+    tag: str  # changes when the object does
 
     @property
     def name(self) -> str:
@@ -70,10 +66,8 @@ class RemoteStore:
 
     url: str
     fs: Any
-    files: dict[str, RemoteFile]
-    """The files of stores, by name."""
-    name: str
-    """Of a single store within its folder; empty for a folder."""
+    files: dict[str, RemoteFile]  # the files of stores, by name
+    name: str  # of a single store within its folder; empty for a folder
 
     def folder(self, cache: Path) -> Path:
         tags = [f"{name} {file.size} {file.tag}" for name, file in sorted(self.files.items())]

@@ -25,18 +25,13 @@ class Joined:
 
     pieces: int = 0
     shards: int = 0
-    read: int = 0
-    """Bytes of the input."""
-    lines: int = 0
-    """Lines read of the last piece's file: rejects are reported by line."""
-    rejects: int = 0
-    """Bytes of the file of rejects."""
-    last_reject: str = ""
-    """Its place, and the reason."""
+    read: int = 0  # bytes of the input
+    lines: int = 0  # lines read of the last piece's file: rejects are reported by line
+    rejects: int = 0  # bytes of the file of rejects
+    last_reject: str = ""  # its place, and the reason
     counts: Counts = field(default_factory=Counts)
     sha256: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of each file of the shards."""
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file of the shards
 
     @classmethod
     def load(cls, path: Path) -> Joined:

@@ -12,10 +12,8 @@ MOST = 4_000_000
 """Tokens of a store that are counted at most: well under a second's work."""
 STRETCH = 65_536
 """Tokens of one document that are counted at most."""
-_LOOKED_AT = 2**18
-"""Documents whose lengths are looked at."""
-_TOGETHER = 256
-"""Documents that are in memory at a time."""
+_LOOKED_AT = 2**18  # documents whose lengths are looked at
+_TOGETHER = 256  # documents that are in memory at a time
 
 
 def label_counts(

@@ -36,8 +36,7 @@ class TokenStore:
         self.dtype = self._shards[0].dtype
         if any(shard.dtype != self.dtype for shard in self._shards):
             raise StoreError(f"{self.path}: its files are of several dtypes.")
-        self.tokens = int(self._first_token[-1])
-        """Tokens in all documents."""
+        self.tokens = int(self._first_token[-1])  # tokens in all documents
         self.manifest = _manifest(self.path if self.path.is_dir() else self.path.parent)
         """`manifest.json` beside it; empty where there is none."""
         self.masked = bool(self.manifest.get("masked"))

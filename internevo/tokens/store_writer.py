@@ -31,8 +31,7 @@ class TokenStoreWriter:
         self._file = aside_of(self._data).open("wb")
         self._lengths = array("i")
         self._hash = hashlib.sha256()
-        self.tokens = 0
-        """Tokens of all documents so far."""
+        self.tokens = 0  # tokens of all documents so far
 
     def append(self, tokens: np.ndarray) -> None:
         """Add one document. Raises StoreError for an empty one or an id that the dtype cannot hold."""

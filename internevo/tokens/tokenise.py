@@ -19,8 +19,7 @@ from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 
-_GROUP_CHARACTERS = 2**20
-"""About how many characters are encoded at a time."""
+_GROUP_CHARACTERS = 2**20  # about how many characters are encoded at a time
 
 
 @dataclass
@@ -32,12 +31,9 @@ class Counts:
     heldout_documents: int = 0
     heldout_tokens: int = 0
     characters: int = 0
-    empty: int = 0
-    """Documents without any text, left out."""
-    rejected: int = 0
-    """Places in the input that held no usable text, kept aside in `rejects.jsonl`."""
-    masked_tokens: int = 0
-    """Tokens that are never predicted; negative in the store."""
+    empty: int = 0  # documents without any text, left out
+    rejected: int = 0  # places in the input that held no usable text, kept aside in `rejects.jsonl`
+    masked_tokens: int = 0  # tokens that are never predicted; negative in the store
 
     @property
     def read(self) -> int:

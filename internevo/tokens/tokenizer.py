@@ -31,16 +31,11 @@ class TokenizerError(UserError):
 class Tokenizer(ABC):
     """Text to token ids and back."""
 
-    path: Path
-    """The file that defines it."""
-    vocab_size: int
-    """Ids are below it."""
-    bos_id: int
-    """Begins a document; EOS where a tokenizer has no BOS (Qwen's)."""
-    eos_id: int
-    """Ends a document."""
-    prefix: list[int]
-    """What transformers puts before an encoded text: BOS, or nothing."""
+    path: Path  # the file that defines it
+    vocab_size: int  # ids are below it
+    bos_id: int  # begins a document; EOS where a tokenizer has no BOS (Qwen's)
+    eos_id: int  # ends a document
+    prefix: list[int]  # what transformers puts before an encoded text: BOS, or nothing
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

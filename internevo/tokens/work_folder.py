@@ -23,8 +23,7 @@ from internevo.tokens.tokenise import TokenisedPiece
 LOCK = "lock"
 PLAN = "plan.json"
 INPUTS = ("inputs", "inputs that are held out")
-_FORMAT = 3
-"""Goes up when pieces or plans of an older version can no longer be resumed."""
+_FORMAT = 3  # goes up when pieces or plans of an older version can no longer be resumed
 
 
 @contextmanager

@@ -25,12 +25,9 @@ Encoder = Callable[[], Encode]
 class Ready:
     """A piece that is tokenised."""
 
-    begins: bool
-    """Whether it is the first of its file."""
-    size: int
-    """Bytes of input."""
-    new: bool
-    """Whether it was tokenised now, not by an earlier run."""
+    begins: bool  # whether it is the first of its file
+    size: int  # bytes of input
+    new: bool  # whether it was tokenised now, not by an earlier run
     path: Path
 
     def load(self) -> TokenisedPiece:

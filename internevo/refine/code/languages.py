@@ -14,14 +14,10 @@ class Language:
 
     name: str
     endings: tuple[str, ...]
-    line: tuple[str, ...] = ()
-    """What begins a comment that ends with the line."""
-    block: tuple[tuple[str, str], ...] = ()
-    """What begins and ends a comment of several lines."""
-    code: bool = True
-    """False for prose, settings and data, which come before the code in a repository's document."""
-    prose: bool = False
-    """Whether a line may be a paragraph."""
+    line: tuple[str, ...] = ()  # what begins a comment that ends with the line
+    block: tuple[tuple[str, str], ...] = ()  # what begins and ends a comment of several lines
+    code: bool = True  # false for prose, settings and data, which come before the code in a repository's document
+    prose: bool = False  # whether a line may be a paragraph
 
     def comment(self, text: str) -> str:
         """A line that says `text` and means nothing to a program. `#` where the language has no comments."""

@@ -23,15 +23,13 @@ from internevo.refine.corpus_files import cannot_list
 from internevo.refine.shards import Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
-_HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
-"""A repository's own records: no files of it, and not counted."""
+_HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")  # a repository's own records: no files of it, and not counted
 _VENDORED = (
     *("node_modules", "bower_components", "vendor", "vendored", "_vendor", "third_party", "thirdparty", "3rdparty"),
     *("site-packages", ".venv", "venv", "virtualenv", "Pods", "Carthage", "__pycache__", ".tox", ".gradle"),
 )
 
-_HEAD_LINES = 15
-"""Programs say at the top what they have made."""
+_HEAD_LINES = 15  # programs say at the top what they have made
 _SAYS_SO = re.compile(
     r"@generated\b"
     r"|\bauto-?generated\b(?!\s+(?:id|key|name|value)s?\b)"

@@ -20,8 +20,7 @@ import numpy as np
 CHARACTERS_PER_TOKEN = 8
 """So many characters are encoded for a token that is wanted: seldom too few, and never a whole book."""
 
-_NEAR_LINE, _NEAR_SPACE = 256, 32
-"""Characters."""
+_NEAR_LINE, _NEAR_SPACE = 256, 32  # characters
 _SPACE = re.compile(r"\s")
 
 

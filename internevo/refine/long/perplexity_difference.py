@@ -19,8 +19,7 @@ from internevo.refine.step import Failures, NotJudged, Phase, Place, Step
 
 NO_GAIN = "context does not help"
 TOO_SHORT = "too short to cut"
-_GROUP = 16
-"""Documents that are scored together, to fill the model's rows."""
+_GROUP = 16  # documents that are scored together, to fill the model's rows
 
 
 @dataclass

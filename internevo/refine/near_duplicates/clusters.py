@@ -12,10 +12,8 @@ import numpy as np
 class Clusters:
     """Documents that have near-duplicates."""
 
-    keys: np.ndarray
-    """int64, sorted."""
-    roots: np.ndarray
-    """Of each its cluster: the lowest key in it."""
+    keys: np.ndarray  # int64, sorted
+    roots: np.ndarray  # of each its cluster: the lowest key in it
 
     @classmethod
     def of(cls, pairs: Iterable[np.ndarray]) -> Clusters:

@@ -39,12 +39,10 @@ UNDATED = "near-duplicate without a date"
 DUPLICATE_OF = "duplicate_of"
 """The key of a dropped document's metadata that has the id of the one that is kept."""
 
-_BATCH = 2**20
-"""Characters that are shingled and signed together."""
+_BATCH = 2**20  # characters that are shingled and signed together
 SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
 """Folders in the step's own."""
-_SHARDS_OF_A_PART = 64
-"""A band's hashes are cut into one more part for each so many shards."""
+_SHARDS_OF_A_PART = 64  # a band's hashes are cut into one more part for each so many shards
 
 
 @dataclass

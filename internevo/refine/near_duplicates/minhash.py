@@ -22,8 +22,7 @@ class Bands:
     """How a signature is cut."""
 
     count: int
-    rows: int
-    """Hashes of a band."""
+    rows: int  # hashes of a band
 
     def found(self, similarity: float) -> float:
         """The probability that two documents of this Jaccard similarity are candidates: 1 - (1 - J**rows)**count."""

@@ -20,10 +20,8 @@ from internevo.refine.near_duplicates.signed_shard import SignedShards
 
 SKETCH = 2048
 """Hashes of a sketch at most, 4 bytes each. The similarity of longer documents is known to within 0.01."""
-_DOUBT = 4.0
-"""Standard deviations of a signature's estimate, around the threshold, within which sketches are looked up."""
-_CENTRES = 16
-"""Documents of a bucket that others are compared with."""
+_DOUBT = 4.0  # standard deviations of a signature's estimate, around the threshold, within which sketches are looked up
+_CENTRES = 16  # documents of a bucket that others are compared with
 _SIGNATURES, _SKETCHES = 2**15, 2**10
 """Pairs that are in memory together: 32 MiB of signatures with 128 hashes, or of sketches in 64 bits."""
 

@@ -20,8 +20,7 @@ import numpy as np
 from internevo.files.hashing import hash64
 from internevo.refine.near_duplicates.ragged import Ragged, running
 
-_SEPARATOR, _PART, _ALONE = 0, 1, 2
-"""What a character is: between words, a part of one, or a word by itself."""
+_SEPARATOR, _PART, _ALONE = 0, 1, 2  # what a character is: between words, a part of one, or a word by itself
 
 _SCRIPTS_WITHOUT_SPACES = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -39,11 +38,9 @@ _SCRIPTS_WITHOUT_SPACES = (
 _MIXED_PLANES = 0x20000
 """Below, some characters are letters and some are not. After the planes of Han there are none."""
 
-_PIECE = 2**17
-"""Characters that are looked at together: their arrays fit into a core's cache."""
+_PIECE = 2**17  # characters that are looked at together: their arrays fit into a core's cache
 _BASE = 0xD1342543DE82EF97
-_NGRAM_BASE = 0x9E3779B97F4A7C15
-"""Odd, so that they have inverses modulo 2**64."""
+_NGRAM_BASE = 0x9E3779B97F4A7C15  # odd, so that they have inverses modulo 2**64
 
 
 def shingles(texts: Sequence[str], ngrams: int) -> Ragged:

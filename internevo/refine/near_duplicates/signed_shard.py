@@ -45,12 +45,9 @@ def by_shard(keys: np.ndarray) -> list[tuple[int, np.ndarray]]:
 class SignedBatch(NamedTuple):
     """Some documents of a shard."""
 
-    signatures: np.ndarray
-    """uint32 (documents, hashes)."""
-    bands: np.ndarray
-    """Hashes of bands, uint64 (bands, documents)."""
-    sketches: Ragged
-    """uint32."""
+    signatures: np.ndarray  # uint32 (documents, hashes)
+    bands: np.ndarray  # hashes of bands, uint64 (bands, documents)
+    sketches: Ragged  # uint32
     priorities: list[int]
     ids: list[str]
 

@@ -16,10 +16,8 @@ _MOD = re.compile(_PUB + r"mod[ \t]+(?:r#)?(\w+)[ \t]*;", re.MULTILINE)
 # a keyword stands before `::`, `as` or the end: a line of prose, `use self-made tools;`, is none of the language
 _USE = re.compile(_PUB + r"use[ \t]+(?:::)?((?:crate|self|super)\s*(?:::|\bas\b|(?=[{;]))[^;]*+);", re.MULTILINE)
 _TREE = re.compile(r"[{},]|[^{},]+")
-_OWN = ("mod.rs", "lib.rs", "main.rs")
-"""Files that are the module of the folder that they are in."""
-_DEEPEST = 16
-"""Names of a path that are looked at; no module lies deeper."""
+_OWN = ("mod.rs", "lib.rs", "main.rs")  # files that are the module of the folder that they are in
+_DEEPEST = 16  # names of a path that are looked at; no module lies deeper
 
 
 def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:

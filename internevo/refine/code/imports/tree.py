@@ -12,10 +12,8 @@ from typing import NamedTuple
 class Import(NamedTuple):
     """One file needs another."""
 
-    path: str
-    """Of the file that is imported."""
-    at_once: bool = True
-    """Whether it is needed as soon as the file is read; not so an import inside a function."""
+    path: str  # of the file that is imported
+    at_once: bool = True  # whether it is needed as soon as the file is read; not so an import inside a function
 
 
 class FileTree:
