@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-ASIDE = ".partial"
-"""After the name of a file that is being written."""
+ASIDE = ".partial"  # after the name of a file that is being written
 
 
 def write_durable(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> Path:

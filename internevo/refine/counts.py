@@ -15,9 +15,8 @@ class StepCounts:
 
     name: str  # of its folder, `02-rules`
     tally: Tally
-    given: int
-    """Documents that the step before kept in these shards; of a first step, all that it found. A step may keep more
-    than it was given, as `sample` does."""
+    # documents that the step before kept in these shards; of a first step, all that it found
+    given: int  # may be fewer than are kept: `sample` repeats some
     dropped: int  # documents, for all reasons
     done: int  # shards
     shards: int

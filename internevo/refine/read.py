@@ -21,8 +21,7 @@ from internevo.text.columnar import batches_of
 from internevo.text.documents import JSON_LINES
 from internevo.text.pieces import lines_of, unpacking
 
-HTML = ("text/html", "application/xhtml+xml", "")
-"""Kinds of content that are pages; old crawls do not say any."""
+HTML = ("text/html", "application/xhtml+xml", "")  # kinds of content that are pages; old crawls do not say any
 
 NO_DOCUMENT = "not a document"
 NOT_A_PAGE = "not a page of text"

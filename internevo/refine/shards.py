@@ -20,10 +20,8 @@ from internevo.files.durable import aside_of, make_durable, write_durable
 from internevo.files.errors import UserError
 
 KEPT, DROPPED, COUNTS = "kept", "dropped", "counts"
-EXAMPLES = 3
-"""Documents with one verdict that a shard's counts quote."""
-QUOTE = 400
-"""Characters of a quoted document."""
+EXAMPLES = 3  # documents with one verdict that a shard's counts quote
+QUOTE = 400  # characters of a quoted document
 
 
 @dataclass
@@ -136,8 +134,7 @@ class ShardWriter:
         write_durable(self._counts, _json(asdict(self.tally)))
 
 
-Judged = tuple[Document, str | None]
-"""A document, and the reason why it is dropped; None keeps it."""
+Judged = tuple[Document, str | None]  # a document, and the reason why it is dropped; None keeps it
 
 
 def write_shard(step: Path, judged: Callable[[int], Iterable[Judged]], number: int) -> None:

@@ -17,8 +17,7 @@ from typing import ClassVar
 from internevo.files.errors import UserError
 from internevo.refine.shards import KEPT, QUOTE, Document, Judged, read_shard, shard_name, write_shard
 
-NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)
-"""Errors that stop the work wherever they come from."""
+NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)  # errors that stop the work wherever they come from
 _MOST = 0.5  # share of a shard's documents that may fail
 
 
@@ -26,9 +25,7 @@ _MOST = 0.5  # share of a shard's documents that may fail
 class Place:
     """Where a step works."""
 
-    shards: tuple[Path, ...]
-    """What the step before has kept, in order; of the first step the input's paths, files and folders as they are
-    named."""
+    shards: tuple[Path, ...]  # what the step before has kept, in order; of the first step the input's files and folders
     folder: Path  # the step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between
 
     def kept(self, shards: int) -> tuple[Path, ...]:
@@ -47,8 +44,7 @@ class Phase:
 
     name: str
     tasks: int
-    run: Callable[[int], None]
-    """Does the task of this number, unless it is done. It travels to other processes by pickle."""
+    run: Callable[[int], None]  # does the task of this number, unless it is done; picklable
 
 
 class Step(ABC):

@@ -11,8 +11,7 @@ import numpy as np
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 PUNCTUATION = ".,;:!?\"'()[]…—–‘’“”、。，；：！？（）《》「」【】·"
-ENDS = tuple(".!?\"'):…”’。！？；）」：")
-"""What a line of prose ends with."""
+ENDS = tuple(".!?\"'):…”’。！？；）」：")  # what a line of prose ends with
 _WORD = re.compile(r"\S+")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+")
 _SIGNS = re.compile(rf"[{re.escape(PUNCTUATION)}]")

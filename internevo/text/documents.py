@@ -32,8 +32,8 @@ class Reject:
     file: str
     line: int | None  # the line or row, from 1; None where the file is one document
     reason: str
+    # the line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files
     raw: str | None = None
-    """The line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files."""
 
     @property
     def where(self) -> str:

@@ -32,8 +32,7 @@ class Manifest(Counts):
     """What a prepared folder holds and what it was made from; `manifest.json`."""
 
     inputs: list[str] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
-    """How many files below the inputs are of kinds that are not read, by their endings."""
+    left_out: dict[str, int] = field(default_factory=dict)  # how many files of other kinds there are, by endings
     tokenizer: str = ""  # empty, as the two below, where ids were imported without saying whose they are
     tokenizer_fingerprint: str = ""
     vocab_size: int = 0

@@ -17,10 +17,8 @@ import numpy as np
 from internevo.files.foreign import described, other_store
 from internevo.tokens.megatron import StoreError, map_index, pair_file
 
-ENDINGS = (".ds", ".npy")
-"""Of files that are taken from a folder."""
-NAMED = (*ENDINGS, ".bin")
-"""Of files that can be named themselves."""
+ENDINGS = (".ds", ".npy")  # of files that are taken from a folder
+NAMED = (*ENDINGS, ".bin")  # of files that can be named themselves
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _CHUNK = 2**24  # tokens that are looked at together when documents are found
 _NUMPY = b"\x93NUMPY"

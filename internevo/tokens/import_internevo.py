@@ -81,8 +81,8 @@ def import_internevo(
 class IdLines(LineRange):
     """Some lines of a `.bin` file, and what its `.meta` says of them."""
 
+    # how many lines stand before these, and the rows of these, `[lines, 2]`; None for a file without `.meta`
     said: tuple[int, np.ndarray] | None
-    """How many lines stand before these, and the rows of these, `[lines, 2]`; None for a file without `.meta`."""
 
 
 def cut_lines(files: Iterable[Path], piece_bytes: int) -> Iterator[IdLines]:

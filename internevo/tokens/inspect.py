@@ -13,8 +13,7 @@ import numpy as np
 from internevo.tokens.store import TokenStore
 from internevo.tokens.tokenizer import Tokenizer
 
-SAMPLE = 1_000_000
-"""Documents whose lengths are looked at; a larger store is sampled evenly."""
+SAMPLE = 1_000_000  # documents whose lengths are looked at; a larger store is sampled evenly
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ _PACKAGES = {
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx", "requests")
 """Packages whose errors come from the connection to the storage."""
 
-Show = Callable[[int, int], None]
-"""Called with how many bytes are copied, and of how many."""
+Show = Callable[[int, int], None]  # called with how many bytes are copied, and of how many
 
 
 @dataclass(frozen=True)

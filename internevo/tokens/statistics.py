@@ -8,10 +8,8 @@ import numpy as np
 
 from internevo.tokens.store import TokenStore
 
-MOST = 4_000_000
-"""Tokens of a store that are counted at most: well under a second's work."""
-STRETCH = 65_536
-"""Tokens of one document that are counted at most."""
+MOST = 4_000_000  # tokens of a store that are counted at most: well under a second's work
+STRETCH = 65_536  # tokens of one document that are counted at most
 _LOOKED_AT = 2**18  # documents whose lengths are looked at
 _TOGETHER = 256  # documents that are in memory at a time
 

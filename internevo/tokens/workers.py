@@ -15,10 +15,8 @@ from internevo.tokens.tokenise import TokenisedPiece
 
 Cut = Callable[[Iterable[Path], int], Iterable[Any]]
 """Files and a number of bytes to pieces of about that size, in order; they have `size` and `begins`."""
-Encode = Callable[[Any, bool], TokenisedPiece]
-"""What makes tokens of a piece; the flag says that all of it is held out."""
-Encoder = Callable[[], Encode]
-"""Picklable; called once in each worker."""
+Encode = Callable[[Any, bool], TokenisedPiece]  # what makes tokens of a piece; the flag says that all of it is held out
+Encoder = Callable[[], Encode]  # picklable; called once in each worker
 
 
 @dataclass(frozen=True)

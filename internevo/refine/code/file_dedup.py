@@ -20,8 +20,7 @@ from internevo.refine.shards import Document, Judged, read_shard, write_array
 from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"
-CONTENT = "content"
-"""The key of a document's metadata that has its hash, by which a dropped document's twin is found."""
+CONTENT = "content"  # the key of a document's metadata that has its hash, by which a dropped document's twin is found
 _LATEST = 2**63 - 1
 
 

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-NO_DATE = -(2**63)
-"""Before all dates."""
+NO_DATE = -(2**63)  # before all dates
 
 
 def microseconds(date: Any) -> int:

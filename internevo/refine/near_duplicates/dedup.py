@@ -36,12 +36,10 @@ NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
 """Reasons. The second is for `keep: newest`, where age could not decide."""
 
-DUPLICATE_OF = "duplicate_of"
-"""The key of a dropped document's metadata that has the id of the one that is kept."""
+DUPLICATE_OF = "duplicate_of"  # the key of a dropped document's metadata that has the id of the one that is kept
 
 _BATCH = 2**20  # characters that are shingled and signed together
-SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
-"""Folders in the step's own."""
+SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"  # folders in the step's own
 _SHARDS_OF_A_PART = 64  # a band's hashes are cut into one more part for each so many shards
 
 
