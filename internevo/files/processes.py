@@ -21,8 +21,7 @@ def worker_pool(
     workers: int, start: Callable[..., object] | None = None, arguments: tuple[Any, ...] = (), remedy: str = ""
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of spawned processes, each of which first calls `start`; submit to it in `ctrl_c_held`.
-    An exception ends what is in progress, which must be such that it can be done again. Raises UserError, which ends
-    with `remedy`, when a process is killed."""
+    An exception ends all work in progress. Raises UserError, which ends with `remedy`, when a process is killed."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (start, arguments)) as pool:
         try:

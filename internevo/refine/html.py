@@ -22,8 +22,8 @@ class TooLong(BaseException):
 
 
 def decode(body: bytes, charset: str | None) -> str:
-    """A page's characters: UTF-8 when it is valid, else by what the answer's head says, then the page's own, then by a
-    guess. Bytes that are no characters become U+FFFD, which the rules count."""
+    """A page's characters: UTF-8 when it is valid, else by the answer's head, then the page's own, then by a guess.
+    Bytes that are no characters become U+FFFD, which the rules count."""
     with suppress(UnicodeDecodeError):
         return body.decode("utf-8-sig")
     said = _META.search(body[:_HEAD_BYTES])

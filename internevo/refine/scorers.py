@@ -49,8 +49,7 @@ def _in_module(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def scorer(name: str) -> Scorer:
-    """The function, loaded once in a process. It raises NotJudged for a score that is not finite, which no threshold
-    drops."""
+    """The function, loaded once in a process. It raises NotJudged for scores that no threshold drops, as NaN."""
     if _in_module(name):
         function = named_object(name, "classifier")
     else:

@@ -33,8 +33,7 @@ class Place:
         return tuple(self.folder / KEPT / shard_name(number) for number in range(shards))
 
     def sifting(self, name: str, judged: Callable[[int], Iterable[Judged]], tasks: int | None = None) -> Phase:
-        """A phase that writes shards, one for each of `place.shards` unless `tasks` says how many: a task keeps or
-        drops what `judged` gives for its number."""
+        """A phase that writes shards, by default as many as it reads: a task keeps or drops what `judged` gives."""
         return Phase(name, len(self.shards) if tasks is None else tasks, partial(write_shard, self.folder, judged))
 
 
@@ -118,8 +117,7 @@ class Sift(Step):
     @abstractmethod
     def judge(self, document: Document) -> str | None:
         """Why the document is dropped, in a word or two out of a short list; None keeps it.
-        May change the document's text and metadata. A document that it raises an error for is dropped, with the
-        error."""
+        May change the document's text and metadata. An error drops the document and is noted there."""
 
     def phases(self, place: Place) -> list[Phase]:
         return [place.sifting("sift", partial(_sifted, self, place))]

@@ -73,8 +73,7 @@ def record_batches(path: Path, piece_bytes: int) -> Iterator[RecordBatches]:
 
 
 def batches_of(path: Path) -> Iterator[Any]:
-    """All rows of a parquet or arrow file with all their columns, in record batches of at most 256.
-    Raises UserError for a file that is damaged."""
+    """All rows of a parquet or arrow file, in record batches of at most 256. Raises UserError for a damaged file."""
     try:
         if path.name.lower().endswith(PARQUET):
             yield from _parquet(path).iter_batches(batch_size=_ROWS)

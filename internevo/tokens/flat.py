@@ -74,9 +74,8 @@ class FlatFile:
 
 
 def index_documents(path: Path, eos: int, token_bytes: int) -> int:
-    """Write the index of a flat file whose documents end with the id `eos`; returns how many there are.
-    What stands after the last `eos` is a document too. Raises StoreError for a file that is missing, of another size of
-    tokens, or indexed already, and for one without `eos`."""
+    """Write the index of a flat file whose documents, but perhaps the last, end with the id `eos`; returns how many.
+    Raises StoreError for a file that is missing, indexed already, without `eos`, or with tokens of another size."""
     if not path.is_file():
         raise StoreError(f"{path} does not exist.")
     if token_bytes not in _TYPES:

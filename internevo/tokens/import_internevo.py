@@ -108,8 +108,8 @@ def _reader(ids: int, held_out: float) -> Callable[[IdLines, bool], TokenisedPie
 
 
 def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool) -> TokenisedPiece:
-    """The documents of a piece as they are; ids must be below `ids`.
-    A line that cannot be used is a reject. Raises UserError where the file and its `.meta` disagree."""
+    """The documents of a piece as they are. Ids from `ids` on, and lines that cannot be read, make a reject.
+    Raises UserError where the file and its `.meta` disagree."""
     record = Record()
     train: Documents = []
     heldout: Documents = []

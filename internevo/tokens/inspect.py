@@ -85,8 +85,7 @@ def spread(documents: int, count: int) -> list[int]:
 
 
 def show_document(store: TokenStore, number: int, tokenizer: Tokenizer, limit: int = 200) -> str:
-    """The beginning of a document as text, its frame visible: `<BOS>text … <EOS>`.
-    Masked tokens stand between `<masked>` and `</masked>`."""
+    """The beginning of a document as text with its frame and masked parts: `<BOS>a <masked>b</masked> … <EOS>`."""
     ids = store.read(number).tolist()
     begin = "<BOS>" if ids[:1] == [tokenizer.bos_id] else ""
     end = "<EOS>" if ids[-1:] == [tokenizer.eos_id] and len(ids) > 1 else ""

@@ -101,9 +101,8 @@ def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lamb
 
 @functools.cache
 def look(url: str) -> RemoteStore:
-    """What stands at `url` when this process first asks: a run must not continue with other data when objects change,
-    nor end when the storage can no longer be reached. Raises UserError when there is no store or it cannot be reached.
-    """
+    """What stands at `url` when this process first asks: a run must not end when the storage cannot be reached later,
+    nor see other objects. Raises UserError when there is no store or it cannot be reached."""
     with _as_user_error(url):
         from fsspec.core import url_to_fs
 

@@ -93,8 +93,7 @@ class Joiner:
             self._writers = self._begin_shard()
 
     def finish(self) -> Joined:
-        """End the last shard and give all their names.
-        Raises UserError when there is nothing to train on, or too much of the input cannot be used."""
+        """End the last shard and name all. Raises UserError for nothing to train on or too many rejects."""
         self._check_rejects()  # an earlier run, which read the last piece, may have allowed more
         counts = self.joined.counts
         if not counts.documents:

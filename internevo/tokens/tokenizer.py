@@ -81,7 +81,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def fingerprint(path: str | Path) -> str:
-    """A hash of the file that defines a tokenizer, and of what other files name as BOS and EOS, 16 hex digits.
+    """A hash of the file that defines a tokenizer and of the names of BOS and EOS beside it, 16 hex digits.
     Raises TokenizerError when there is none."""
     file = _defining_file(Path(path))
     found = hashlib.sha256(file.read_bytes())

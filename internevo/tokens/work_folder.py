@@ -28,8 +28,7 @@ _FORMAT = 3  # goes up when pieces or plans of an older version can no longer be
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, and make it when it is missing. A full disk, or a file that cannot be
-    used, becomes a UserError."""
+    """Hold a folder for this process alone; make it when it is missing. A disk's errors become UserErrors."""
     with _as_user_error(folder), locked(folder / LOCK):
         yield
 

@@ -52,8 +52,7 @@ def tokenised(
     piece_bytes: int,
 ) -> Generator[Ready, None, None]:
     """The pieces of `files`, then of `held_files`, all held out, after the first `skip`; in order.
-    A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
-    damaged, and when a worker is killed."""
+    One that is whole in `folder` already stays. Raises UserError for damaged input and when a worker is killed."""
 
     def todo() -> Iterator[tuple[Any, bool, Ready]]:
         number = 0

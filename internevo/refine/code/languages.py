@@ -90,8 +90,7 @@ def noted_language(metadata: Mapping[str, Any]) -> Language:
 
 
 def comment_share(text: str, language: Language) -> float:
-    """Share of the lines with something on them that are comments, or inside one.
-    A line counts when it begins as one; Python's docstrings count too."""
+    """Share of the lines that are not blank that begin as comments or are inside one; Python's docstrings count."""
     lines = comments = 0
     end: str | None = None
     for line in map(str.strip, text.splitlines()):

@@ -138,8 +138,7 @@ def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int)
 
 
 def _files(root: Path, vendored: frozenset[str]) -> Iterator[tuple[Path, str, bool]]:
-    """A repository's files, their paths inside it, in that order, and whether each is in a vendored folder. Raises
-    UserError for a folder that cannot be listed."""
+    """A repository's files, their paths inside it, in that order, and whether each is in a vendored folder."""
 
     def stop(error: OSError) -> NoReturn:
         raise cannot_list(error) from None

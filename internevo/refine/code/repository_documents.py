@@ -57,8 +57,7 @@ class RepositoryDocuments(Step):
 
 
 def files_in_order(files: Sequence[Document]) -> list[Document]:
-    """A repository's files: READMEs, other prose and settings by path, then code by dependency.
-    Raises UserError when a path comes twice."""
+    """READMEs, other prose and settings by path, then code by dependency. Raises UserError when a path comes twice."""
     by_path = {file.metadata["path"]: file for file in files}
     if len(by_path) < len(files):
         twice = Counter(file.metadata["path"] for file in files).most_common(1)[0][0]

@@ -31,8 +31,8 @@ class TextScorer(Protocol):
         """Token ids of a text, int64 `[tokens]`, without those that begin or end a document."""
 
     def log_likelihoods(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
-        """For each prefix and ids, mean log P(ids | prefix) of a token in nats, at the beginning of a document. A
-        prefix may be empty, ids not."""
+        """Of each prefix and ids, mean log P(ids | prefix) in nats a token, from the beginning of a document.
+        A prefix may be empty, ids not."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class Segments:
     cuts: int
 
     def of(self, text: str, scorer: TextScorer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """S1 and S2 at each cut; fewer tokens where the text begins or ends. Cuts with nothing on one side are left
-        out."""
+        """S1 and S2 at each cut, shorter where the text begins or ends; cuts without one of them are left out."""
         for number in range(self.cuts):
             cut = _border(text, len(text) * (number + 1) // (self.cuts + 1))
             begin = _border(text, cut + self.gap_characters)

@@ -30,8 +30,8 @@ def near_pairs(
     hashes: np.ndarray, keys: np.ndarray, alike: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """The near-duplicates, int64 (pairs, 2), among documents with these keys, int64, and hashes of a band, uint64.
-    `alike` says of documents, given by the keys of as many on the left and on the right, which are near-duplicates. Not
-    each of a bucket is linked to each. The result does not depend on the order given."""
+    `alike` is given keys on the left and as many on the right, and says which pairs are near-duplicates. Not each
+    document of a bucket is linked to each. The result does not depend on the order given."""
     order = np.lexsort((keys, hashes))
     hashes, keys = hashes[order], keys[order]
     found = [np.empty((0, 2), np.int64)]
@@ -49,8 +49,7 @@ def near_pairs(
 
 
 def alike_in(shards: SignedShards, threshold: float, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Whether documents, given by their keys, int64, have a Jaccard similarity of at least `threshold`, one on the left
-    with one on the right: bool (pairs,)."""
+    """Whether pairs of documents, given by keys, int64, have a Jaccard similarity of at least `threshold`, bool."""
     result = np.empty(len(left), bool)
     for at, keys, one, other in _parts(left, right, _SIGNATURES):
         signatures = shards.signatures(keys)

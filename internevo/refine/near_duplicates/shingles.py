@@ -44,9 +44,9 @@ _NGRAM_BASE = 0x9E3779B97F4A7C15  # odd, so that they have inverses modulo 2**64
 
 
 def shingles(texts: Sequence[str], ngrams: int) -> Ragged:
-    """The shingles of each text, hashes uint64.
+    """The shingles of each text, hashes uint64, as often as they occur.
     A text of fewer than `ngrams` words has one shingle, a hash of all its characters: it is like no text but the same.
-    Repeated shingles stand as often as they occur; MinHash sees a set."""
+    """
     words, begins = _words("\n".join(texts))
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     borders = np.searchsorted(begins, running(lengths + 1))
@@ -96,8 +96,7 @@ def _words_of_piece(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """By character, its kind, uint8, and its value, uint64, the same for a letter's two cases; B**i and B**-i for the
-    places i of a piece, uint64."""
+    """By character: its kind, uint8, and value, uint64, the same for both cases. By place i: B**i and B**-i, uint64."""
     size = 0x110000
     kind, folded = np.full(size, _SEPARATOR, np.uint8), np.arange(size, dtype=np.uint64)
     for code in range(_MIXED_PLANES):
