@@ -1,7 +1,7 @@
 """The quality classifier that ships: logistic regression over hashed n-grams, fitted on examples of good and bad text.
 
-Words and pairs of words; in scripts without spaces, characters, pairs and threes. The file is a safetensors file: the
-weights, and in its head how the n-grams are hashed. Nothing in it is ever executed.
+Words and pairs of words; in scripts without spaces, characters, pairs and threes. The file is a safetensors file of the
+weights; nothing in it is ever executed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""The phases of a chain on datatrove's executors: processes of this machine, or Slurm's jobs.
-
-datatrove keeps the account of tasks, their logs, and how jobs are submitted; a task is a function of its number.
-"""
+"""The phases of a chain on datatrove's executors, processes of this machine or Slurm's jobs: it keeps the account of
+tasks, writes their logs and submits jobs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reading a corpus for the refinery: web archives, JSON lines, parquet and arrow, a page or document at a time.
 
-datatrove's readers are not used: they do not count the pages and lines that they cannot decode.
+datatrove's readers do not count the pages and lines that they cannot decode.
 """
 
 from __future__ import annotations

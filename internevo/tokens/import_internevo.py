@@ -1,9 +1,9 @@
 """InternEvo's token files to a token store: `internevo data import --from internevo`.
 
 `NAME.bin` has a line of JSON a document, `{"tokens": [...]}`. `NAME.bin.meta`, an array that numpy saved, has a row a
-line: where it begins, in bytes, and how many tokens it has. InternEvo saves it as int32, so that offsets past 2 GiB are
-wrong by multiples of 2**32: lines are found by walking through the file, and the rows are compared with them modulo
-2**32. A negative id is a token that nothing is to learn to predict; the token itself is its absolute value.
+line: the byte at which it begins, and how many tokens it has. It is int32, so offsets past 2 GiB are right modulo 2**32
+only: lines are found in the file and compared with the rows. A negative id is a token that nothing is to learn to
+predict; the token itself is its absolute value.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Folders of repositories as documents, a file each.
 
-What the chain needs to know of a file is in its document's metadata: `repository`, `path` inside it with `/`,
-`language` and `date`. A repository's files stand together in one shard, in the order of their paths.
+A document's metadata has its `repository`, `path` inside it with `/`, `language` and `date`. A repository's files stand
+together in one shard, in the order of their paths.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Heuristics that detect long texts without prose (lists, tables, logs, keywords) by what holds a text together.
 
 The InternLM2 report (arXiv 2403.17297, section 3.1.3) filters long data by lexical and linguistic features, with
-thresholds for each language and domain. Limits here are wide: they drop what is not worth rows of 32,768 tokens, and
-are no matter of taste.
+thresholds for each language and domain. Limits here are wide: what they drop is not worth rows of 32,768 tokens.
 """
 
 from __future__ import annotations

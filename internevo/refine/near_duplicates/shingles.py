@@ -4,9 +4,9 @@ A word is a run of letters, marks, digits and underscores of any script, in eith
 Lao, Khmer and Burmese, which have no spaces, each character is a word. So no language has to be known, and a text may
 mix them. What is between words does not count.
 
-There is no loop over words. The hash of characters c[i..j) is sum(value[c[k]] * B**(k - i)) modulo 2**64 (Karp and
-Rabin, 1987): with the running sum over a whole stretch of text, every word's hash is a difference of two of its places,
-times a power of 1/B. An n-gram's hash is such a sum over the hashes of its words.
+The hash of characters c[i..j) is sum(value[c[k]] * B**(k - i)) modulo 2**64 (Karp and Rabin, 1987). There is no loop
+over words: a word's hash is the difference of two places of the running sum over the text, times a power of 1/B. An
+n-gram's hash is such a sum over the hashes of its words.
 """
 
 from __future__ import annotations

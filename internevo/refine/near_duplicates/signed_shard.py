@@ -1,6 +1,6 @@
 """What deduplication knows of a shard's documents, in a folder of flat arrays that are mapped into memory.
 
-A document has a *key*, its shard's number and its own in the shard: keys stand in the order of the documents.
+A document's *key* is its shard's number and its own: keys stand in the order of the documents.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Imports in Rust, inside a crate: `mod x;`, and `use` from `crate`, `self` and `super`.
-
-Other crates of a workspace are not resolved.
-"""
+"""Imports in Rust, inside a crate alone: `mod x;`, and `use` from `crate`, `self` and `super`."""
 
 from __future__ import annotations
 

@@ -81,9 +81,8 @@ def indented(text: str, at: int) -> bool:
 _C_COMMENTS = re.compile(
     r"""//[^\n]*|/\*.*?(?:\*/|\Z)|(\\.|"(?:\\.|[^"\\\n])*+"|'(?:\\.|[^'\\\n])*+'|`(?:\\.|[^`\\])*+`)""", re.DOTALL
 )
-"""Comments in the manner of C, and strings, in which they would be none. It takes time in proportion to the text: a
-comment that never ends goes to the end, and what is after a backslash begins no string, so that of those that do not
-end there is one of each kind in a line."""
+"""C's comments, and strings, which may look like them. The time is linear in the text: a comment that never ends goes
+to the end, and after a backslash no string begins, so that a line has one of each kind that does not end."""
 
 
 def without_comments(text: str) -> str:
