@@ -22,10 +22,7 @@ class RowGroups:
     file: Path
     groups: tuple[int, ...]
     size: int
-
-    @property
-    def begins(self) -> bool:
-        return self.groups[0] == 0
+    begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
         file = _parquet(self.file)
@@ -43,10 +40,7 @@ class RecordBatches:
     begin: int
     end: int
     size: int
-
-    @property
-    def begins(self) -> bool:
-        return self.begin == 0
+    begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
         yield from _rows(self.file, _arrow(self.file, self.begin, self.end), text_key)
@@ -61,14 +55,14 @@ def row_groups(path: Path, piece_bytes: int) -> Iterator[RowGroups]:
         return sum(group.column(column).total_compressed_size for column in range(group.num_columns))
 
     for groups in in_batches(range(file.num_row_groups), size, piece_bytes):
-        yield RowGroups(path, tuple(groups), sum(map(size, groups)))
+        yield RowGroups(path, tuple(groups), sum(map(size, groups)), begins=groups[0] == 0)
 
 
 def record_batches(path: Path, piece_bytes: int) -> Iterator[RecordBatches]:
     """An arrow file, cut."""
     begin = 0
     for sizes in in_batches((batch.nbytes for batch in _arrow(path, 0, None)), int, piece_bytes):
-        yield RecordBatches(path, begin, begin + len(sizes), sum(sizes))
+        yield RecordBatches(path, begin, begin + len(sizes), sum(sizes), begins=begin == 0)
         begin += len(sizes)
 
 
@@ -109,12 +103,11 @@ def _rows(path: Path, batches: Iterable[Any], text_key: str) -> Iterator[Item]:
 def _documents(path: Path, before: int, batch: Any, text_key: str) -> Iterator[Item]:
     column = _column(batch, text_key)
     reason = f"no text under {text_key!r}"
-    if column is None:
-        values: Iterable[str | UnicodeDecodeError | None] = repeat(None, batch.num_rows)
-    elif _is_text(column.type):
+    values: Iterable[str | UnicodeDecodeError | None] = repeat(None, batch.num_rows)
+    if column is not None and _is_text(column.type):
         values = _texts(column)
-    else:
-        values, reason = repeat(None, batch.num_rows), f"{reason}: the column is {column.type}"
+    elif column is not None:
+        reason += f": the column is {column.type}"
     for number, value in enumerate(values, before + 1):
         if isinstance(value, str):
             yield number, Document(value)
