@@ -15,7 +15,9 @@ ASIDE = ".partial"  # after the name of a file that is being written
 
 def write_durable(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> Path:
     """Write a file at once or not at all, from text (as UTF-8), bytes, or by a function that is given the open file.
-    On return the content and all names in its folder are on the disk. After an error the folder is as it was."""
+
+    On return the content and all names in its folder are on the disk. After an error the folder is as it was.
+    """
     aside = aside_of(path)
     try:
         with aside.open("wb") as file:

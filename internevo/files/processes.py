@@ -21,7 +21,9 @@ def worker_pool(
     workers: int, start: Callable[..., object] | None = None, arguments: tuple[Any, ...] = (), remedy: str = ""
 ) -> Iterator[ProcessPoolExecutor]:
     """A pool of spawned processes, each of which first calls `start`; submit to it in `ctrl_c_held`.
-    An exception ends all work in progress. Raises UserError, which ends with `remedy`, when a process is killed."""
+
+    An exception ends all work in progress. Raises UserError, which ends with `remedy`, when a process is killed.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (start, arguments)) as pool:
         try:
@@ -40,8 +42,10 @@ def worker_pool(
 @contextmanager
 def ctrl_c_held() -> Iterator[None]:
     """Processes that are started within never see Ctrl-C; here, one that comes meanwhile takes effect at the end.
+
     They inherit a blocked signal. If each ignored it by itself, one that comes while they load would end them with a
-    traceback, and leave a pool half started, which then waits for ever. For the main thread."""
+    traceback, and leave a pool half started, which then waits for ever. For the main thread.
+    """
     came: list[int] = []
     try:
         with stops_noted(signals=(signal.SIGINT,)) as came:  # another thread may receive it; Python handles it here

@@ -83,7 +83,9 @@ class Refinery:
 
 def load_refinery(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> Refinery:
     """Read and check a configuration; `overrides` are `key=value`, but not of the steps.
-    Raises ConfigError with everything that is wrong, missing files included if `check_files`."""
+
+    Raises ConfigError with everything that is wrong, missing files included if `check_files`.
+    """
     tree = read_tree(path)
     check_kind(path, tree, REFINERY)
     for override in overrides:

@@ -18,7 +18,9 @@ KNOWN = (*WARC, *JSON_LINES, *PARQUET, *ARROW)
 
 def corpus_files(paths: Sequence[Path]) -> list[Path]:
     """The files below these paths, in order; hidden ones and those of other kinds are left out.
-    Raises UserError for a path that is missing or of an unknown kind, a file that comes twice, and no file at all."""
+
+    Raises UserError for a path that is missing or of an unknown kind, a file that comes twice, and no file at all.
+    """
     files: list[Path] = []
     for path in paths:
         if not path.exists():

@@ -72,7 +72,9 @@ class _Submitted(SlurmPipelineExecutor):
 
 def run_here(jobs: Sequence[PhaseJob], workers: int, progress: Callable[[PhaseJob, int], None]) -> None:
     """Do all that is not done yet, phase by phase. `progress` is given a job and how many of its tasks are done.
-    Raises a task's UserError, and one when a worker is killed; other tasks in progress are then ended."""
+
+    Raises a task's UserError, and one when a worker is killed; other tasks in progress are then ended.
+    """
     cores = len(os.sched_getaffinity(0))
     workers = workers or cores
     remedy = "The same command resumes here; fewer executor.workers take less memory."
@@ -94,7 +96,9 @@ def _start_worker(threads: int) -> None:
 
 def submit(name: str, jobs: Sequence[PhaseJob], last: PhaseJob, config: ExecutorConfig, record: Path) -> list[str]:
     """Hand all that is not done to Slurm, and `last` in any case; a phase begins when the one before has succeeded.
-    Returns the jobs' numbers, which are kept in `record`. Raises UserError when Slurm refuses."""
+
+    Returns the jobs' numbers, which are kept in `record`. Raises UserError when Slurm refuses.
+    """
     if shutil.which("sbatch") is None:
         raise UserError("this machine has no sbatch: is Slurm installed, and its module loaded?")
     before: list[str] = []

@@ -23,7 +23,9 @@ class TooLong(BaseException):
 
 def decode(body: bytes, charset: str | None) -> str:
     """A page's characters: UTF-8 when it is valid, else by the answer's head, then the page's own, then by a guess.
-    Bytes that are no characters become U+FFFD, which the rules count."""
+
+    Bytes that are no characters become U+FFFD, which the rules count.
+    """
     with suppress(UnicodeDecodeError):
         return body.decode("utf-8-sig")
     said = _META.search(body[:_HEAD_BYTES])
@@ -61,7 +63,9 @@ def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[
 @contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raise TooLong in here once this process has used `seconds` of CPU time, user's and system's.
-    Only in the main thread, where Python's signals arrive; during a call into C, at its end."""
+
+    Only in the main thread, where Python's signals arrive; during a call into C, at its end.
+    """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("a limit of CPU time works in the main thread only")
 

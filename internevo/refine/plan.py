@@ -34,7 +34,9 @@ def step_folders(refinery: Refinery) -> list[Path]:
 
 def begin(refinery: Refinery) -> list[Place]:
     """Make the folders of all steps, or find them as they were begun; the link to the result goes until all is done.
-    Returns where each step works. Raises UserError, with what to remove, when they were begun otherwise."""
+
+    Returns where each step works. Raises UserError, with what to remove, when they were begun otherwise.
+    """
     folders, plans = step_folders(refinery), _plans(refinery)
     missing: Path | None = None
     for place, (folder, plan) in enumerate(zip(folders, plans, strict=True)):

@@ -86,7 +86,9 @@ def _warc(file: Path) -> Iterator[Found]:
 
 def _check_whole(file: Path) -> None:
     """Raises EOFError for an archive that does not end with a blank line, as a record does.
-    warcio does not see that one is torn within a record's head. Unpacking it once more is nothing beside extraction."""
+
+    warcio does not see that one is torn within a record's head. Unpacking it once more is nothing beside extraction.
+    """
     with file.open("rb") as raw:
         end = b""
         if file.suffix.lower() == ".gz":

@@ -117,7 +117,9 @@ class Sift(Step):
     @abstractmethod
     def judge(self, document: Document) -> str | None:
         """Why the document is dropped, in a word or two out of a short list; None keeps it.
-        May change the document's text and metadata. An error drops the document and is noted there."""
+
+        May change the document's text and metadata. An error drops the document and is noted there.
+        """
 
     def phases(self, place: Place) -> list[Phase]:
         return [place.sifting("sift", partial(_sifted, self, place))]

@@ -75,7 +75,9 @@ class FlatFile:
 
 def index_documents(path: Path, eos: int, token_bytes: int) -> int:
     """Write the index of a flat file whose documents, but perhaps the last, end with the id `eos`; returns how many.
-    Raises StoreError for a file that is missing, indexed already, without `eos`, or with tokens of another size."""
+
+    Raises StoreError for a file that is missing, indexed already, without `eos`, or with tokens of another size.
+    """
     if not path.is_file():
         raise StoreError(f"{path} does not exist.")
     if token_bytes not in _TYPES:
@@ -138,7 +140,9 @@ def _tokens(path: Path, token_bytes: int) -> np.ndarray:
 
 def _llm_c(path: Path, size: int) -> np.ndarray | None:
     """The ids of a file of llm.c's, `[tokens]`; None for any other.
-    Raises StoreError for one that is cut off, or of a version that is not known."""
+
+    Raises StoreError for one that is cut off, or of a version that is not known.
+    """
     head = np.fromfile(path, "<i4", 3).tolist()
     known = dict(_LLM_C.keys())
     if len(head) < 3 or head[0] not in known:

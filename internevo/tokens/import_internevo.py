@@ -45,8 +45,10 @@ def import_internevo(
     progress: Callable[[BytesDone], None] = lambda done: None,
 ) -> Manifest:
     """Make the token store folder `output` from `.bin` files, or folders of them, in the order of their names.
+
     Ids stay as they are, int32. With a tokenizer, the manifest names it, and no id may be past its pieces. Stopping,
-    holding out and errors are those of `prepare`; there is one more for an input that disagrees with its `.meta`."""
+    holding out and errors are those of `prepare`; there is one more for an input that disagrees with its `.meta`.
+    """
     tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path is not None else None
     ids = tokenizer.vocab_size if tokenizer else np.iinfo(DTYPE).max + 1
     files = [file for path in inputs for file in _bin_files(path)]
@@ -109,7 +111,9 @@ def _reader(ids: int, held_out: float) -> Callable[[IdLines, bool], TokenisedPie
 
 def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool) -> TokenisedPiece:
     """The documents of a piece as they are. Ids from `ids` on, and lines that cannot be read, make a reject.
-    Raises UserError where the file and its `.meta` disagree."""
+
+    Raises UserError where the file and its `.meta` disagree.
+    """
     record = Record()
     train: Documents = []
     heldout: Documents = []

@@ -86,8 +86,10 @@ class RemoteStore:
 
 def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lambda done, total: None) -> Path:
     """Where the store `path` is on this machine: itself, or its copy, which is made or completed now.
+
     Of a prepared folder, the files of `part` (`train` or `heldout`) are copied. Raises UserError when there is no
-    store, it cannot be reached or read, the disk is too small, or what arrives is not what was written."""
+    store, it cannot be reached or read, the disk is too small, or what arrives is not what was written.
+    """
     if not is_remote(path):
         return Path(path)
     url = str(path)

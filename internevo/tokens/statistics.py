@@ -50,7 +50,9 @@ def label_counts(
 
 def frequency_loss(labels: np.ndarray, training: np.ndarray) -> float:
     """Nats per label of a model that knows nothing but how often each id is a label in training; both are counts by id.
-    One is added to each of `training`, so that no probability is 0. Raises ValueError for no labels."""
+
+    One is added to each of `training`, so that no probability is 0. Raises ValueError for no labels.
+    """
     if not labels.sum():
         raise ValueError("the loss of no labels is not defined")
     shares = (training + 1) / (training.sum() + len(training))

@@ -64,7 +64,9 @@ class TokenStore:
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where these documents begin in the line of all tokens, and their lengths, both int64.
-        Raises StoreError for an index that cannot be right."""
+
+        Raises StoreError for an index that cannot be right.
+        """
         starts = self.starts(documents)
         lengths = self.starts(documents + 1) - starts
         if (lengths < 0).any():

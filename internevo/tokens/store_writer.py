@@ -67,7 +67,9 @@ class TokenStoreWriter:
 
     def close(self) -> dict[str, str]:
         """Write the index and give both files their names, the index last; returns the SHA-256 of each, by its name.
-        On return both are on the disk."""
+
+        On return both are on the disk.
+        """
         self._file.close()
         lengths = np.array(self._lengths, dtype="<i4")
         ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize

@@ -108,7 +108,9 @@ def tokenise(
     tokenizer: Tokenizer, text_key: str, held_out: float, dtype: np.dtype[Any], piece: Piece, all_held_out: bool
 ) -> TokenisedPiece:
     """Each document of a piece becomes BOS, its tokens, EOS; held out when a hash of its text falls below `held_out`.
-    Raises UserError for input that is damaged."""
+
+    Raises UserError for input that is damaged.
+    """
     record = Record()
     limit = 2.0 if all_held_out else held_out
     train: Documents = []

@@ -51,7 +51,9 @@ class Tokenizer(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`.
-        SentencePiece gives U+2581 back as a space."""
+
+        SentencePiece gives U+2581 back as a space.
+        """
         runs = groupby((int(i) for i in ids), self._has)
         return "".join(self._decode(list(run)) if known else "".join(f"<id {i}>" for i in run) for known, run in runs)
 
@@ -75,14 +77,18 @@ class Tokenizer(ABC):
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one of them.
-    Raises TokenizerError when there is none, or when it has no end-of-document token."""
+
+    Raises TokenizerError when there is none, or when it has no end-of-document token.
+    """
     file = _defining_file(Path(path))
     return HuggingFaceTokenizer(file) if file.suffix == ".json" else SentencePieceTokenizer(file)
 
 
 def fingerprint(path: str | Path) -> str:
     """A hash of the file that defines a tokenizer and of the names of BOS and EOS beside it, 16 hex digits.
-    Raises TokenizerError when there is none."""
+
+    Raises TokenizerError when there is none.
+    """
     file = _defining_file(Path(path))
     found = hashlib.sha256(file.read_bytes())
     if file.suffix == ".json":  # a SentencePiece model says itself how documents are framed

@@ -50,7 +50,9 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 @contextmanager
 def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
     """Hold the folder of work for this process alone, begun now or earlier with the same plan; remove it at the end.
-    Raises UserError for a folder that this command did not make, and one that was begun with another plan."""
+
+    Raises UserError for a folder that this command did not make, and one that was begun with another plan.
+    """
     with _as_user_error(partial):
         _check_ours(partial)
     try:

@@ -52,7 +52,9 @@ def tokenised(
     piece_bytes: int,
 ) -> Generator[Ready, None, None]:
     """The pieces of `files`, then of `held_files`, all held out, after the first `skip`; in order.
-    One that is whole in `folder` already stays. Raises UserError for damaged input and when a worker is killed."""
+
+    One that is whole in `folder` already stays. Raises UserError for damaged input and when a worker is killed.
+    """
 
     def todo() -> Iterator[tuple[Any, bool, Ready]]:
         number = 0

@@ -10,7 +10,9 @@ Graph = Mapping[str, Sequence[str]]
 
 def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> list[str]:
     """All `files`, each after those that it imports; linear in files and imports.
-    A circle of imports is broken at one that can wait, which is not in `at_once`; without such, by the files' names."""
+
+    A circle of imports is broken at one that can wait, which is not in `at_once`; without such, by the files' names.
+    """
     order: list[str] = []
     for circle in components(files, imports):
         if len(circle) == 1:
@@ -23,8 +25,10 @@ def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> li
 
 def components(nodes: Sequence[str], edges: Graph) -> Iterator[list[str]]:
     """The strongly connected components of these nodes, each after those that it has edges to.
+
     Tarjan's algorithm (SIAM J. Comput. 1(2), 1972) without recursion. The order follows from that of `nodes` and
-    `edges`; edges to other nodes do not count."""
+    `edges`; edges to other nodes do not count.
+    """
     number: dict[str, int | None] = dict.fromkeys(nodes)
     lowest: dict[str, int] = {}
     stack: list[str] = []

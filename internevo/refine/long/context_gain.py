@@ -32,7 +32,9 @@ class TextScorer(Protocol):
 
     def log_likelihoods(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
         """Of each prefix and ids, mean log P(ids | prefix) in nats a token, from the beginning of a document.
-        A prefix may be empty, ids not."""
+
+        A prefix may be empty, ids not.
+        """
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ class Clusters:
 
     def dropped(self, priorities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys of all that are not kept, sorted, and of each the one that is kept in its place.
-        A cluster keeps its document of the highest priority, int64 by key; among equals the first."""
+
+        A cluster keeps its document of the highest priority, int64 by key; among equals the first.
+        """
         order = np.lexsort((self.keys, ~priorities, self.roots))  # ~ turns the order round, and cannot overflow
         _, first, cluster = np.unique(self.roots[order], return_index=True, return_inverse=True)
         keepers = np.empty_like(self.keys)

@@ -31,15 +31,19 @@ class Bands:
 
 def bands_for(hashes: int, threshold: float) -> Bands:
     """The longest bands, so the fewest useless candidates, that miss at most one in fifty at the threshold itself.
-    128 hashes and 0.7 give 25 bands of 5: 99.0% found at 0.7, 99.995% at 0.8. Less similar candidates are compared."""
+
+    128 hashes and 0.7 give 25 bands of 5: 99.0% found at 0.7, 99.995% at 0.8. Less similar candidates are compared.
+    """
     cuts = [Bands(hashes // rows, rows) for rows in range(hashes, 0, -1)]
     return next((bands for bands in cuts if bands.found(threshold) >= _FOUND_AT_THRESHOLD), cuts[-1])
 
 
 def signatures(shingles: Ragged, hashes: int) -> np.ndarray:
     """MinHash signatures, uint32 (documents, hashes), of each document's shingles, hashes uint64.
+
     By rensa's R-MinHash, after Dahlgaard, Knudsen and Thorup, Fast Similarity Sketching (arXiv 1704.04370): a few
-    operations a shingle instead of one for each hash."""
+    operations a shingle instead of one for each hash.
+    """
     from rensa import RMinHash
 
     borders = shingles.borders.astype(np.uint64)

@@ -30,8 +30,10 @@ def near_pairs(
     hashes: np.ndarray, keys: np.ndarray, alike: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """The near-duplicates, int64 (pairs, 2), among documents with these keys, int64, and hashes of a band, uint64.
+
     `alike` is given keys on the left and as many on the right, and says which pairs are near-duplicates. Not each
-    document of a bucket is linked to each. The result does not depend on the order given."""
+    document of a bucket is linked to each. The result does not depend on the order given.
+    """
     order = np.lexsort((keys, hashes))
     hashes, keys = hashes[order], keys[order]
     found = [np.empty((0, 2), np.int64)]

@@ -45,6 +45,7 @@ _NGRAM_BASE = 0x9E3779B97F4A7C15  # odd, so that they have inverses modulo 2**64
 
 def shingles(texts: Sequence[str], ngrams: int) -> Ragged:
     """The shingles of each text, hashes uint64, as often as they occur.
+
     A text of fewer than `ngrams` words has one shingle, a hash of all its characters: it is like no text but the same.
     """
     words, begins = _words("\n".join(texts))
