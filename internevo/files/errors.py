@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user can put right. The message says what was wrong, where, and what to do next.
-
-    The command line prints the message without a traceback and exits with code 2.
-    """
+    """Something the user can put right. The message says what was wrong, where, and what to do next. The command line
+    prints it without a traceback and exits with code 2."""
 
 
 def some(names: Sequence[object], most: int = 5) -> str:

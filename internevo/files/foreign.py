@@ -1,4 +1,4 @@
-"""Files of token ids, and of other things, by whoever else wrote them: what one is, and what to do with it."""
+"""Files that others wrote where token ids are expected: what one is, and what to do with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LLM_C = (
     (20240522, "questions"),
     (20240527, "an optimizer's state"),
 )
-"""Numbers that files of llm.c begin with which are not of token ids (llm.c, train_gpt2.py, dev/data)."""
+"""The first numbers of llm.c's files of other things than token ids (llm.c, train_gpt2.py, dev/data)."""
 _MAGIC = (
     (b"PAR1", "a parquet file"),
     (b"ARROW1", "an Arrow file"),

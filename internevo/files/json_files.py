@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-_LARGEST = 1e100
-"""No number that was measured is larger, and sums of numbers below it stay finite."""
+_LARGEST = 1e100  # no number that was measured is larger, and sums of numbers below it stay finite
 
 
 def parsed(text: bytes) -> Any:

@@ -16,9 +16,9 @@ from internevo.files.errors import UserError
 def locked(file: Path, remedy: str = "", *, wait: bool = False) -> Iterator[None]:
     """Hold the folder that `file` is in, and note there who does. The folder is made where it is missing.
 
-    Whoever may write into the folder may take the lock, whatever the umask of the first one was. With `wait`, until
-    another process lets it go. Otherwise raises UserError that names the holder and says `remedy`; and in any case for
-    a file system without locks.
+    Whoever may write into the folder may take the lock, whatever the umask of the first one was. With `wait`, this
+    waits for another holder; else it raises UserError that names the holder and says `remedy`. So does a file system
+    without locks.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     new = not file.exists()

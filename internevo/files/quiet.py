@@ -10,10 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Use another library within, or import it: its warnings and log lines below errors do not appear.
-
-    They speak to programmers, of files that it did not find, or of calls that will be named otherwise.
-    """
+    """Use another library within, or import it: its warnings and log lines below errors do not appear."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -26,10 +26,7 @@ _REMEDIES = {
 
 
 def refusal(error: OSError) -> str | None:
-    """The file, what was refused, and what to do; None for what has nothing to do with files.
-
-    With the owner, where that may explain it.
-    """
+    """The file, what was refused, its owner where that explains it, and what to do; None for any other error."""
     if error.errno not in _REMEDIES:
         return None
     paths = [name for name in (error.filename, error.filename2) if name is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,15 +18,17 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
-def stops_noted(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
-    """Within, a stop signal does nothing but call `then`. The list has the numbers of those that came."""
+def stops_noted(
+    then: Callable[[], object] = lambda: None, signals: Iterable[signal.Signals] | None = None
+) -> Iterator[list[int]]:
+    """Within, a stop signal, or one of `signals`, does nothing but call `then`. The list has those that came."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
         then()
 
-    before = {number: signal.signal(number, note) for number in stop_signals()}
+    before = {number: signal.signal(number, note) for number in signals or stop_signals()}
     try:
         yield came
     finally:

@@ -1,7 +1,7 @@
 """The quality classifier that ships: logistic regression over hashed n-grams, fitted on examples of good and bad text.
 
-Words and pairs of words; in scripts without spaces, characters, pairs and threes. The file is a safetensors file: the
-weights, and in its head how the n-grams are hashed. Nothing in it is ever executed.
+Words and pairs of words; in scripts without spaces, characters, pairs and threes. The file is a safetensors file of the
+weights; nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,8 @@ from internevo.text.documents import Document
 
 _FORMAT = "hashed n-grams, logistic regression, 1"
 _TOKEN = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|\w+|[^\w\s]")
-_STRENGTH = 10.0
-"""scikit-learn's `C`: more follows the examples more closely."""
-_LONGEST = 100_000
-"""Characters of a text that are looked at: what comes after changes little and costs as much."""
+_STRENGTH = 10.0  # scikit-learn's `C`: more follows the examples more closely
+_LONGEST = 100_000  # characters of a text that are looked at: more cost time and change little
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,11 @@ class Fitted:
     learned: int
     held_out: int
     accuracy: float
-    auc: float
-    """The chance that a good document scores higher than a bad one."""
+    auc: float  # the chance that a good document scores higher than a bad one
 
 
 class Classifier:
-    """Weights, and what they are weights of."""
+    """A weight for each hash of an n-gram."""
 
     def __init__(self, weights: np.ndarray, bias: float):
         self._weights, self._bias = weights, bias
@@ -87,35 +84,28 @@ def train_classifier(
     bits: int = 20,
     max_documents: int = 500_000,
 ) -> Fitted:
-    """Fit a classifier and write it to `output`.
+    """Fit a classifier of `2 ** bits` weights and write it to `output`.
 
-    A document is held out when a hash of its text falls below that share: equal texts are on the same side. There are
-    `2 ** bits` weights; both classes count the same, however many documents they have. Raises UserError when `output`
-    exists, nothing can be read, or a class has too few documents.
+    A document is held out when a hash of its text falls below that share: equal texts are on the same side. Both
+    classes count the same, however many documents they have. Raises UserError when `output` exists, nothing can be
+    read, or a class has too few documents.
     """
     if output.exists():
         raise UserError(f"{output} exists already; it is not overwritten. Choose another name or remove it.")
-    _sklearn()
+    vectorizer = _vectorizer(2**bits)
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
-    texts: list[str] = []
-    labels: list[int] = []
-    for label, paths in ((1, good), (0, bad)):
-        before = len(texts)
-        found = chain.from_iterable(read_documents(path, text_key) for path in paths)
-        for one in found:
-            if isinstance(one, Document) and one.text.strip() and len(texts) - before < max_documents:
-                texts.append(one.text)
-                labels.append(label)
-    truth = np.array(labels)
+    good_texts, bad_texts = (_texts(paths, text_key, max_documents) for paths in (good, bad))
+    texts = good_texts + bad_texts
+    truth = np.repeat([1, 0], [len(good_texts), len(bad_texts)])
     held = np.array([share_of(text.encode(errors="replace")) < held_out for text in texts], bool)
     for name, label in (("good", 1), ("bad", 0)):
         for what, side in (("to learn from", ~held), ("held out", held)):
             if not (side & (truth == label)).any():
                 count = int((truth == label).sum())
                 raise UserError(f"of {count:,} {name} documents none is {what}: give more, a few thousand are good")
-    hashed = _vectorizer(2**bits).transform(texts)
+    hashed = vectorizer.transform(texts)
     used = np.unique(hashed[~held].indices)  # weights of what never occurs are 0 in any case
     model = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=300)
     model.fit(hashed[~held][:, used], truth[~held])
@@ -128,10 +118,16 @@ def train_classifier(
     return Fitted(int((~held).sum()), int(held.sum()), accuracy, float(roc_auc_score(truth[held], scores)))
 
 
-def _vectorizer(size: int) -> Any:
-    _sklearn()
-    from sklearn.feature_extraction.text import HashingVectorizer
+def _texts(paths: Sequence[Path], text_key: str, most: int) -> list[str]:
+    found = chain.from_iterable(read_documents(path, text_key) for path in paths)
+    return list(islice((one.text for one in found if isinstance(one, Document) and one.text.strip()), most))
 
+
+def _vectorizer(size: int) -> Any:
+    try:
+        from sklearn.feature_extraction.text import HashingVectorizer
+    except ImportError:
+        raise UserError("the classifier needs scikit-learn: pip install 'internevo[refine]'") from None
     return HashingVectorizer(n_features=size, analyzer=_ngrams)
 
 
@@ -142,10 +138,3 @@ def _ngrams(text: str) -> Iterator[str]:
     for one, two, three in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if one > "\u0e00" and two > "\u0e00" and three > "\u0e00" and len(one + two + three) == 3:
             yield f"{one} {two} {three}"
-
-
-def _sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        raise UserError("the classifier needs scikit-learn: pip install 'internevo[refine]'") from None

@@ -22,7 +22,7 @@ class ExecutorConfig:
     """Who does the work. It may change whenever a refinery resumes: no result depends on it."""
 
     kind: Literal["local", "slurm"] = "local"
-    """`local`, processes on this machine, or `slurm`, an array of jobs for each phase."""
+    """`local`: processes on this machine; `slurm`: an array of jobs for each phase."""
     workers: Annotated[int, Between(0, 10**5)] = 0
     """Tasks side by side. 0: one for each core of this machine; with Slurm, as many as it gives."""
     partition: str | None = None
@@ -50,7 +50,7 @@ class RefineConfig:
     """One YAML file describes a refinery: what is refined, in which steps, and where the results go."""
 
     name: str = ""
-    """What it is called; its folder is, unless `output` says otherwise, `refined/NAME`."""
+    """Its name. The results go to `refined/NAME` unless `output` says otherwise."""
     input: list[str] = field(default_factory=list)
     """Files and folders: `.warc`, `.wet` (also `.gz`), `.jsonl` and `.ndjson` (also `.gz`, `.zst`), `.parquet`,
     `.arrow` and `.feather`; or folders of repositories."""
@@ -82,10 +82,9 @@ class Refinery:
 
 
 def load_refinery(path: Path, overrides: Sequence[str] = (), check_files: bool = True) -> Refinery:
-    """Read and check a configuration. `overrides` are `key=value`, of all but the steps.
+    """Read and check a configuration; `overrides` are `key=value`, but not of the steps.
 
-    Raises ConfigError with everything that is wrong. `check_files=False` leaves out whether the files that it names
-    exist.
+    Raises ConfigError with everything that is wrong, missing files included if `check_files`.
     """
     tree = read_tree(path)
     check_kind(path, tree, REFINERY)
@@ -115,13 +114,11 @@ def _step(place: int, tree: Any, problems: list[str]) -> NamedStep | None:
         problems.append(f"{path}: expected one name with its keys, such as `language: {{keep: [en]}}`, found {tree!r}")
         return None
     ((name, options),) = tree.items()
-    kind = STEPS.get(name)
-    if kind is None:
+    if (kind := STEPS.get(name)) is None:
         problems.append(f"{path}: unknown step {name!r}{did_you_mean(str(name), STEPS)}")
         return None
     before = len(problems)
-    options = {} if options is None else options
-    values = typed_tree(kind, options, f"{path}.{name}.", problems)
+    values = typed_tree(kind, {} if options is None else options, f"{path}.{name}.", problems)
     if len(problems) > before:
         return None
     try:
@@ -142,12 +139,11 @@ def _problems(config: RefineConfig, tree: dict[str, Any], chain: Sequence[NamedS
     if not tree.get("steps"):
         problems.append(f"steps: there is none; known are {', '.join(STEPS)}")
     readers = [name for name, kind in STEPS.items() if kind.reads_input]
+    must = f"the first step reads the input: one of {', '.join(readers)}"
     for place, one in enumerate(chain if len(chain) == len(config.steps) else ()):
         if one.step.reads_input != (place == 0):
-            must = f"the first step reads the input: one of {', '.join(readers)}"
             problems.append(f"steps[{place}]: {must}" if place == 0 else f"steps[{place}].{one.name}: only {must}")
-    executor = config.executor
-    if executor.kind == "slurm" and not executor.partition:
+    if config.executor.kind == "slurm" and not config.executor.partition:
         problems.append("executor.partition: missing; Slurm needs one")
     return problems
 

@@ -19,8 +19,7 @@ KNOWN = (*WARC, *JSON_LINES, *PARQUET, *ARROW)
 def corpus_files(paths: Sequence[Path]) -> list[Path]:
     """The files below these paths, in order; hidden ones and those of other kinds are left out.
 
-    Raises UserError for a path that is missing or of an unknown kind, a folder that cannot be listed, a file that comes
-    twice, and when there is no file at all.
+    Raises UserError for a path that is missing or of an unknown kind, a file that comes twice, and no file at all.
     """
     files: list[Path] = []
     for path in paths:
@@ -34,7 +33,10 @@ def corpus_files(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"{path} is of no known kind. Known endings are: {' '.join(KNOWN)}")
     if not files:
         raise UserError(f"{', '.join(map(str, paths))}: no file ends in {' '.join(KNOWN)}")
-    _check_each_once(files)
+    seen: dict[Path, Path] = {}
+    for file in files:
+        if (first := seen.setdefault(file.resolve(), file)) is not file:
+            raise UserError(f"{file} would be read twice: {first} is the same file. Name or link it once.")
     return files
 
 
@@ -45,12 +47,9 @@ def passed_over(paths: Sequence[Path]) -> Counter[str]:
 
 
 def files_below(folder: Path, *, links: bool) -> Iterator[Path]:
-    """The files below a folder, in the order of their paths. Raises UserError for a folder that cannot be listed, and
-    for a link to nothing where links count.
-
-    `links` says whether links to folders are followed. A folder is then entered once, however many links lead to it,
-    so that they may form a circle.
-    """
+    """The files below a folder, in the order of their paths. With `links`, also through links to folders, which may
+    form a circle: a folder is entered once.
+    Raises UserError for a folder that cannot be listed, and with `links` for a link to nothing."""
     entered: set[tuple[int, int]] = set()
 
     def walk(here: Path) -> Iterator[Path]:
@@ -74,7 +73,6 @@ def files_below(folder: Path, *, links: bool) -> Iterator[Path]:
 
 
 def cannot_list(error: OSError) -> UserError:
-    """What to say of a folder whose files nobody knows."""
     return UserError(f"{error.filename} cannot be listed: {error.strerror}. Fix it or leave it out.")
 
 
@@ -91,12 +89,3 @@ def _visible(folder: Path) -> Iterator[Path]:
     for file in files_below(folder, links=True):
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):
             yield file
-
-
-def _check_each_once(files: Sequence[Path]) -> None:
-    found: dict[Path, Path] = {}
-    for file in files:
-        real = file.resolve()
-        if real in found:
-            raise UserError(f"{file} would be read twice: {found[real]} is the same file. Name or link it once.")
-        found[real] = file

@@ -13,16 +13,12 @@ from internevo.refine.shards import Tally, counts_file
 class StepCounts:
     """What became of the documents in those shards of a step that are done."""
 
-    name: str
-    """Of its folder, `02-rules`."""
+    name: str  # of its folder, `02-rules`
     tally: Tally
-    given: int
-    """Documents that the step before has kept in these shards; of a first step, all that it found. A step may keep
-    more, as `sample` does, or make others of them."""
-    dropped: int
-    """Documents, whatever the reason."""
-    done: int
-    """Shards."""
+    # documents that the step before kept in these shards; of a first step, all that it found
+    given: int  # may be fewer than are kept: `sample` repeats some
+    dropped: int  # documents, for all reasons
+    done: int  # shards
     shards: int
 
 

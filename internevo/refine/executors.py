@@ -1,7 +1,5 @@
-"""The phases of a chain on datatrove's executors: processes of this machine, or Slurm's jobs.
-
-datatrove keeps the account of tasks, their logs, and how jobs are submitted; a task is a function of its number.
-"""
+"""The phases of a chain on datatrove's executors, processes of this machine or Slurm's jobs: it keeps the account of
+tasks, writes their logs and submits jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +34,7 @@ except ImportError:
 class PhaseJob:
     """A phase, and where datatrove keeps its account of it."""
 
-    name: str
-    """`02-rules sift`"""
+    name: str  # `02-rules sift`
     phase: Phase
     folder: Path
 
@@ -71,32 +67,27 @@ class _Submitted(SlurmPipelineExecutor):
     """Tasks in an array of Slurm's."""
 
     def launch_merge_stats(self) -> None:
-        """There is no job for datatrove's statistics: ours are counted by the tasks."""
+        """datatrove's job for statistics is not needed: tasks count by themselves."""
 
 
 def run_here(jobs: Sequence[PhaseJob], workers: int, progress: Callable[[PhaseJob, int], None]) -> None:
     """Do all that is not done yet, phase by phase. `progress` is given a job and how many of its tasks are done.
 
-    Raises UserError for a task's, and when a worker is killed; whatever else is in progress is then ended.
+    Raises a task's UserError, and one when a worker is killed; other tasks in progress are then ended.
     """
     cores = len(os.sched_getaffinity(0))
     workers = workers or cores
-    try:
-        with worker_pool(workers, _start_worker, (max(1, cores // workers),)) as pool:
-            for job in jobs:
-                tasks = _Here([_Task(job)], tasks=job.phase.tasks, logging_dir=str(job.folder))
-                left = tasks.get_incomplete_ranks()
-                progress(job, job.phase.tasks - len(left))
-                with ctrl_c_held():  # workers are started as they are needed
-                    waiting = [pool.submit(tasks.do, rank) for rank in left]
-                for count, future in enumerate(as_completed(waiting), job.phase.tasks - len(left) + 1):
-                    future.result()
-                    progress(job, count)
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps because memory ran out. The same command resumes here; "
-            "fewer executor.workers take less memory."
-        ) from None
+    remedy = "The same command resumes here; fewer executor.workers take less memory."
+    with worker_pool(workers, _start_worker, (max(1, cores // workers),), remedy) as pool:
+        for job in jobs:
+            tasks = _Here([_Task(job)], tasks=job.phase.tasks, logging_dir=str(job.folder))
+            left = tasks.get_incomplete_ranks()
+            progress(job, job.phase.tasks - len(left))
+            with ctrl_c_held():  # workers are started as they are needed
+                waiting = [pool.submit(tasks.do, rank) for rank in left]
+            for count, future in enumerate(as_completed(waiting), job.phase.tasks - len(left) + 1):
+                future.result()
+                progress(job, count)
 
 
 def _start_worker(threads: int) -> None:
@@ -104,8 +95,7 @@ def _start_worker(threads: int) -> None:
 
 
 def submit(name: str, jobs: Sequence[PhaseJob], last: PhaseJob, config: ExecutorConfig, record: Path) -> list[str]:
-    """Hand all that is not done to Slurm, each phase to begin when the one before has succeeded; `last` even if it was
-    done before.
+    """Hand all that is not done to Slurm, and `last` in any case; a phase begins when the one before has succeeded.
 
     Returns the jobs' numbers, which are kept in `record`. Raises UserError when Slurm refuses.
     """

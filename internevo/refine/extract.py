@@ -15,7 +15,7 @@ from internevo.files.errors import UserError
 from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.refine.html import TooLong, cpu_limit, decode, extractor
 from internevo.refine.read import Page, Unusable, read
-from internevo.refine.shards import KEPT, QUOTE, Document, Judged, shard_name, write_shard
+from internevo.refine.shards import QUOTE, Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
 NO_TEXT = "no main text"
@@ -35,35 +35,35 @@ class Extract(Step):
     follows_links: ClassVar[bool] = True
 
     shards: Annotated[int, Between(0, 10**6)] = 0
-    """Shards that the corpus becomes, which is also how many tasks each step has. A file is in one of them. 0: one for
-    each file, and at most 1,000."""
+    """Number of shards to write, and of tasks in each step. A file goes into one shard. 0: one for each file, at most
+    1,000."""
     text_key: str = "text"
     """Where a JSON line or a parquet row has its text."""
     id_key: str = "id"
     """Where it has its id. Without one, a document is called `FILE:LINE`."""
     fast: bool = False
-    """Without trafilatura's further extractors, which are asked where the first finds little: about twice as fast."""
+    """Skip trafilatura's further extractors, which run where the first finds little: about twice as fast."""
     favor: Literal["balanced", "precision", "recall"] = "balanced"
-    """`precision` for less text with fewer menus in it, `recall` for the opposite, or `balanced`."""
+    """`precision`: less text, with fewer menus in it; `recall`: the opposite; or `balanced`."""
     tables: bool = True
     """Whether tables are text."""
     comments: bool = False
     """Whether readers' comments are text."""
     cpu_seconds: Annotated[float, Between(0, 10**6, open_below=True)] = 10.0
-    """CPU time that a page may take. It is not the time on the clock, which would drop good pages on a busy machine."""
+    """CPU time that a page may take. Time on the clock would drop good pages on a busy machine."""
     max_bytes: Annotated[int, Between(1, 10**12)] = 10_000_000
-    """A page with more is left out."""
+    """Larger pages are left out."""
 
     def phases(self, place: Place) -> list[Phase]:
         groups = self._groups(place)
-        for package in ("warcio", "trafilatura"):
-            if any(is_warc(file) for group in groups for file in group) and find_spec(package) is None:
+        archives = any(is_warc(file) for group in groups for file in group)
+        for package in ("warcio", "trafilatura") if archives else ():
+            if find_spec(package) is None:
                 raise UserError(f"web archives need {package}: pip install 'internevo[refine]'")
-        run = partial(write_shard, place.folder, partial(_extracted, self, groups))
-        return [Phase("extract", len(groups), run)]
+        return [place.sifting("extract", partial(_extracted, self, groups), len(groups))]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
-        return tuple(place.folder / KEPT / shard_name(number) for number in range(len(self._groups(place))))
+        return place.kept(len(self._groups(place)))
 
     def passed_over(self, inputs: Sequence[Path]) -> Counter[str]:
         return passed_over(inputs)

@@ -17,10 +17,9 @@ class Filter(Sift):
 
     use: str = ""
     """`module:attribute`, a class below `datatrove.pipeline.filters.base_filter.BaseFilter`, such as
-    `datatrove.pipeline.filters:GopherQualityFilter`. Some of datatrove's need spaCy, or download what they need when
-    they are first used."""
+    `datatrove.pipeline.filters:GopherQualityFilter`. Some need spaCy, or download something at their first use."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What it is made with, by the names of its parameters."""
+    """The parameters that it is made with, by their names."""
 
     def __post_init__(self) -> None:
         from datatrove.pipeline.filters.base_filter import BaseFilter

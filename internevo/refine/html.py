@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -22,22 +22,18 @@ class TooLong(BaseException):
 
 
 def decode(body: bytes, charset: str | None) -> str:
-    """A page's characters: UTF-8 when it is valid, else by what its answer's head, then its own says, else by a guess.
+    """A page's characters: UTF-8 when it is valid, else by the answer's head, then the page's own, then by a guess.
 
     Bytes that are no characters become U+FFFD, which the rules count.
     """
-    try:
+    with suppress(UnicodeDecodeError):
         return body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass
     said = _META.search(body[:_HEAD_BYTES])
     for name in (charset, said and said[1].decode("ascii")):
-        try:
+        with suppress(LookupError, ValueError):  # no codec at all, or one of something else than text
             codec = codecs.lookup(name or "utf-8").name
             if codec != "utf-8":
                 return body.decode(_TAKEN_FOR.get(codec, codec), errors="replace")
-        except (LookupError, ValueError):  # no codec at all, or one of something else than text
-            continue
     return _guess(body)
 
 
@@ -68,7 +64,7 @@ def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raise TooLong in here once this process has used `seconds` of CPU time, user's and system's.
 
-    Only in a process's main thread, where Python's signals arrive; and not inside of a call into C, but after it.
+    Only in the main thread, where Python's signals arrive; during a call into C, at its end.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("a limit of CPU time works in the main thread only")

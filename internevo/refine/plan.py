@@ -1,14 +1,13 @@
 """What a refinery's folders were begun with, so that nothing resumes with another configuration or other input.
 
 `OUTPUT/02-rules/plan.json` has the step's keys, the files that it depends on, and a digest of the plan before it. So
-the end of a chain may be changed and done anew without doing its beginning again.
+the end of a chain may be done anew without its beginning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,8 +22,7 @@ from internevo.refine.shards import KEPT, done
 from internevo.refine.step import Place
 
 PLAN = "plan.json"
-_FORMAT = 2
-"""Goes up when what an older version has done can no longer be resumed."""
+_FORMAT = 2  # goes up when what an older version has done can no longer be resumed
 
 Plan = dict[str, Any]
 
@@ -35,10 +33,9 @@ def step_folders(refinery: Refinery) -> list[Path]:
 
 
 def begin(refinery: Refinery) -> list[Place]:
-    """Make the folders of all steps, or find them as they were begun. Until all is done there is no link to a result.
+    """Make the folders of all steps, or find them as they were begun; the link to the result goes until all is done.
 
-    Returns where each step works. Raises UserError, with what has changed and what to remove to resume all the same,
-    when they were begun otherwise.
+    Returns where each step works. Raises UserError, with what to remove, when they were begun otherwise.
     """
     folders, plans = step_folders(refinery), _plans(refinery)
     missing: Path | None = None
@@ -78,7 +75,7 @@ def unfinished(output: Path) -> list[str]:
 
 
 def begun_folders(output: Path) -> list[Path]:
-    """The folders of the steps that a refinery was begun with, in order."""
+    """Of the steps that a refinery was begun with, in order."""
     return [file.parent for file in sorted(output.glob(f"[0-9][0-9]-*/{PLAN}"))]
 
 
@@ -93,10 +90,9 @@ def shards_of(folder: Path) -> int:
 def check_inputs(refinery: Refinery) -> None:
     """Raises UserError when the input is no longer what the refinery was begun with."""
     begun = json.loads((step_folders(refinery)[0] / PLAN).read_text(encoding="utf-8"))
-    now = _input_identities(refinery)
-    changed = [path for path in now if begun["inputs"].get(path) != now[path]]
-    if changed:
-        raise UserError(f"{changed[0]} was changed while it was read. Remove {refinery.output} and begin anew.")
+    for path, now in _input_identities(refinery).items():
+        if begun["inputs"].get(path) != now:
+            raise UserError(f"{path} was changed while it was read. Remove {refinery.output} and begin anew.")
 
 
 def _plans(refinery: Refinery) -> list[Plan]:
@@ -145,7 +141,7 @@ def _changed(begun: Plan, plan: Plan, name: str) -> list[str]:
 
 
 def _differences(path: str, before: Plan, now: Plan) -> list[str]:
-    """`02-language: at_least: was 0.6, is 0.7`, for each key."""
+    """`02-language: at_least: was 0.6, is 0.7`, for each key that differs."""
     changed = []
     for key in {**before, **now}:
         if isinstance(before.get(key), dict) and isinstance(now.get(key), dict):
@@ -156,8 +152,7 @@ def _differences(path: str, before: Plan, now: Plan) -> list[str]:
 
 
 def _existing(output: Path) -> list[Path]:
-    found = output.iterdir() if output.is_dir() else iter(())
-    return sorted(one for one in found if re.fullmatch(r"\d\d-.+", one.name) and one.is_dir())
+    return sorted(one for one in output.glob("[0-9][0-9]-?*") if one.is_dir())
 
 
 def _refuse(refinery: Refinery, place: int, changed: Sequence[str]) -> None:

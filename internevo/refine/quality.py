@@ -21,13 +21,13 @@ class Quality(Sift):
     classifier: str = ""
     """What scores a text: a file of `internevo data classifier train`, or `module:attribute`, a function of a text."""
     name: str = "quality"
-    """The key of the document's metadata that keeps its score, and what the reason is called by."""
+    """The key of the document's metadata that keeps its score; the reason begins with it."""
     min_score: Annotated[float | None, Between(-(10**6), 10**6)] = 0.5
     """Below it a document is dropped; `null` drops none."""
     max_score: Annotated[float | None, Between(-(10**6), 10**6)] = None
     """Above it a document is dropped."""
     languages: list[str] = field(default_factory=list)
-    """Only documents of these are scored, and the others kept; none: all are."""
+    """Only documents in these languages are scored; others are kept. Empty: all are scored."""
 
     def __post_init__(self) -> None:
         if not self.classifier:

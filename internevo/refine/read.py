@@ -1,6 +1,6 @@
 """Reading a corpus for the refinery: web archives, JSON lines, parquet and arrow, a page or document at a time.
 
-datatrove's readers are not used: they skip pages and lines that they cannot decode without counting them.
+datatrove's readers do not count the pages and lines that they cannot decode.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from internevo.text.columnar import batches_of
 from internevo.text.documents import JSON_LINES
 from internevo.text.pieces import lines_of, unpacking
 
-HTML = ("text/html", "application/xhtml+xml", "")
-"""Kinds of content that are pages; old crawls do not say any."""
+HTML = ("text/html", "application/xhtml+xml", "")  # kinds of content that are pages; old crawls do not say any
 
 NO_DOCUMENT = "not a document"
 NOT_A_PAGE = "not a page of text"
@@ -33,10 +33,8 @@ class Page:
 
     id: str
     body: bytes
-    charset: str | None
-    """What the answer's head says it is encoded in."""
-    plain: bool
-    """Whether it is text already, as in Common Crawl's WET files."""
+    charset: str | None  # what the answer's head says it is encoded in
+    plain: bool  # whether it is text already, as in Common Crawl's WET files
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,8 +42,7 @@ class Page:
 class Unusable:
     """Something that is no document."""
 
-    document: Document
-    """What is known of it."""
+    document: Document  # what is known of it
     reason: str
 
 
@@ -56,10 +53,18 @@ def read(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
     """What a file holds, in order. Raises UserError for an archive, parquet or arrow file that is damaged."""
     if is_warc(file):
         yield from _warc(file)
-    elif file.name.lower().endswith(JSON_LINES):
-        yield from _Rows(file, text_key, id_key).of_json_lines()
-    else:
-        yield from _Rows(file, text_key, id_key).of_columns()
+        return
+    json_lines = file.name.lower().endswith(JSON_LINES)
+    for number, row, line in _json_rows(file) if json_lines else _column_rows(file, text_key):
+        found: Found | None = None
+        if isinstance(row, dict) and isinstance(text := row.get(text_key), str):
+            with suppress(UnicodeEncodeError, RecursionError):  # half of a surrogate pair; nested too deeply
+                text.encode()
+                found = _document(file, number, row, text_key, id_key)
+        if found is None:
+            raw = line.decode(errors="replace")
+            found = Unusable(Document(raw, f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
+        yield found
 
 
 def _warc(file: Path) -> Iterator[Found]:
@@ -82,8 +87,7 @@ def _warc(file: Path) -> Iterator[Found]:
 def _check_whole(file: Path) -> None:
     """Raises EOFError for an archive that does not end with a blank line, as a record does.
 
-    warcio takes one that is torn within a record's head for a whole one. Unpacking it once more takes well under a
-    hundredth of the time that extraction takes.
+    warcio does not see that one is torn within a record's head. Unpacking it once more is nothing beside extraction.
     """
     with file.open("rb") as raw:
         end = b""
@@ -115,51 +119,38 @@ def _page(record: Any, file: Path, number: int) -> Found:
     return Page(name, body, charset=charset, plain=plain, metadata=metadata)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A file with a document a line or row, and where these have their texts and ids."""
+Row = tuple[int, Any, bytes]
+"""The number of a line or row, from 1; what it says, None where that is not JSON; and the line as it was."""
 
-    file: Path
-    text_key: str
-    id_key: str
 
-    def of_json_lines(self) -> Iterator[Found]:
-        for number, line in lines_of(self.file):
-            if line.strip():
-                yield self._from_line(number, line)
+def _json_rows(file: Path) -> Iterator[Row]:
+    for number, line in lines_of(file):
+        if line.strip():
+            try:
+                yield number, json.loads(line), line
+            except (ValueError, RecursionError):
+                yield number, None, line
 
-    def _from_line(self, number: int, line: bytes) -> Found:
-        try:
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(text := row.get(self.text_key), str):
-                text.encode()
-                return self._document(number, row)
-        except (ValueError, RecursionError):
-            pass
-        return self._unusable(number, line.decode(errors="replace"))
 
-    def of_columns(self) -> Iterator[Found]:
-        number = 0
-        for batch in batches_of(self.file):
-            if self.text_key not in batch.schema.names:
-                has = ", ".join(batch.schema.names)
-                raise UserError(f"{self.file} has no column {self.text_key!r}; it has {has}. Set extract.text_key.")
-            for row in _rows(batch):
-                number += 1
-                is_text = isinstance(row[self.text_key], str)
-                yield self._document(number, row) if is_text else self._unusable(number, "")
+def _column_rows(file: Path, text_key: str) -> Iterator[Row]:
+    before = 0
+    for batch in batches_of(file):
+        if text_key not in batch.schema.names:
+            has = ", ".join(batch.schema.names)
+            raise UserError(f"{file} has no column {text_key!r}; it has {has}. Set extract.text_key.")
+        for number, row in enumerate(_rows(batch), before + 1):
+            yield number, row, b""
+        before += batch.num_rows
 
-    def _document(self, number: int, row: dict[str, Any]) -> Document:
-        """The row's own id when it has one; what else it has is metadata, as is what it calls so itself."""
-        text, own = row.pop(self.text_key), row.pop(self.id_key, None)
-        inner = row.pop("metadata", None)
-        metadata = {**row, **inner} if isinstance(inner, dict) else row if inner is None else {**row, "metadata": inner}
-        metadata = {str(key): _plain(value) for key, value in metadata.items()}
-        name = f"{self.file}:{number}" if own is None else str(own)
-        return Document(text, name, {"file": str(self.file), **metadata})
 
-    def _unusable(self, number: int, text: str) -> Unusable:
-        return Unusable(Document(text, f"{self.file}:{number}", {"file": str(self.file)}), NO_DOCUMENT)
+def _document(file: Path, number: int, row: dict[str, Any], text_key: str, id_key: str) -> Document:
+    """The row's own id when it has one; what else it has is metadata, as is what it calls so itself."""
+    text, own = row.pop(text_key), row.pop(id_key, None)
+    inner = row.pop("metadata", None)
+    metadata = {**row, **inner} if isinstance(inner, dict) else row if inner is None else {**row, "metadata": inner}
+    metadata = {str(key): _plain(value) for key, value in metadata.items()}
+    name = f"{file}:{number}" if own is None else str(own)
+    return Document(text, name, {"file": str(file), **metadata})
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:

@@ -34,23 +34,20 @@ Report = Callable[[Path], object]
 class PhasesDone:
     """How far the work is."""
 
-    job: str
-    """The phase in progress, `02-language sift`."""
+    job: str  # the phase in progress, `02-language sift`
     done: int
-    """Tasks of it."""
-    of: int
+    of: int  # tasks of it
     all_done: int
-    """Tasks of all phases."""
-    all_of: int
+    all_of: int  # tasks of all phases
 
 
 def refine(
     refinery: Refinery, report: Report, progress: Callable[[PhasesDone], None] = lambda progress: None
 ) -> list[str]:
-    """Do all steps of a chain, those and their tasks that are done already left out.
+    """Do all steps of a chain that are not done yet.
 
     The result depends neither on the executor nor on how often the work was stopped. Returns the numbers of Slurm's
-    jobs, in which the work continues; without Slurm, none, and all is done. Raises UserError when the folder was begun
+    jobs, in which the work continues; without Slurm none, and all is done. Raises UserError when the folder was begun
     otherwise, the input changes meanwhile, something is damaged, or the disk is full.
     """
     from internevo.refine.executors import PhaseJob, run_here, still_queued, submit

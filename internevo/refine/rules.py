@@ -22,19 +22,18 @@ ENGLISH_STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
 CHINESE_STOP_WORDS = list("的是了在和有不这我他为就也与而及以中")
 _LOREM = re.compile("lorem ipsum", re.I)
 _HAN = re.compile(f"[{HAN}]")
-_HAN_SHARE = 0.3
-"""Of the first characters; from here on a text whose language nobody has noted is judged as Chinese."""
+_HAN_SHARE = 0.3  # of the first characters; from here on a text whose language nobody has noted is judged as Chinese
 
 
 @dataclass
 class Thresholds:
     """What a document may be like. `null` for a number, or an empty list, leaves a rule out. A unit is a word, or in
-    Chinese a character; shares of characters leave white space aside."""
+    Chinese a character; shares of characters leave white space out."""
 
     min_units: Annotated[int | None, Between(0, 10**12)] = 50
-    """Fewer are too few."""
+    """Least number of units."""
     max_units: Annotated[int | None, Between(0, 10**12)] = 1_000_000
-    """More are too many. Gopher has 100,000 words, which leaves out books."""
+    """Greatest number of units. Gopher's limit of 100,000 words leaves out books."""
     min_mean_word: Annotated[float | None, Between(0, 10**12)] = 3.0
     """Mean characters of a word."""
     max_mean_word: Annotated[float | None, Between(0, 10**12)] = 10.0
@@ -42,7 +41,7 @@ class Thresholds:
     max_unit: Annotated[int | None, Between(0, 10**12)] = 1000
     """Characters of the longest stretch without white space; in Chinese, without punctuation either."""
     min_alphabetic: Annotated[float | None, Between(0, 1)] = 0.8
-    """Share of the words that have a letter; in Chinese, of the characters that are Chinese."""
+    """Share of the words that have a letter; in Chinese, share of the characters that are Chinese."""
     stop_words: list[str] = field(default_factory=lambda: list(ENGLISH_STOP_WORDS))
     """Words that all prose has."""
     min_stop_words: Annotated[int | None, Between(0, 10**12)] = 2
@@ -136,7 +135,7 @@ class Rules(Sift):
 
 
 Verdicts = Iterator[tuple[str, bool]]
-"""Reasons, and whether they hold; computed as they are asked for, the cheap ones first."""
+"""Reasons, and whether they hold; each computed when it is asked for, the cheap ones first."""
 
 
 def _size(text: TextStatistics, limits: Thresholds) -> Verdicts:

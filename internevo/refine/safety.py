@@ -28,9 +28,9 @@ class Safety(Sift):
     """Files of words and phrases, one a line, in any language. Where a script has spaces, only whole words count;
     in Chinese and the like, and where an entry mixes them (`K粉`), the characters wherever they stand."""
     min_words: Annotated[int, Between(1, 10**12)] = 3
-    """A document is dropped when it has at least this many of the words ..."""
+    """A document is dropped when it has at least this many of the words, with at least the density `min_density`."""
     min_density: Annotated[float, Between(0, 1000)] = 5.0
-    """... and at least this many in a thousand of its words, or Chinese characters. A count alone is often mistaken."""
+    """How many of the words stand in a thousand words, or Chinese characters. A count alone is often mistaken."""
     classifier: str | None = None
     """What scores a text, 1 for unsafe and 0 for safe: a file of `internevo data classifier train`, or
     `module:attribute`, a function of a text."""
@@ -55,7 +55,7 @@ class Safety(Sift):
         if isinstance(url, str) and (domain := self._domains.of(url)):
             document.metadata["blocked_domain"] = domain
             return BLOCKED
-        if len(self._words):
+        if self._words:
             found, of = self._words.find(document.text)
             if found >= self.min_words and found >= self.min_density * of / 1000:
                 document.metadata["blocked_words"] = found

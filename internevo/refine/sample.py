@@ -9,7 +9,7 @@ from typing import Annotated
 
 from internevo.config.bounds import Between, Seed
 from internevo.files.hashing import share_of
-from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
 
 NOT_SAMPLED = "not sampled"
@@ -32,8 +32,7 @@ class Sample(Step):
     """Another number chooses other documents."""
 
     def phases(self, place: Place) -> list[Phase]:
-        run = partial(write_shard, place.folder, partial(_sampled, self, place))
-        return [Phase("sample", len(place.shards), run)]
+        return [place.sifting("sample", partial(_sampled, self, place))]
 
     def copies(self, document: Document) -> int:
         """How often this document is kept."""

@@ -1,5 +1,5 @@
-"""A user's own functions and classes by name, `module:attribute`, and what scores a text: such a function, or the file
-of a classifier that was trained here."""
+"""A user's own functions and classes by name, `module:attribute`; and what scores a text: such a function, or a
+classifier's file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_scorer(key: str, name: str | None) -> None:
 
 
 def scorer_files(name: str | None) -> list[Path]:
-    """The file that it is, if it is one."""
+    """Its file, unless it is a function."""
     return [Path(name)] if name and not _in_module(name) else []
 
 
@@ -49,8 +49,7 @@ def _in_module(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def scorer(name: str) -> Scorer:
-    """The function, loaded once in a process. It raises NotJudged for a score that is not finite: no threshold would
-    ever drop that."""
+    """The function, loaded once in a process. It raises NotJudged for scores that no threshold drops, as NaN."""
     if _in_module(name):
         function = named_object(name, "classifier")
     else:

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from internevo.files.durable import make_durable, write_durable
+import numpy as np
+
+from internevo.files.durable import aside_of, make_durable, write_durable
 from internevo.files.errors import UserError
 
 KEPT, DROPPED, COUNTS = "kept", "dropped", "counts"
-EXAMPLES = 3
-"""Documents of each reason, and kept ones, that a shard's counts quote."""
-QUOTE = 400
-"""Characters of a quoted document."""
+EXAMPLES = 3  # documents with one verdict that a shard's counts quote
+QUOTE = 400  # characters of a quoted document
 
 
 @dataclass
@@ -39,8 +39,7 @@ class DocumentCount:
 
     documents: int = 0
     characters: int = 0
-    examples: list[dict[str, str]] = field(default_factory=list)
-    """The first few: `id` and the beginning of `text`."""
+    examples: list[dict[str, str]] = field(default_factory=list)  # the first few: `id` and the beginning of `text`
 
     def add(self, document: Document) -> None:
         self.documents += 1
@@ -59,8 +58,7 @@ class Tally:
     """What became of the documents that a step was given."""
 
     kept: DocumentCount = field(default_factory=DocumentCount)
-    dropped: dict[str, DocumentCount] = field(default_factory=dict)
-    """By reason."""
+    dropped: dict[str, DocumentCount] = field(default_factory=dict)  # by reason
 
     def merge(self, other: Tally) -> None:
         self.kept.merge(other.kept)
@@ -69,7 +67,6 @@ class Tally:
 
     @classmethod
     def load(cls, path: Path) -> Tally:
-        """What a task has written."""
         found = json.loads(path.read_text(encoding="utf-8"))
         dropped = {reason: DocumentCount(**count) for reason, count in found["dropped"].items()}
         return cls(DocumentCount(**found["kept"]), dropped)
@@ -97,8 +94,8 @@ def read_shard(path: Path) -> Iterator[Document]:
 
 
 class ShardWriter:
-    """What one task keeps and drops. The files get their names together, when all is well at the end, the counts last:
-    a task whose counts are there is done."""
+    """What one task keeps and drops. The files get their names when all is well at the end, the counts last: a task
+    whose counts are there is done."""
 
     def __init__(self, step: Path, number: int):
         self.tally = Tally()
@@ -122,7 +119,7 @@ class ShardWriter:
 
         for path in (*self._paths, self._counts):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._files = [pyarrow.CompressedOutputStream(str(_aside(path)), "zstd") for path in self._paths]
+        self._files = [pyarrow.CompressedOutputStream(str(aside_of(path)), "zstd") for path in self._paths]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -130,19 +127,18 @@ class ShardWriter:
             file.close()
         if kind is not None:
             for path in self._paths:
-                _aside(path).unlink(missing_ok=True)
+                aside_of(path).unlink(missing_ok=True)
             return
         for path in self._paths:
-            make_durable(_aside(path), path)
+            make_durable(path)
         write_durable(self._counts, _json(asdict(self.tally)))
 
 
-Judged = tuple[Document, str | None]
-"""A document, and the reason why it is dropped; None keeps it."""
+Judged = tuple[Document, str | None]  # a document, and the reason why it is dropped; None keeps it
 
 
 def write_shard(step: Path, judged: Callable[[int], Iterable[Judged]], number: int) -> None:
-    """The task of this number, unless it is done: what `judged` gives for it is kept or dropped."""
+    """The task of this number, unless it is done: keep or drop what `judged` gives for it."""
     if done(step, number):
         return
     with ShardWriter(step, number) as out:
@@ -168,5 +164,7 @@ def done(step: Path, number: int) -> bool:
     return counts_file(step, number).is_file()
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write what `np.load` reads, at once or not at all, into a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durable(path, lambda file: np.save(file, array))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,24 @@ from typing import ClassVar
 from internevo.files.errors import UserError
 from internevo.refine.shards import KEPT, QUOTE, Document, Judged, read_shard, shard_name, write_shard
 
-NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)
-"""Errors that stop the work wherever they come from."""
-_MOST = 0.5
-"""Share of a shard's documents that may fail."""
+NO_FAULT_OF_A_DOCUMENT = (UserError, MemoryError, OSError)  # errors that stop the work wherever they come from
+_MOST = 0.5  # share of a shard's documents that may fail
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a step works."""
 
-    shards: tuple[Path, ...]
-    """What the step before has kept, in order; of the first step the input's paths, files and folders as they are
-    named."""
-    folder: Path
-    """The step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between."""
+    shards: tuple[Path, ...]  # what the step before has kept, in order; of the first step the input's files and folders
+    folder: Path  # the step's own: `kept/`, `dropped/`, `counts/`, and `work/` for what it needs in between
+
+    def kept(self, shards: int) -> tuple[Path, ...]:
+        """The files of as many shards as the step makes."""
+        return tuple(self.folder / KEPT / shard_name(number) for number in range(shards))
+
+    def sifting(self, name: str, judged: Callable[[int], Iterable[Judged]], tasks: int | None = None) -> Phase:
+        """A phase that writes shards, by default as many as it reads: a task keeps or drops what `judged` gives."""
+        return Phase(name, len(self.shards) if tasks is None else tasks, partial(write_shard, self.folder, judged))
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,25 @@ class Phase:
 
     name: str
     tasks: int
-    run: Callable[[int], None]
-    """Does the task of this number, unless it is done. It travels to other processes by pickle."""
+    run: Callable[[int], None]  # does the task of this number, unless it is done; picklable
 
 
 class Step(ABC):
-    """One step. It is a dataclass whose fields are its part of the configuration, each with a docstring under it; what
-    is wrong with their values, `__post_init__` tells with a UserError that begins with the key: `dedup.threshold: ...`.
-    """
+    """One step: a dataclass whose fields are its part of the configuration, each with a docstring under it. For wrong
+    values `__post_init__` raises a UserError that begins with the key: `dedup.threshold: ...`."""
 
     reads_input: ClassVar[bool] = False
-    """Whether it is a first step, one that is given the input's paths, not shards."""
+    """Whether it is a first step, which is given the input's paths instead of shards."""
     follows_links: ClassVar[bool] = False
     """Whether a first step reads what stands in folders that links in its input lead to."""
 
     @abstractmethod
     def phases(self, place: Place) -> list[Phase]:
-        """What has to be done, in order. It is asked before the step before has begun: nothing of what is in the
-        shards may be looked at."""
+        """What has to be done, in order. This is asked before the shards are there."""
 
     def kept(self, place: Place) -> tuple[Path, ...]:
         """The shards that there will be for the next step."""
-        return tuple(place.folder / KEPT / shard_name(number) for number in range(len(place.shards)))
+        return place.kept(len(place.shards))
 
     def passed_over(self, inputs: Sequence[Path]) -> Counter[str]:
         """How many files of its input a first step leaves out for their kind, by their endings."""
@@ -77,7 +77,7 @@ class NotJudged(Exception):
 
 
 class Failures:
-    """Documents of a shard that a step fails on: one must not stop the work, and a broken scorer not empty a corpus."""
+    """Documents of a shard that a step fails on: one must not stop the work, nor a broken scorer empty a corpus."""
 
     def __init__(self, step: Path, shard: Path):
         self._step, self._shard = step, shard
@@ -112,17 +112,17 @@ class Sift(Step):
     """A step that looks at one document at a time."""
 
     def prepare(self) -> None:
-        """Called by each task before it judges: load what that needs, and what takes long, once in a process."""
+        """Called by each task before it judges. What takes long should be loaded once in a process."""
 
     @abstractmethod
     def judge(self, document: Document) -> str | None:
         """Why the document is dropped, in a word or two out of a short list; None keeps it.
 
-        May change the document's text and metadata. A document that it raises an error for is dropped, with the error.
+        May change the document's text and metadata. An error drops the document and is noted there.
         """
 
     def phases(self, place: Place) -> list[Phase]:
-        return [Phase("sift", len(place.shards), partial(write_shard, place.folder, partial(_sifted, self, place)))]
+        return [place.sifting("sift", partial(_sifted, self, place))]
 
 
 def _sifted(step: Sift, place: Place, number: int) -> Iterator[Judged]:

@@ -1,18 +1,17 @@
-"""What the rules look at in a text: its units, lines, signs, and how much it repeats itself."""
+"""What the rules look at in a text: its units, lines, signs, and repetition."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 PUNCTUATION = ".,;:!?\"'()[]…—–‘’“”、。，；：！？（）《》「」【】·"
-ENDS = tuple(".!?\"'):…”’。！？；）」：")
-"""What a line of prose ends with."""
+ENDS = tuple(".!?\"'):…”’。！？；）」：")  # what a line of prose ends with
 _WORD = re.compile(r"\S+")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+")
 _SIGNS = re.compile(rf"[{re.escape(PUNCTUATION)}]")
@@ -29,10 +28,8 @@ _ELLIPSES = ("...", "…", "。。。")
 
 
 class TextStatistics:
-    """Figures of one text, each computed when it is asked for. Shares are between 0 and 1.
-
-    A unit is what stands between white space, or with `han` a Chinese character or a word in another script.
-    """
+    """Figures of one text, each computed when it is asked for. Shares are between 0 and 1. A unit is what stands
+    between white space, or with `han` a Chinese character or a word in another script."""
 
     def __init__(self, text: str, han: bool):
         self.text = text
@@ -40,12 +37,11 @@ class TextStatistics:
 
     @cached_property
     def units(self) -> list[str]:
-        """Words, or Chinese characters and words."""
         return (_HAN_OR_WORD if self._han else _WORD).findall(self.text)
 
     @cached_property
     def words(self) -> list[str]:
-        """Units without the signs around them; what is nothing but signs is none."""
+        """Units without the signs around them; those of signs alone are left out."""
         stripped = (unit.strip(PUNCTUATION + "*_`#<>|=-+~/\\") for unit in self.units)
         return [word for word in stripped if word]
 
@@ -56,12 +52,11 @@ class TextStatistics:
 
     @cached_property
     def characters(self) -> int:
-        """All that is not white space."""
+        """White space aside."""
         return sum(map(len, self.text.split()))
 
     @property
     def mean_word(self) -> float:
-        """Characters of a word."""
         return _share(sum(map(len, self.words)), len(self.words))
 
     @property
@@ -78,37 +73,36 @@ class TextStatistics:
         return _share(sum(any(map(str.isalpha, unit)) for unit in self.units), len(self.units))
 
     def stop_words(self, known: Sequence[str]) -> int:
-        """How many different ones of these occur."""
+        """How many of these occur."""
         return len({word.lower() for word in self.words} & set(known))
 
     @property
     def hashes(self) -> float:
-        """`#` for each unit."""
         return _share(self.text.count("#"), len(self.units))
 
     @property
     def ellipses(self) -> float:
-        """Ellipses for each unit."""
         return _share(sum(self.text.count(one) for one in _ELLIPSES), len(self.units))
+
+    def _line_share(self, counts: Callable[[str], bool]) -> float:
+        return _share(sum(map(counts, self.lines)), len(self.lines))
 
     @property
     def bullet_lines(self) -> float:
-        """Share of lines that begin with a bullet."""
-        return _share(sum(line.startswith(_BULLETS) for line in self.lines), len(self.lines))
+        return self._line_share(lambda line: line.startswith(_BULLETS))
 
     @property
     def ellipsis_lines(self) -> float:
-        """Share of lines that end with an ellipsis."""
-        return _share(sum(line.endswith(_ELLIPSES) for line in self.lines), len(self.lines))
+        return self._line_share(lambda line: line.endswith(_ELLIPSES))
 
     @property
     def ended_lines(self) -> float:
-        """Share of lines that end as prose does."""
-        return _share(sum(line.endswith(ENDS) for line in self.lines), len(self.lines))
+        """Those that end as prose does."""
+        return self._line_share(lambda line: line.endswith(ENDS))
 
     def short_lines(self, length: int) -> float:
-        """Share of lines with fewer characters than this."""
-        return _share(sum(len(line) < length for line in self.lines), len(self.lines))
+        """Those with fewer characters than this."""
+        return self._line_share(lambda line: len(line) < length)
 
     @property
     def line_breaks(self) -> float:
@@ -122,7 +116,7 @@ class TextStatistics:
 
     @property
     def abnormal(self) -> float:
-        """Share of characters that are controls, private, or come of a wrong encoding."""
+        """Share of characters that are controls, private, or come from a wrong encoding."""
         return _share(sum(map(len, _ABNORMAL.findall(self.text))), self.characters)
 
     @cached_property
@@ -131,7 +125,6 @@ class TextStatistics:
 
     @property
     def punctuation(self) -> float:
-        """Share of characters that are punctuation."""
         return _share(self._signs.total(), self.characters)
 
     @property
@@ -141,7 +134,6 @@ class TextStatistics:
 
     @property
     def braces(self) -> float:
-        """Share of characters that are curly braces."""
         return _share(self.text.count("{") + self.text.count("}"), self.characters)
 
     def repeated_lines(self) -> tuple[float, float]:
@@ -149,12 +141,12 @@ class TextStatistics:
         return _repeated(self.lines)
 
     def repeated_paragraphs(self) -> tuple[float, float]:
-        """The same of what blank lines divide."""
-        return _repeated([part.strip() for part in re.split(r"\n\s*\n", self.text) if part.strip()])
+        """The same for paragraphs, which blank lines divide."""
+        return _repeated([part for part in map(str.strip, re.split(r"\n\s*\n", self.text)) if part])
 
     @cached_property
     def _lengths(self) -> np.ndarray:
-        return np.array([len(unit) for unit in self.units], np.int64)
+        return np.fromiter(map(len, self.units), np.int64)
 
     @cached_property
     def _numbers(self) -> np.ndarray:
@@ -185,8 +177,7 @@ class TextStatistics:
         return self._covered(np.flatnonzero(kinds == top), n)
 
     def repeated_ngrams(self, n: int) -> float:
-        """Share of the units' characters in n-grams that stood before already, overlaps counted once. It never grows
-        with n."""
+        """Share of the units' characters in n-grams that stood before, overlaps counted once. It never grows with n."""
         if len(self.units) < n:
             return 0.0
         kinds, first = self._ngrams(n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +18,8 @@ _WORDS = re.compile(r"\w+")
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_RUNS = re.compile(f"[{_SPACELESS}]+")
-"""Stretches of scripts that put no spaces between words."""
-_LETTER = re.compile(rf"(?![{_SPACELESS}])\w")
-"""Of a script with spaces."""
+_RUNS = re.compile(f"[{_SPACELESS}]+")  # stretches of scripts that put no spaces between words
+_LETTER = re.compile(rf"(?![{_SPACELESS}])\w")  # of a script with spaces
 
 
 class Domains:
@@ -35,13 +34,12 @@ class Domains:
             host = (urlsplit(url if "://" in url else f"//{url}").hostname or "").rstrip(".")
         except ValueError:  # no address
             return None
-        parts = host.split(".")
-        names = [".".join(parts[place:]) for place in range(len(parts))]
-        hashes = np.array([_hash(name) for name in names], np.uint64)
-        at = np.searchsorted(self._hashes, hashes)
-        for name, place, value in zip(names, at, hashes, strict=True):
+        while host:
+            value = np.uint64(_hash(host))
+            place = int(self._hashes.searchsorted(value))
             if place < len(self._hashes) and self._hashes[place] == value:
-                return name
+                return host
+            host = host.partition(".")[2]
         return None
 
 
@@ -50,47 +48,41 @@ def _hash(name: str) -> int:
 
 
 class Words:
-    """A set of words and phrases. Where a script has spaces, whole words are found; in Chinese and the like, any place
-    where the characters stand. An entry of both, such as `K粉`, is found where it stands and is not a part of a longer
-    word at an end that is a letter. Upper and lower case are the same."""
+    """A set of words and phrases. Where a script has spaces, whole words are found; in Chinese and the like, the
+    characters wherever they stand. An entry of both, such as `K粉`, is found unless a word continues at an end of it
+    that is a letter. Upper and lower case are the same."""
 
     def __init__(self, entries: Iterator[str]):
-        self._phrases: set[tuple[str, ...]] = set()
-        self._strings: set[str] = set()
-        self._mixed: set[str] = set()
+        # by their lengths, in words or characters
+        self._phrases: dict[int, set[tuple[str, ...]]] = defaultdict(set)
+        self._strings: dict[int, set[str]] = defaultdict(set)
+        self._mixed: dict[int, set[str]] = defaultdict(set)
         for entry in map(str.lower, entries):
             if _RUNS.fullmatch(entry):
-                self._strings.add(entry)
+                self._strings[len(entry)].add(entry)
             elif _RUNS.search(entry):
-                self._mixed.add(entry)
-            else:
-                self._phrases.add(tuple(_WORDS.findall(entry)))
-        self._phrases.discard(())
-        self._phrase_lengths = sorted({len(phrase) for phrase in self._phrases})
-        self._string_lengths = sorted({len(string) for string in self._strings})
-        self._mixed_lengths = sorted({len(string) for string in self._mixed})
+                self._mixed[len(entry)].add(entry)
+            elif phrase := tuple(_WORDS.findall(entry)):
+                self._phrases[len(phrase)].add(phrase)
 
-    def __len__(self) -> int:
-        return len(self._phrases) + len(self._strings) + len(self._mixed)
+    def __bool__(self) -> bool:
+        return bool(self._phrases or self._strings or self._mixed)
 
     def find(self, text: str) -> tuple[int, int]:
-        """How many there are in a text, and of how many words it has, a character of a script without spaces being
-        one."""
+        """How many there are in a text, and how many words it has; a character of a script without spaces is one."""
         text = text.lower()
         words = _WORDS.findall(_RUNS.sub(" ", text))
         found = 0
-        for length in self._phrase_lengths:
-            ends = range(len(words) - length + 1)
-            found += sum(tuple(words[place : place + length]) in self._phrases for place in ends)
+        for length, phrases in self._phrases.items():
+            found += sum(tuple(words[at : at + length]) in phrases for at in range(len(words) - length + 1))
         characters = 0
         for run in _RUNS.findall(text):
             characters += len(run)
-            for length in self._string_lengths:
-                ends = range(len(run) - length + 1)
-                found += sum(run[place : place + length] in self._strings for place in ends)
-        for length in self._mixed_lengths if characters else ():
+            for length, strings in self._strings.items():
+                found += sum(run[at : at + length] in strings for at in range(len(run) - length + 1))
+        for length, mixed in self._mixed.items() if characters else ():
             ends = range(length, len(text) + 1)
-            found += sum(text[end - length : end] in self._mixed and _whole(text, end - length, end) for end in ends)
+            found += sum(text[end - length : end] in mixed and _whole(text, end - length, end) for end in ends)
         return found, len(words) + characters
 
 

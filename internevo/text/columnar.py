@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import UserError
+from internevo.text.batches import in_batches
 from internevo.text.documents import PARQUET, Document, Item, Reject
 
-_ROWS = 256
-"""That are read at a time."""
+_ROWS = 256  # that are read at a time
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,7 @@ class RowGroups:
     file: Path
     groups: tuple[int, ...]
     size: int
-
-    @property
-    def begins(self) -> bool:
-        return self.groups[0] == 0
+    begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
         file = _parquet(self.file)
@@ -43,10 +40,7 @@ class RecordBatches:
     begin: int
     end: int
     size: int
-
-    @property
-    def begins(self) -> bool:
-        return self.begin == 0
+    begins: bool
 
     def read(self, text_key: str) -> Iterator[Item]:
         yield from _rows(self.file, _arrow(self.file, self.begin, self.end), text_key)
@@ -55,34 +49,25 @@ class RecordBatches:
 def row_groups(path: Path, piece_bytes: int) -> Iterator[RowGroups]:
     """A parquet file, cut."""
     file = _parquet(path)
-    groups: list[int] = []
-    size = 0
-    for number in range(file.num_row_groups):
-        groups.append(number)
+
+    def size(number: int) -> int:
         group = file.metadata.row_group(number)
-        size += sum(group.column(column).total_compressed_size for column in range(group.num_columns))
-        if size >= piece_bytes or number + 1 == file.num_row_groups:
-            yield RowGroups(path, tuple(groups), size)
-            groups, size = [], 0
+        return sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+
+    for groups in in_batches(range(file.num_row_groups), size, piece_bytes):
+        yield RowGroups(path, tuple(groups), sum(map(size, groups)), begins=groups[0] == 0)
 
 
 def record_batches(path: Path, piece_bytes: int) -> Iterator[RecordBatches]:
     """An arrow file, cut."""
-    begin = size = end = 0
-    for end, batch in enumerate(_arrow(path, 0, None), 1):
-        size += batch.nbytes
-        if size >= piece_bytes:
-            yield RecordBatches(path, begin, end, size)
-            begin, size = end, 0
-    if end > begin:
-        yield RecordBatches(path, begin, end, size)
+    begin = 0
+    for sizes in in_batches((batch.nbytes for batch in _arrow(path, 0, None)), int, piece_bytes):
+        yield RecordBatches(path, begin, begin + len(sizes), sum(sizes), begins=begin == 0)
+        begin += len(sizes)
 
 
 def batches_of(path: Path) -> Iterator[Any]:
-    """All rows of a parquet or arrow file with all their columns, in record batches of at most 256.
-
-    Raises UserError for a file that is damaged.
-    """
+    """All rows of a parquet or arrow file, in record batches of at most 256. Raises UserError for a damaged file."""
     try:
         if path.name.lower().endswith(PARQUET):
             yield from _parquet(path).iter_batches(batch_size=_ROWS)
@@ -118,12 +103,11 @@ def _rows(path: Path, batches: Iterable[Any], text_key: str) -> Iterator[Item]:
 def _documents(path: Path, before: int, batch: Any, text_key: str) -> Iterator[Item]:
     column = _column(batch, text_key)
     reason = f"no text under {text_key!r}"
-    if column is None:
-        values: Iterable[str | UnicodeDecodeError | None] = repeat(None, batch.num_rows)
-    elif _is_text(column.type):
+    values: Iterable[str | UnicodeDecodeError | None] = repeat(None, batch.num_rows)
+    if column is not None and _is_text(column.type):
         values = _texts(column)
-    else:
-        values, reason = repeat(None, batch.num_rows), f"{reason}: the column is {column.type}"
+    elif column is not None:
+        reason += f": the column is {column.type}"
     for number, value in enumerate(values, before + 1):
         if isinstance(value, str):
             yield number, Document(value)
@@ -135,8 +119,7 @@ def _documents(path: Path, before: int, batch: Any, text_key: str) -> Iterator[I
 
 
 def _column(batch: Any, key: str) -> Any:
-    """What rows have under `key`; when no column is called so, what mappings have under `outer.inner`. None if nothing
-    is."""
+    """What rows have under `key`, or, without such a column, what mappings have under `outer.inner`; else None."""
     from pyarrow import compute, types
 
     found = batch.to_struct_array()
@@ -185,8 +168,8 @@ def _parquet(path: Path) -> Any:
 
 
 def _arrow(path: Path, begin: int, end: int | None) -> Iterator[Any]:
-    """Some record batches of either of arrow's two formats, memory mapped: the file (Feather), of which no others are
-    unpacked, and the stream, which Hugging Face's datasets writes."""
+    """Some record batches of either of arrow's two formats, memory mapped: the file (Feather), and the stream, which
+    Hugging Face's datasets writes. Of a file no others are unpacked."""
     pyarrow = pyarrow_for(path)
     try:
         with pyarrow.memory_map(str(path)) as mapped:

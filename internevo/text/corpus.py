@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from internevo.files.errors import UserError
+from internevo.files.errors import UserError, some
 from internevo.files.foreign import other_store
 from internevo.files.urls import was_url
 from internevo.text.documents import KNOWN, PACKED, Document, Reject
 from internevo.text.pieces import cut
 
-_LINE_BYTES = 2**24
-"""Of a line longer than this, nobody looks whether it is one of JSON lines."""
+_LINE_BYTES = 2**24  # a line is looked at up to here, to see whether the file holds JSON lines
 
 
 def read_documents(path: Path, text_key: str = "text") -> Iterator[Document | Reject]:
@@ -40,18 +39,15 @@ class InputFiles:
     """What is read of a path."""
 
     files: list[Path]
-    """In order."""
-    left_out: Counter[str]
-    """How many others stand there, by their endings."""
+    left_out: Counter[str]  # how many others stand there, by their endings
 
 
 def input_files(path: Path) -> InputFiles:
     """The files that `read_documents` reads of `path`.
 
     In folders, hidden files and files of other kinds are left out, and a folder to which several links lead is read
-    once; a file given by itself must be of a known kind. Raises UserError for a path that is missing or of an unknown
-    kind, a folder without text, one of mostly JSON lines that are called `.json`, and files that may not be read or are
-    none, such as pipes and links to nowhere.
+    once. Raises UserError for a path that is missing, of an unknown kind or a folder without text, for JSON lines that
+    are called `.json`, and for what cannot be read: pipes, links to nowhere, files without the rights.
     """
     left_out: Counter[str] = Counter()
     if path.is_dir():
@@ -108,9 +104,8 @@ def _check_json(files: Sequence[Path]) -> None:
     """In repositories a `.json` may well have a JSON object a line; where most of the text does, it is a corpus."""
     lines = [file for file in files if file.name.lower().endswith(".json") and _holds_lines(file)]
     if lines and 2 * sum(file.stat().st_size for file in lines) > sum(file.stat().st_size for file in files):
-        more = f" and {len(lines) - 1:,} more" if len(lines) > 1 else ""
         raise UserError(
-            f"{lines[0]}{more} holds JSON lines, and a .json is read as one document. Rename it to "
+            f"{some(lines, 1)} holds JSON lines, and a .json is read as one document. Rename it to "
             f"{lines[0].stem}.jsonl, or move it away."
         )
 

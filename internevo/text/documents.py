@@ -1,4 +1,4 @@
-"""What text is read from, and what comes out: documents, and rejects where there was none."""
+"""Files of text by their endings, and what readers give: documents, and rejects where there was none."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ class Reject:
     """A place in the input that held no usable text, and why."""
 
     file: str
-    line: int | None
-    """The line or row, from 1; None where the file is one document."""
+    line: int | None  # the line or row, from 1; None where the file is one document
     reason: str
+    # the line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files
     raw: str | None = None
-    """The line as it was, bytes that are not UTF-8 as lone surrogates (`surrogateescape`); None for rows and files."""
 
     @property
     def where(self) -> str:

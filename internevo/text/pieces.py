@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from internevo.files.errors import UserError
+from internevo.text.batches import in_batches
 from internevo.text.columnar import RecordBatches, RowGroups, pyarrow_for, record_batches, row_groups
 from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
 
 PIECE_BYTES = 16 * 2**20
-"""How much input a piece is about: seconds of tokenising, so that little is lost when a job is killed and all cores
-have work to the end, and few enough pieces of a large corpus."""
-
-_SKIP_BYTES = 2**20
-"""So much of another piece's line is read at a time."""
+"""About how much input a piece is: seconds of tokenising, so that little is lost when a job is killed, and all cores
+have work to the end."""
+_SKIP_BYTES = 2**20  # another piece's line is read so much at a time
 
 
 def cut(files: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -117,8 +116,8 @@ class Unpacked:
 
 
 Piece = Texts | LineRange | Unpacked | RowGroups | RecordBatches
-"""A part of a corpus: `size`, the bytes on disk that it stands for; `begins`, whether it is the first of its file, from
-where lines are counted; and `read`, all its lines or rows. A reject's line is counted from the piece's beginning."""
+"""A part of a corpus: `size` in bytes on the disk; `begins`, whether it is the first of its file; and `read`, its lines
+or rows. A reject's line is counted from the piece's beginning."""
 
 
 def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
@@ -129,23 +128,16 @@ def line_ranges(file: Path, piece_bytes: int) -> Iterator[LineRange]:
 
 
 def _unpacked(path: Path, piece_bytes: int) -> Iterator[Unpacked]:
+    read = 0
     with path.open("rb") as raw:
-        lines: list[bytes] = []
-        held = read = 0
-        begins = True
-        for _, line in _lines(path, raw):
-            lines.append(line)
-            held += len(line)
-            if held >= piece_bytes:
-                yield Unpacked(path, tuple(lines), raw.tell() - read, begins)
-                lines, held, read, begins = [], 0, raw.tell(), False
-        if lines:
-            # not asked of `raw`, which pyarrow has closed with its own reader
-            yield Unpacked(path, tuple(lines), path.stat().st_size - read, begins)
+        for lines in in_batches((line for _, line in _lines(path, raw)), len, piece_bytes):
+            place = path.stat().st_size if raw.closed else raw.tell()  # pyarrow closes it at its end
+            yield Unpacked(path, tuple(lines), place - read, begins=not read)
+            read = place
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
-    """All lines of a file, unpacked, each with its number from 1. Raises UserError for an archive that is damaged."""
+    """All lines of a file, unpacked, numbered from 1. Raises UserError for an archive that is damaged."""
     with file.open("rb") as raw:
         yield from _lines(file, raw)
 

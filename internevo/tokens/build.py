@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.durable import sync_folder, write_durable
-from internevo.tokens.prepared_folder import MANIFEST, check_output
+from internevo.tokens.prepared_folder import MANIFEST
 from internevo.tokens.shards import Joiner
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.tokenizer import Tokenizer
 from internevo.tokens.work_folder import check_unchanged, plan_of, working_in
-from internevo.tokens.workers import Conversion, tokenised
+from internevo.tokens.workers import Cut, Encoder, tokenised
 
 
 @dataclass
@@ -32,18 +32,14 @@ class Manifest(Counts):
     """What a prepared folder holds and what it was made from; `manifest.json`."""
 
     inputs: list[str] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Files below the inputs that are of kinds that are not read: how many, by their endings."""
-    tokenizer: str = ""
-    """Empty, as the two below, where ids were imported without saying whose they are."""
+    left_out: dict[str, int] = field(default_factory=dict)  # how many files of other kinds there are, by endings
+    tokenizer: str = ""  # empty, as the two below, where ids were imported without saying whose they are
     tokenizer_fingerprint: str = ""
     vocab_size: int = 0
     dtype: str = ""
-    masked: bool = False
-    """Whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict."""
+    masked: bool = False  # whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict
     held_out: float = 0.0
-    sha256: dict[str, str] = field(default_factory=dict)
-    """Of every file of the folder but this one."""
+    sha256: dict[str, str] = field(default_factory=dict)  # of every file of the folder but this one
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,8 @@ class BytesDone:
     """How far the work is."""
 
     read: int
-    """Bytes of the input that are done ..."""
-    size: int
-    """... of how many in all."""
-    read_now: int
-    """Those that this run did, not an earlier one that was stopped."""
+    size: int  # bytes of the input: done, and in all
+    read_now: int  # without those of an earlier run that was stopped
     tokens_now: int
 
 
@@ -63,32 +56,24 @@ class BytesDone:
 class StoreJob:
     """What a store is made of, and how."""
 
-    inputs: Sequence[Path]
-    """What the user named: files, and folders of those below."""
     files: Sequence[Path]
-    held_files: Sequence[Path]
-    """Held out whole."""
+    held_files: Sequence[Path]  # held out whole
     output: Path
-    conversion: Conversion
+    cut: Cut
+    encoder: Encoder
     tokenizer: Tokenizer | None
     dtype: str
     held_out: float
     max_rejects: float
     shard_tokens: int
     piece_bytes: int
-    left_out: dict[str, int] = field(default_factory=dict)
-    """How many files below the inputs are of kinds that are not read, by their endings."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """What else the result depends on, in plain values."""
+    left_out: dict[str, int] = field(default_factory=dict)  # as in the manifest
+    options: dict[str, Any] = field(default_factory=dict)  # what else the result depends on, in plain values
 
 
 def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], None]) -> Manifest:
-    """Make the folder `job.output`, or resume it.
-
-    Raises UserError when it exists or is below an input, when input is damaged or has changed, the disk is full,
-    nothing is left, or more than the share `job.max_rejects` of the input cannot be used.
-    """
-    check_output(job.output, job.inputs)
+    """Make the folder `job.output`, or resume it. Raises UserError when input is damaged or has changed, the disk is
+    full, nothing is left, or more than the share `job.max_rejects` of the input cannot be used."""
     fingerprint = job.tokenizer.fingerprint if job.tokenizer else ""
     plan = plan_of(
         job.files,
@@ -132,7 +117,8 @@ def _join_all(job: StoreJob, joiner: Joiner, workers: int, progress: Callable[[B
     pieces = tokenised(
         job.files,
         job.held_files,
-        conversion=job.conversion,
+        cut=job.cut,
+        encoder=job.encoder,
         workers=workers,
         folder=joiner.folder / "pieces",
         skip=joiner.joined.pieces,

@@ -48,9 +48,8 @@ def tiktoken_of(path: Path, fast: tokenizers.Tokenizer) -> tiktoken.Encoding | N
         return None
     encoding = tiktoken.Encoding(path.parent.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     probe = _probe()
-    if encoding.encode_ordinary(probe) != fast.encode(probe, add_special_tokens=False).ids:
-        return None
-    return encoding
+    same = encoding.encode_ordinary(probe) == fast.encode(probe, add_special_tokens=False).ids
+    return encoding if same else None
 
 
 def _is_plain(definition: dict[str, Any]) -> bool:

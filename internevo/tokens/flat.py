@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 
 from internevo.files.foreign import described, other_store
-from internevo.tokens.megatron import StoreError, map_index
+from internevo.tokens.megatron import StoreError, map_index, pair_file
 
-ENDINGS = (".ds", ".npy")
-"""Of the files that are taken from a folder."""
-NAMED = (*ENDINGS, ".bin")
-"""Of the files that can be named themselves."""
+ENDINGS = (".ds", ".npy")  # of files that are taken from a folder
+NAMED = (*ENDINGS, ".bin")  # of files that can be named themselves
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
-_CHUNK = 2**24
-"""Tokens that are looked at together when documents are found."""
+_CHUNK = 2**24  # tokens that are looked at together when documents are found
 _NUMPY = b"\x93NUMPY"
 _LLM_C: dict[tuple[int, int], np.dtype[Any]] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 """The first two numbers of llm.c's files, and what they say of the tokens (llm.c, dev/data/data_common.py)."""
@@ -37,8 +34,7 @@ class FlatFile:
         self.path = path
         if not path.is_file():
             raise StoreError(f"{path} does not exist.")
-        self.index = index_of(path)
-        """Says where documents lie."""
+        self.index = pair_file(path, ".index")
         if not self.index.is_file():
             _check_kind(path)
             raise StoreError(f"{path} has no index of its documents. `internevo data index {path} --eos ID` makes one.")
@@ -46,10 +42,8 @@ class FlatFile:
         if size % 8:
             raise StoreError(f"{self.index} is torn: {size:,} bytes are no whole number of uint64.")
         self._ends = map_index(self.index).view("<u8") if size else np.empty(0, "<u8")
-        self.tokens = int(self._ends[-1]) if len(self._ends) else 0
-        """Tokens in all documents."""
-        self.data = _tokens(path, self._token_bytes())
-        """All token ids in file order, as a plain view of the memory map."""
+        self.tokens = int(self._ends[-1]) if len(self._ends) else 0  # tokens in all documents
+        self.data = _tokens(path, self._token_bytes())  # all token ids in file order, a view of the memory map
         self.dtype = self.data.dtype
         if len(self.data) != self.tokens:
             raise StoreError(
@@ -57,14 +51,10 @@ class FlatFile:
             )
 
     def __len__(self) -> int:
-        """Number of documents."""
         return len(self._ends)
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
-        """Where these documents begin in `data`, int64; the one past the last begins where `data` ends.
-
-        Raises StoreError for an index that cannot be right.
-        """
+        """As a `MegatronPair`'s."""
         starts = np.zeros(documents.shape, np.int64)
         starts[documents > 0] = self._ends[documents[documents > 0] - 1]
         if (starts > self.tokens).any():
@@ -73,7 +63,7 @@ class FlatFile:
         return starts
 
     def _token_bytes(self) -> int:
-        metadata = self.path.with_name(self.path.name + ".metadata")
+        metadata = pair_file(self.path, ".metadata")
         if metadata.is_file():
             said = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2]
             if said not in ("2", "4"):
@@ -83,23 +73,17 @@ class FlatFile:
         return size // self.tokens if self.tokens and size in (2 * self.tokens, 4 * self.tokens) else 2
 
 
-def index_of(path: Path) -> Path:
-    """Where the index of a flat file stands."""
-    return path.with_name(path.name + ".index")
-
-
 def index_documents(path: Path, eos: int, token_bytes: int) -> int:
-    """Write the index of a flat file whose documents end with the id `eos`; how many there are.
+    """Write the index of a flat file whose documents, but perhaps the last, end with the id `eos`; returns how many.
 
-    What stands after the last `eos` is a document too. Raises StoreError for a file that is missing, of another size
-    of tokens, or indexed already, and for one in which `eos` never comes.
+    Raises StoreError for a file that is missing, indexed already, without `eos`, or with tokens of another size.
     """
     if not path.is_file():
         raise StoreError(f"{path} does not exist.")
     if token_bytes not in _TYPES:
         raise StoreError(f"tokens of {token_bytes} bytes are not read; a token has {' or '.join(map(str, _TYPES))}.")
     _check_kind(path)
-    index, metadata = index_of(path), path.with_name(path.name + ".metadata")
+    index, metadata = pair_file(path, ".index"), pair_file(path, ".metadata")
     for file in (index, metadata):
         if file.exists():
             raise StoreError(f"{file} exists already; it is not overwritten.")

@@ -1,9 +1,9 @@
 """InternEvo's token files to a token store: `internevo data import --from internevo`.
 
 `NAME.bin` has a line of JSON a document, `{"tokens": [...]}`. `NAME.bin.meta`, an array that numpy saved, has a row a
-line: where it begins, in bytes, and how many tokens it has. InternEvo saves it as int32, so that offsets past 2 GiB are
-wrong by multiples of 2**32: lines are found by walking through the file, and the rows are compared with them modulo
-2**32. A negative id is a token that nothing is to learn to predict; the token itself is its absolute value.
+line: the byte at which it begins, and how many tokens it has. It is int32, so offsets past 2 GiB are right modulo 2**32
+only: lines are found in the file and compared with the rows. A negative id is a token that nothing is to learn to
+predict; the token itself is its absolute value.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
 from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.megatron import pair_file
+from internevo.tokens.prepared_folder import check_output
 from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
-from internevo.tokens.workers import Conversion
 
 DTYPE = np.dtype(np.int32)
 """Of what is imported: signed for masked ids, and how large they are is known only at the end."""
-_HEAD = 4096
-"""Bytes that are looked at to see whether a file is text."""
+_HEAD = 4096  # bytes that are looked at to see whether a file is text
 
 
 def import_internevo(
@@ -46,10 +46,8 @@ def import_internevo(
 ) -> Manifest:
     """Make the token store folder `output` from `.bin` files, or folders of them, in the order of their names.
 
-    Ids stay as they are, int32. With a tokenizer, the manifest names it and no id may be past its pieces. As `prepare`,
-    it may be stopped and called again, and holds documents out by a hash. Raises UserError when `output` exists or is
-    below an input, an input is missing, disagrees with its `.meta` or has changed, the disk is full, nothing is left,
-    or more than `max_rejects` of the lines cannot be used.
+    Ids stay as they are, int32. With a tokenizer, the manifest names it, and no id may be past its pieces. Stopping,
+    holding out and errors are those of `prepare`; there is one more for an input that disagrees with its `.meta`.
     """
     tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path is not None else None
     ids = tokenizer.vocab_size if tokenizer else np.iinfo(DTYPE).max + 1
@@ -61,14 +59,15 @@ def import_internevo(
                     f"{file} holds no JSON lines, but bytes. If they are plain ids, as nanoGPT and llm.c write them, "
                     f"`internevo data index {file} --eos ID` finds the documents, and {file} can be named in a config."
                 )
-        if _meta_of(file).is_file():
-            _read_meta(_meta_of(file))  # one that is none is reported before the work begins
+        if (meta := pair_file(file, ".meta")).is_file():
+            _read_meta(meta)  # one that is none is reported before the work begins
+    check_output(output, inputs)
     job = StoreJob(
-        inputs=inputs,
         files=files,
         held_files=(),
         output=output,
-        conversion=Conversion(cut_lines, partial(_reader, ids, held_out)),
+        cut=cut_lines,
+        encoder=partial(_reader, ids, held_out),
         tokenizer=tokenizer,
         dtype=DTYPE.name,
         held_out=held_out,
@@ -84,15 +83,15 @@ def import_internevo(
 class IdLines(LineRange):
     """Some lines of a `.bin` file, and what its `.meta` says of them."""
 
+    # how many lines stand before these, and the rows of these, `[lines, 2]`; None for a file without `.meta`
     said: tuple[int, np.ndarray] | None
-    """How many lines stand before these, and the rows of these, `[lines, 2]`; None for a file without `.meta`."""
 
 
 def cut_lines(files: Iterable[Path], piece_bytes: int) -> Iterator[IdLines]:
     """The pieces of these files, in order. Raises UserError for a `.meta` of other lines than the file has."""
     for file in files:
         ranges = list(line_ranges(file, piece_bytes))
-        meta = _meta_of(file)
+        meta = pair_file(file, ".meta")
         if not meta.is_file():
             yield from (IdLines(one.file, one.begin, one.end, None) for one in ranges)
             continue
@@ -110,10 +109,10 @@ def _reader(ids: int, held_out: float) -> Callable[[IdLines, bool], TokenisedPie
     return partial(read_piece, ids, held_out)
 
 
-def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool = False) -> TokenisedPiece:
-    """The documents of a piece as they are; ids must be below `ids`.
+def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool) -> TokenisedPiece:
+    """The documents of a piece as they are. Ids from `ids` on, and lines that cannot be read, make a reject.
 
-    A line that cannot be used is a reject. Raises UserError where the file and its `.meta` disagree.
+    Raises UserError where the file and its `.meta` disagree.
     """
     record = Record()
     train: Documents = []
@@ -172,8 +171,8 @@ def _compare(piece: IdLines, line: int, begin: int, tokens: np.ndarray | str) ->
 
 def _disagree(file: Path, line: int, how: str) -> UserError:
     return UserError(
-        f"{_meta_of(file)} disagrees with {file.name} at line {line:,}: {how}. Fix them, or move the .meta away to "
-        "import the lines as they are."
+        f"{pair_file(file, '.meta')} disagrees with {file.name} at line {line:,}: {how}. Fix them, or move the .meta "
+        "away to import the lines as they are."
     )
 
 
@@ -185,10 +184,6 @@ def _bin_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     return [path]
-
-
-def _meta_of(file: Path) -> Path:
-    return file.with_name(file.name + ".meta")
 
 
 def _read_meta(meta: Path) -> np.ndarray:

@@ -13,22 +13,17 @@ import numpy as np
 from internevo.tokens.store import TokenStore
 from internevo.tokens.tokenizer import Tokenizer
 
-SAMPLE = 1_000_000
-"""Documents whose lengths are looked at; a larger store is sampled evenly."""
+SAMPLE = 1_000_000  # documents whose lengths are looked at; a larger store is sampled evenly
 
 
 @dataclass(frozen=True)
 class Lengths:
     """Documents of like length."""
 
-    first: int
-    """The least length in tokens, a power of two, or 0 for documents without any ..."""
-    last: int
-    """... and the greatest: twice as much, less one."""
-    documents: float
-    """Their share of the documents."""
-    tokens: float
-    """Their share of the tokens."""
+    first: int  # the least length in tokens: a power of two, or 0
+    last: int  # the greatest: twice as much, less one
+    documents: float  # their share of the documents
+    tokens: float  # their share of the tokens
 
 
 @dataclass(frozen=True)
@@ -39,18 +34,13 @@ class StoreSummary:
     documents: int
     tokens: int
     dtype: str
-    masked: bool
-    """Whether ids may be negative: tokens that are not trained on."""
-    lengths: dict[str, int]
-    """Document lengths in tokens: least, 10%, median, 90%, most."""
-    histogram: list[Lengths]
-    """Documents by length, without gaps."""
-    sampled: int
-    """Documents that the lengths are of; all, unless the store is very large."""
+    masked: bool  # whether ids may be negative: tokens that are not trained on
+    lengths: dict[str, int]  # document lengths in tokens: least, 10%, median, 90%, most
+    histogram: list[Lengths]  # documents by length, without gaps
+    sampled: int  # documents whose lengths were looked at
     heldout_documents: int
     heldout_tokens: int
-    manifest: dict[str, Any]
-    """`manifest.json`; empty for a bare pair of files."""
+    manifest: dict[str, Any]  # `manifest.json`; empty for a bare pair of files
 
 
 def describe(path: str | Path) -> StoreSummary:
@@ -58,18 +48,15 @@ def describe(path: str | Path) -> StoreSummary:
     store, heldout = TokenStore.open_source(path), TokenStore.open_heldout(path)
     sample = np.linspace(0, len(store) - 1, min(len(store), SAMPLE)).astype(np.int64)
     lengths = store.lengths(sample)
-    quantiles: dict[str, int] = {}
-    if len(lengths):
-        names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
-        values = np.quantile(lengths, list(names.values()))
-        quantiles = {name: int(value) for name, value in zip(names, values, strict=True)}
+    marks = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
+    values = np.quantile(lengths, list(marks.values())).astype(int).tolist() if len(lengths) else []
     return StoreSummary(
         path=str(path),
         documents=len(store),
         tokens=store.tokens,
         dtype=store.dtype.name,
         masked=store.masked,
-        lengths=quantiles,
+        lengths=dict(zip(marks, values, strict=False)),
         histogram=histogram(lengths),
         sampled=len(sample),
         heldout_documents=len(heldout) if heldout else 0,
@@ -98,10 +85,7 @@ def spread(documents: int, count: int) -> list[int]:
 
 
 def show_document(store: TokenStore, number: int, tokenizer: Tokenizer, limit: int = 200) -> str:
-    """The beginning of a document as text, its frame visible: `<BOS>text … <EOS>`.
-
-    Masked tokens stand between `<masked>` and `</masked>`.
-    """
+    """The beginning of a document as text with its frame and masked parts: `<BOS>a <masked>b</masked> … <EOS>`."""
     ids = store.read(number).tolist()
     begin = "<BOS>" if ids[:1] == [tokenizer.bos_id] else ""
     end = "<EOS>" if ids[-1:] == [tokenizer.eos_id] and len(ids) > 1 else ""

@@ -3,7 +3,7 @@
 The index is a header (`MMIDIDX\\0\\0`, version, dtype code, number of sequences, number of document borders), then
 int32 sequence lengths, int64 byte offsets and int64 document borders, all little-endian. Everything is memory
 mapped: opening a pair costs the same whatever its size. Pairs are written with one sequence a document; reading
-also takes those whose documents have several sequences or none, as Megatron's tools may write them.
+also takes those of Megatron's tools, with several sequences or none.
 """
 
 from __future__ import annotations
@@ -19,14 +19,7 @@ from internevo.files.foreign import described, other_store
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
-DTYPES: dict[int, type[np.generic]] = {
-    1: np.uint8,
-    2: np.int8,
-    3: np.int16,
-    4: np.int32,
-    5: np.int64,
-    8: np.uint16,
-}
+DTYPES: dict[int, type[np.generic]] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 
 
 class StoreError(UserError):
@@ -39,7 +32,6 @@ class MegatronPair:
     def __init__(self, prefix: str | Path):
         self.prefix = Path(prefix)
         self.index = index = pair_file(self.prefix, ".idx")
-        """Says where documents lie."""
         data = pair_file(self.prefix, ".bin")
         for path in (index, data):
             if not path.is_file():
@@ -57,31 +49,23 @@ class MegatronPair:
         if borders < 1 or size < HEADER.size + 12 * sequences + 8 * borders:
             raise StoreError(f"{index} is torn: it announces {sequences:,} sequences but has only {size:,} bytes.")
         self.dtype = np.dtype(DTYPES[code])
-        raw = map_index(index)
-        offset = HEADER.size
-        lengths = raw[offset : offset + 4 * sequences].view("<i4")
-        offset += 4 * sequences
-        self._pointers = raw[offset : offset + 8 * sequences].view("<i8")
-        offset += 8 * sequences
-        self._borders = raw[offset : offset + 8 * borders].view("<i8")
+        tables = map_index(index)[HEADER.size :]
+        lengths = tables[: 4 * sequences].view("<i4")
+        self._pointers = tables[4 * sequences : 12 * sequences].view("<i8")
+        self._borders = tables[12 * sequences : 12 * sequences + 8 * borders].view("<i8")
         if self._borders[-1] != sequences:
             raise StoreError(f"{index} is torn: its documents end at sequence {self._borders[-1]:,} of {sequences:,}.")
-        self.tokens = 0
-        """Tokens in all documents."""
+        self.tokens = 0  # tokens in all documents
         if sequences:
             self.tokens = int(self._pointers[-1]) // self.dtype.itemsize + int(lengths[-1])
-        actual = data.stat().st_size
-        if actual < self.tokens * self.dtype.itemsize:
-            raise StoreError(
-                f"{data} is torn: its index needs {self.tokens * self.dtype.itemsize:,} bytes, it has {actual:,}."
-            )
-        self.data = np.empty(0, self.dtype)
-        """All token ids in file order, as a plain view of the memory map."""
+        actual, needed = data.stat().st_size, self.tokens * self.dtype.itemsize
+        if actual < needed:
+            raise StoreError(f"{data} is torn: its index needs {needed:,} bytes, it has {actual:,}.")
+        self.data = np.empty(0, self.dtype)  # all token ids in file order, a view of the memory map
         if self.tokens:
             self.data = np.asarray(np.memmap(data, dtype=self.dtype, mode="r", shape=(self.tokens,)))
 
     def __len__(self) -> int:
-        """Number of documents."""
         return len(self._borders) - 1
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
@@ -119,8 +103,8 @@ def _instead(missing: Path, data: Path) -> str:
 
 
 def map_index(path: Path) -> np.ndarray:
-    """A file that is not empty as bytes, mapped into memory. Documents are looked up in random order: reading ahead, as
-    the system does by itself, would read thirty times as much and count as memory."""
+    """A file that is not empty as bytes, mapped into memory. Documents are looked up in random order: the system's
+    reading ahead would read thirty times as much and count as memory."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
@@ -129,5 +113,5 @@ def map_index(path: Path) -> np.ndarray:
 
 
 def pair_file(prefix: Path, ending: str) -> Path:
-    """One of the two files."""
+    """The file beside `prefix` whose name is longer by `ending`."""
     return prefix.with_name(prefix.name + ending)

@@ -14,10 +14,7 @@ MANIFEST = "manifest.json"
 
 
 def check_output(output: Path, inputs: Iterable[Path]) -> None:
-    """Raises UserError for a name that is taken or is a URL, and for one below an input.
-
-    There the next run would read the store as input, and work that was stopped would see its input changed.
-    """
+    """Raises UserError for a name that is taken or is a URL, or below an input: the next run would read the store."""
     if was_url(output):
         raise UserError(
             f"{output} is in object storage, and stores are made on disks. Name a folder, and copy it then."

@@ -1,10 +1,9 @@
 """Token stores in object storage: `s3://bucket/tokens/web`, or any other URL that fsspec knows.
 
 Training reads at random, so the files are copied once into a folder of the machine and memory mapped from there:
-`CACHE/NAME-HASH/VERSION/`. VERSION is a hash of the sizes and tags of the objects: objects that change make another
-version, and never mix with those before. A file is written aside, checked, and then gets its name; what was copied of
-one when a process was stopped stays, and the next copy resumes there. Of the processes of a machine one copies, others
-wait.
+`CACHE/NAME-HASH/VERSION/`. VERSION is a hash of the sizes and tags of the objects: changed objects make another version
+and never mix with those before. A file is written aside, checked, and then gets its name; a copy that is stopped is
+resumed. Of the processes of a machine one copies, others wait.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import errno
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 import threading
@@ -24,20 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internevo.files.durable import aside_of, make_durable
 from internevo.files.errors import UserError
 from internevo.files.lock import locked
 from internevo.files.urls import is_remote
 from internevo.tokens.flat import ENDINGS, NAMED
 from internevo.tokens.prepared_folder import HELDOUT, MANIFEST, TRAIN
 
-_CHUNK = 16 * 2**20
-"""Bytes that are asked for at a time."""
-_FILES = 8
-"""Files that are copied at the same time."""
+_CHUNK = 16 * 2**20  # bytes that are asked for at a time
+_FILES = 8  # files that are copied at the same time
 _TAGS = ("ETag", "etag", "generation", "blob_id", "md5Hash", "sha", "LastModified", "mtime", "created")
-"""What file systems call that by which a changed object is known, the best first."""
-_PAIR = r"(-\d{5}-of-\d{5})?\.(bin|idx)"
-"""After a store's name: a pair's files, or those of a shard."""
+"""File systems' names for what changes with an object, the best first."""
+_PAIR = r"(-\d{5}-of-\d{5})?\.(bin|idx)"  # after a store's name: a pair's files, or those of a shard
 _PACKAGES = {
     "s3": "s3fs: pip install 'internevo[s3]'",
     "gs": "gcsfs: pip install gcsfs",
@@ -45,10 +41,9 @@ _PACKAGES = {
     "hf": "huggingface_hub: pip install huggingface_hub",
 }
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "huggingface_hub", "httpx", "requests")
-"""Packages whose errors come from the way to the storage."""
+"""Packages whose errors come from the connection to the storage."""
 
-Show = Callable[[int, int], None]
-"""Called with how many bytes are copied, and of how many."""
+Show = Callable[[int, int], None]  # called with how many bytes are copied, and of how many
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,11 @@ class RemoteFile:
 
     path: str
     size: int
-    tag: str
-    """Changes when the object does."""
+    tag: str  # changes when the object does
+
+    @property
+    def name(self) -> str:
+        return _last(self.path)
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,12 @@ class RemoteStore:
 
     url: str
     fs: Any
-    files: dict[str, RemoteFile]
-    """The files of stores, by name."""
-    name: str
-    """Of a single store within its folder; empty for a folder."""
+    files: dict[str, RemoteFile]  # the files of stores, by name
+    name: str  # of a single store within its folder; empty for a folder
 
     def folder(self, cache: Path) -> Path:
-        """Where this version is kept."""
         tags = [f"{name} {file.size} {file.tag}" for name, file in sorted(self.files.items())]
-        place = f"{self.url.rstrip('/').rpartition('/')[2]}-{_hash(self.url)}"
-        return cache.expanduser() / place / _hash("\n".join(tags))
+        return cache.expanduser() / f"{_last(self.url)}-{_hash(self.url)}" / _hash("\n".join(tags))
 
     def wanted(self, part: str) -> list[RemoteFile]:
         """The files of `train` or `heldout`, the manifest first. A single store has no held-out documents."""
@@ -85,6 +79,9 @@ class RemoteStore:
         flat = part == TRAIN
         chosen = [name for name in self.files if re.fullmatch(part + _PAIR, name) or (flat and _flat(name))]
         return [self.files[name] for name in (MANIFEST, *sorted(chosen)) if name in self.files]
+
+    def wanted_bytes(self, part: str) -> int:
+        return sum(file.size for file in self.wanted(part))
 
 
 def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lambda done, total: None) -> Path:
@@ -106,11 +103,8 @@ def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lamb
 
 @functools.cache
 def look(url: str) -> RemoteStore:
-    """What stands at `url` now.
-
-    A process keeps to what it saw first: a run must not continue with other data when objects change under it, nor end
-    when the storage cannot be reached any more. Raises UserError when there is no store or it cannot be reached.
-    """
+    """What stands at `url` when this process first asks: a run must not end when the storage cannot be reached later,
+    nor see other objects. Raises UserError when there is no store or it cannot be reached."""
     with _as_user_error(url):
         from fsspec.core import url_to_fs
 
@@ -119,7 +113,7 @@ def look(url: str) -> RemoteStore:
         folder, _, name = (path.rstrip("/"), "", "") if inside else path.rstrip("/").rpartition("/")
         files = {}
         for info in fs.ls(folder, detail=True):
-            own = info["name"].rstrip("/").rpartition("/")[2]
+            own = _last(info["name"])
             if info["type"] == "file" and _of_a_store(own, name):
                 files[own] = RemoteFile(info["name"], int(info["size"] or 0), _tag(info))
         store = RemoteStore(url, fs, files, name)
@@ -130,15 +124,13 @@ def look(url: str) -> RemoteStore:
 
 def fetch(urls: dict[str, str], show: Show) -> None:
     """Copy the training and held-out documents of stores, each URL with its cache, with one account of all bytes."""
-    stores = {url: look(url) for url in urls}
-    total = sum(sum(file.size for part in (TRAIN, HELDOUT) for file in one.wanted(part)) for one in stores.values())
+    parts = [(url, part) for url in urls for part in (TRAIN, HELDOUT)]
+    total = sum(look(url).wanted_bytes(part) for url, part in parts)
     before = 0
-    for url, cache in urls.items():
-        for part in (TRAIN, HELDOUT):
-            size = sum(file.size for file in stores[url].wanted(part))
-            local_copy(url, part, cache, lambda done, _, base=before: show(base + done, total))  # type: ignore[misc]
-            before += size
-            show(before, total)
+    for url, part in parts:
+        local_copy(url, part, urls[url], lambda done, _, base=before: show(base + done, total))  # type: ignore[misc]
+        before += look(url).wanted_bytes(part)
+        show(before, total)
 
 
 def _flat(name: str) -> bool:
@@ -146,7 +138,7 @@ def _flat(name: str) -> bool:
 
 
 def _of_a_store(file: str, name: str) -> bool:
-    """Whether a file belongs to the store `name` in its folder; to any, where that is empty."""
+    """Whether a file belongs to the store `name` in its folder; to any store when that is empty."""
     if file == MANIFEST:
         return True
     if name.endswith(NAMED):
@@ -156,17 +148,17 @@ def _of_a_store(file: str, name: str) -> bool:
 
 
 def _missing(folder: Path, files: list[RemoteFile]) -> list[RemoteFile]:
-    return [file for file in files if not (folder / _name(file)).is_file()]
+    return [file for file in files if not (folder / file.name).is_file()]
 
 
-def _name(file: RemoteFile) -> str:
-    return file.path.rpartition("/")[2]
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _copy(store: RemoteStore, folder: Path, files: list[RemoteFile], show: Show) -> None:
-    """The files that are missing, several at a time; the manifest, which tells what they must be, before them."""
+    """The files that are missing, several at a time; first the manifest, which has their checksums."""
     total = sum(file.size for file in files)
-    kept = sum(path.stat().st_size for file in files if (path := _aside(folder, file)).exists())
+    kept = sum(path.stat().st_size for file in files if (path := aside_of(folder / file.name)).exists())
     if (free := shutil.disk_usage(folder).free) < total - kept:
         raise UserError(
             f"{store.url}: copying it into {folder} needs {(total - kept) / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are "
@@ -189,7 +181,7 @@ def _copy(store: RemoteStore, folder: Path, files: list[RemoteFile], show: Show)
         sums = _sums(manifest, folder / MANIFEST)
     with ThreadPoolExecutor(_FILES) as threads:
         others = [file for file in files if file is not manifest]
-        copies = [threads.submit(_copy_file, store.fs, one, folder, sums.get(_name(one)), count) for one in others]
+        copies = [threads.submit(_copy_file, store.fs, one, folder, sums.get(one.name), count) for one in others]
         try:
             for copy in wait(copies, return_when=FIRST_EXCEPTION).done:
                 copy.result()
@@ -211,40 +203,31 @@ def _sums(manifest: RemoteFile, copied: Path) -> dict[str, str]:
     return found.get("sha256", {}) if isinstance(found, dict) else {}
 
 
-def _aside(folder: Path, file: RemoteFile) -> Path:
-    return folder / f"{_name(file)}.partial"
-
-
 def _copy_file(fs: Any, file: RemoteFile, folder: Path, sha256: str | None, count: Callable[[int], None]) -> None:
     """Copy one object under its name, after what is there of it."""
-    aside, seen = _aside(folder, file), hashlib.sha256()
-    with aside.open("a+b") as out:
+    target, seen = folder / file.name, hashlib.sha256()
+    with aside_of(target).open("a+b") as out:
         out.truncate(min(out.tell(), file.size))
         out.seek(0)
         while data := out.read(_CHUNK):
             seen.update(data)
             count(len(data))
         place = out.tell()
-        while place < file.size:
-            data = _piece(fs, file, place)
-            if not data:
-                break
+        while place < file.size and (data := _piece(fs, file, place)):
             out.write(data)
             seen.update(data)
             place += len(data)
             count(len(data))
-        out.flush()
-        os.fsync(out.fileno())
     wrong = place != file.size or _changed(fs, file)
     if wrong or (sha256 is not None and seen.hexdigest() != sha256):
-        aside.unlink()
+        aside_of(target).unlink()
         what = "was changed while it was copied" if wrong else "is not what its manifest.json says (SHA-256)"
         raise UserError(f"{file.path} {what}; nothing of it is kept. Run the same command again, or write it anew.")
-    aside.rename(folder / _name(file))
+    make_durable(target)
 
 
 def _piece(fs: Any, file: RemoteFile, start: int) -> bytes:
-    """The next bytes of an object; none where it has become another one, which may be too short for the question."""
+    """The next bytes of an object; none when it was changed, as it may have become too short for the request."""
     try:
         return fs.cat_file(file.path, start=start, end=min(start + _CHUNK, file.size))
     except Exception:

@@ -1,4 +1,4 @@
-"""What the sentencepiece library does not tell of a model: the kinds of its pieces, and InternLM2's chat tokens."""
+"""What the sentencepiece library does not say about a model: the kinds of its pieces, and InternLM2's chat tokens."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _FREE_PLACE = "[UNUSED_TOKEN_"
 def chat_tokens(model: SentencePieceProcessor) -> dict[int, str]:
     """Ids and names of the ChatML and tool tokens, where the SentencePiece model keeps InternLM2's places for them."""
     known = {i: name for i, name in CHAT_TOKENS.items() if i < model.vocab_size()}
-    there = bool(known) and all(model.id_to_piece(i).startswith(_FREE_PLACE) for i in known)
-    return known if there and len(known) == len(CHAT_TOKENS) else {}
+    kept_free = all(model.id_to_piece(i).startswith(_FREE_PLACE) for i in known)
+    return known if kept_free and len(known) == len(CHAT_TOKENS) else {}
 
 
 def with_chat_tokens(model: SentencePieceProcessor) -> SentencePieceProcessor:

@@ -25,18 +25,13 @@ class Joined:
 
     pieces: int = 0
     shards: int = 0
-    read: int = 0
-    """Bytes of the input."""
-    lines: int = 0
-    """Lines of the last piece's file that were read: rejects are reported by line."""
-    rejects: int = 0
-    """Bytes of the file of rejects."""
-    last_reject: str = ""
-    """Where the last one is, and why."""
+    read: int = 0  # bytes of the input
+    lines: int = 0  # lines read of the last piece's file: rejects are reported by line
+    rejects: int = 0  # bytes of the file of rejects
+    last_reject: str = ""  # its place, and the reason
     counts: Counts = field(default_factory=Counts)
     sha256: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of each file of the shards."""
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file of the shards
 
     @classmethod
     def load(cls, path: Path) -> Joined:
@@ -49,10 +44,6 @@ class Joined:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}. Remove {path.parent} to begin anew.") from None
 
-    def save(self, path: Path) -> None:
-        """Write it at once or not at all."""
-        write_durable(path, json.dumps(asdict(self)).encode())
-
 
 class Joiner:
     """Writes the store of a folder of work, and resumes after the last whole shard."""
@@ -63,7 +54,7 @@ class Joiner:
         self._dtype, self._shard_tokens, self._max_rejects = dtype, shard_tokens, max_rejects
         self._removed = 0
         if self.joined.shards and not self.store.exists():
-            # it was finished and became the output, which has been taken away since: nothing is left to resume
+            # it became the output, which was taken away since: nothing is left to resume
             (folder / "joined.json").unlink()
             self.joined = Joined()
         self.store.mkdir(exist_ok=True)
@@ -78,7 +69,6 @@ class Joiner:
 
     @property
     def tokens(self) -> int:
-        """All tokens joined so far."""
         return self.joined.counts.tokens + self.joined.counts.heldout_tokens
 
     def add(self, ready: Ready) -> None:
@@ -103,10 +93,7 @@ class Joiner:
             self._writers = self._begin_shard()
 
     def finish(self) -> Joined:
-        """End the last shard and give all their names.
-
-        Raises UserError when there is nothing to train on, or too much of the input cannot be used.
-        """
+        """End the last shard and name all. Raises UserError for nothing to train on or too many rejects."""
         self._check_rejects()  # an earlier run, which read the last piece, may have allowed more
         counts = self.joined.counts
         if not counts.documents:
@@ -136,19 +123,18 @@ class Joiner:
     def _prefix(self, kind: str, number: int) -> Path:
         return self.store / f"{kind}-{number:05}"
 
-    def _final(self, kind: str, number: int) -> Path:
-        shards = self.joined.shards
-        return self.store / (kind if shards == 1 else f"{kind}-{number:05}-of-{shards:05}")
-
     def _files(self) -> Iterator[tuple[Path, Path]]:
         """Those of whole shards that will be in the store: what each is called at first, and at the end."""
+        shards = self.joined.shards
         for kind in (TRAIN, HELDOUT) if self.joined.counts.heldout_documents else (TRAIN,):
-            for number in range(self.joined.shards):
+            for number in range(shards):
+                first = self._prefix(kind, number)
+                final = first.with_name(f"{first.name}-of-{shards:05}" if shards > 1 else kind)
                 for ending in (".bin", ".idx"):
-                    yield pair_file(self._prefix(kind, number), ending), pair_file(self._final(kind, number), ending)
+                    yield pair_file(first, ending), pair_file(final, ending)
 
     def _check_whole(self) -> None:
-        """The pieces of whole shards are gone, so nothing else tells when something of them is."""
+        """Raises UserError when something of the whole shards is gone: their pieces are no longer there to redo it."""
         sizes = {self.store / REJECTS: self.joined.rejects}
         sizes |= {new if new.exists() else old: self.joined.sizes[old.name] for old, new in self._files()}
         for file, size in sizes.items():
@@ -176,7 +162,7 @@ class Joiner:
         self._sync_rejects()
         self.joined.rejects = os.fstat(self._rejects.fileno()).st_size
         self.joined.shards += 1
-        self.joined.save(self.folder / "joined.json")
+        write_durable(self.folder / "joined.json", json.dumps(asdict(self.joined)))
         self._remove_pieces()
 
     def _sync_rejects(self) -> None:
@@ -193,9 +179,9 @@ class Joiner:
         # of the first few documents a share says little
         if counts.rejected > self._max_rejects * max(counts.read, 1000):
             raise UserError(
-                f"{counts.rejected:,} of the first {counts.read:,} documents cannot be used, the last "
-                f"at {self.joined.last_reject}. "
-                f"More than {self._max_rejects:.1%} is taken for a mistake in the input; --max-rejects allows more."
+                f"{counts.rejected:,} of the first {counts.read:,} documents cannot be used, the last at "
+                f"{self.joined.last_reject}. More than {self._max_rejects:.1%} is taken for a mistake in the input; "
+                "--max-rejects allows more."
             )
 
 

@@ -8,14 +8,10 @@ import numpy as np
 
 from internevo.tokens.store import TokenStore
 
-MOST = 4_000_000
-"""Tokens of a store that are counted at most: a store of any size is looked at in well under a second."""
-STRETCH = 65_536
-"""Tokens of one document that are counted at most."""
-_LOOKED_AT = 2**18
-"""Documents whose lengths are looked at."""
-_TOGETHER = 256
-"""Documents that are in memory at a time."""
+MOST = 4_000_000  # tokens of a store that are counted at most: well under a second's work
+STRETCH = 65_536  # tokens of one document that are counted at most
+_LOOKED_AT = 2**18  # documents whose lengths are looked at
+_TOGETHER = 256  # documents that are in memory at a time
 
 
 def label_counts(
@@ -24,8 +20,8 @@ def label_counts(
     """How often each id below `vocab` is a label in the store, float64 `[vocab]`.
 
     `holds` says by their lengths which documents count; all without it. Every token is a label but the first of each
-    document and those that are masked. Of more than `most` tokens evenly spaced documents are counted, of a very long
-    one a stretch that then stands for the whole.
+    document and those that are masked. Of more than `most` tokens, evenly spaced documents are counted; a stretch of a
+    very long one stands for all of it.
     """
     counts = np.zeros(vocab)
     documents = np.linspace(0, len(store) - 1, min(len(store), _LOOKED_AT)).astype(np.int64)
@@ -53,10 +49,9 @@ def label_counts(
 
 
 def frequency_loss(labels: np.ndarray, training: np.ndarray) -> float:
-    """Nats per label of a model that knows nothing but how often each id is a label in training.
+    """Nats per label of a model that knows nothing but how often each id is a label in training; both are counts by id.
 
-    Both are counts by id. One is added to each count of `training`, so that an id that never came there has a
-    probability too. Raises ValueError for no labels.
+    One is added to each of `training`, so that no probability is 0. Raises ValueError for no labels.
     """
     if not labels.sum():
         raise ValueError("the loss of no labels is not defined")

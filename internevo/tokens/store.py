@@ -22,10 +22,10 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.idx$")
 class TokenStore:
     """Documents of token ids on disk.
 
-    `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as we,
-    Megatron-LM, NeMo and datatrove write them; of a `.ds` file, as datatrove and nanotron do, or a `.npy` or `.bin`
-    that was indexed; or of a folder of such files, which are taken in the order of their names. Raises StoreError for a
-    file that is missing, torn or of another kind.
+    `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as
+    internevo, Megatron-LM, NeMo and datatrove write them; of datatrove's and nanotron's `.ds`; of a `.npy` or `.bin`
+    that was indexed; or of a folder of flat files, taken in the order of their names. Raises StoreError for a file that
+    is missing, torn or of another kind.
     """
 
     def __init__(self, path: str | Path):
@@ -36,8 +36,7 @@ class TokenStore:
         self.dtype = self._shards[0].dtype
         if any(shard.dtype != self.dtype for shard in self._shards):
             raise StoreError(f"{self.path}: its files are of several dtypes.")
-        self.tokens = int(self._first_token[-1])
-        """Tokens in all documents."""
+        self.tokens = int(self._first_token[-1])  # tokens in all documents
         self.manifest = _manifest(self.path if self.path.is_dir() else self.path.parent)
         """`manifest.json` beside it; empty where there is none."""
         self.masked = bool(self.manifest.get("masked"))
@@ -45,11 +44,9 @@ class TokenStore:
 
     @classmethod
     def open_source(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore:
-        """The training documents of a prepared folder, or what `path` names itself.
-
-        What a URL names is first copied into the folder `cache`.
-        """
-        return cls(source_prefix(local_copy(path, TRAIN, cache)))
+        """The training documents of a prepared folder, or what `path` names itself; a URL's are copied to `cache`."""
+        place = local_copy(path, TRAIN, cache)
+        return cls(place / TRAIN if place.is_dir() and not _flat_files(place) else place)
 
     @classmethod
     def open_heldout(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore | None:
@@ -59,11 +56,10 @@ class TokenStore:
         return cls(prefix) if there else None
 
     def __len__(self) -> int:
-        """Number of documents."""
         return int(self._first_document[-1])
 
     def lengths(self, documents: np.ndarray) -> np.ndarray:
-        """Lengths of these documents in tokens, int64. Raises StoreError for an index that cannot be right."""
+        """Lengths of these documents in tokens, int64. Raises StoreError as `spans` does."""
         return self.spans(documents)[1]
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,10 +76,7 @@ class TokenStore:
         return starts, lengths
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
-        """Where these documents begin in the line of all tokens, int64; the one past the last, where the line ends.
-
-        Raises StoreError for an index that cannot be right.
-        """
+        """As `spans` says where they begin; the one past the last begins where the line ends."""
         if len(self._shards) == 1:
             return self._shards[0].starts(documents)
         shards = np.searchsorted(self._first_document, documents, side="right") - 1
@@ -102,19 +95,13 @@ class TokenStore:
         if begin >= self.tokens:
             return np.empty(0, self.dtype)
         first = int(self._first_token[number])
-        # documents do not cross shards, so that whoever asks for some of one gets it from one
+        # documents do not cross shards
         return self._shards[number].data[begin - first : end - first]
 
     def read(self, document: int) -> np.ndarray:
         """Token ids of one document: a view of the file, in its dtype."""
         start, end = self.starts(np.array([document, document + 1])).tolist()
         return self.slice(start, end)
-
-
-def source_prefix(path: str | Path) -> Path:
-    """The path of a source's training documents: inside a prepared folder, or `path` itself."""
-    path = Path(path)
-    return path / TRAIN if path.is_dir() and not _flat_files(path) else path
 
 
 def _open(path: Path) -> Sequence[FlatFile | MegatronPair]:
@@ -124,7 +111,7 @@ def _open(path: Path) -> Sequence[FlatFile | MegatronPair]:
         return [FlatFile(path)]
     if path.is_dir() and (files := _flat_files(path)):
         return [FlatFile(file) for file in files]
-    return [MegatronPair(prefix) for prefix in shard_prefixes(path)]
+    return [MegatronPair(prefix) for prefix in _shard_prefixes(path)]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -142,7 +129,7 @@ def _flat_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in ENDINGS)
 
 
-def shard_prefixes(prefix: Path) -> list[Path]:
+def _shard_prefixes(prefix: Path) -> list[Path]:
     """The prefixes of a store's pairs in order: of its shards, or itself. Raises StoreError when a shard is missing."""
     found = _shards_beside(prefix)
     if pair_file(prefix, ".idx").is_file() or not found:

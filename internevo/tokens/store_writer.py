@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from array import array
 from pathlib import Path
 
 import numpy as np
 
-from internevo.files.durable import ASIDE, write_durable
+from internevo.files.durable import aside_of, make_durable, write_durable
 from internevo.tokens.megatron import DTYPES, HEADER, MAGIC, StoreError, pair_file
 
 
@@ -19,7 +18,7 @@ def token_dtype(vocab_size: int) -> type[np.generic]:
 
 
 class TokenStoreWriter:
-    """Appends documents to a new store. Files get their names when the writer is closed without an error."""
+    """Appends documents to a new store. Its files get their names when it is closed without an error."""
 
     def __init__(self, prefix: str | Path, dtype: type[np.generic] | str):
         self.prefix, self.dtype = Path(prefix), np.dtype(dtype)
@@ -28,12 +27,11 @@ class TokenStoreWriter:
         for path in (pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")):
             if path.exists():
                 raise StoreError(f"{path} exists already; it is not overwritten. Choose another name or remove it.")
-        self._aside = pair_file(self.prefix, ".bin" + ASIDE)
-        self._file = self._aside.open("wb")
+        self._data = pair_file(self.prefix, ".bin")
+        self._file = aside_of(self._data).open("wb")
         self._lengths = array("i")
         self._hash = hashlib.sha256()
-        self.tokens = 0
-        """Tokens of all documents so far."""
+        self.tokens = 0  # tokens of all documents so far
 
     def append(self, tokens: np.ndarray) -> None:
         """Add one document. Raises StoreError for an empty one or an id that the dtype cannot hold."""
@@ -65,15 +63,13 @@ class TokenStoreWriter:
     def abandon(self) -> None:
         """Leave nothing behind. Does nothing once the writer is closed."""
         self._file.close()
-        self._aside.unlink(missing_ok=True)
+        aside_of(self._data).unlink(missing_ok=True)
 
     def close(self) -> dict[str, str]:
-        """Write the index and give both files their names, the index last; the SHA-256 of each, by its name.
+        """Write the index and give both files their names, the index last; returns the SHA-256 of each, by its name.
 
-        Both are on the disk then, also after a power cut.
+        On return both are on the disk.
         """
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         lengths = np.array(self._lengths, dtype="<i4")
         ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
@@ -81,10 +77,9 @@ class TokenStoreWriter:
         borders = np.arange(len(lengths) + 1, dtype="<i8")
         header = HEADER.pack(MAGIC, 1, self._code, len(lengths), len(borders))
         index = header + lengths.tobytes() + pointers.tobytes() + borders.tobytes()
-        data_file, index_file = pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")
-        self._aside.rename(data_file)
-        write_durable(index_file, index)
-        return {data_file.name: self._hash.hexdigest(), index_file.name: hashlib.sha256(index).hexdigest()}
+        make_durable(self._data)
+        index_file = write_durable(pair_file(self.prefix, ".idx"), index)
+        return {self._data.name: self._hash.hexdigest(), index_file.name: hashlib.sha256(index).hexdigest()}
 
 
 def digest(path: Path) -> str:

@@ -14,12 +14,12 @@ import numpy as np
 
 from internevo.files.durable import write_durable
 from internevo.files.hashing import share_of
+from internevo.text.batches import in_batches
 from internevo.text.documents import Document, Reject
 from internevo.text.pieces import Piece
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 
-_GROUP_CHARACTERS = 2**20
-"""About as many characters are encoded at a time."""
+_GROUP_CHARACTERS = 2**20  # about how many characters are encoded at a time
 
 
 @dataclass
@@ -31,12 +31,9 @@ class Counts:
     heldout_documents: int = 0
     heldout_tokens: int = 0
     characters: int = 0
-    empty: int = 0
-    """Documents without any text, left out."""
-    rejected: int = 0
-    """Places in the input that held no usable text, kept aside in `rejects.jsonl`."""
-    masked_tokens: int = 0
-    """Tokens that are never predicted; negative in the store."""
+    empty: int = 0  # documents without any text, left out
+    rejected: int = 0  # places in the input that held no usable text, kept aside in `rejects.jsonl`
+    masked_tokens: int = 0  # tokens that are never predicted; negative in the store
 
     @property
     def read(self) -> int:
@@ -63,7 +60,7 @@ Documents = list[np.ndarray]
 
 @dataclass(frozen=True)
 class TokenisedPiece:
-    """A piece: tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
+    """Tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
 
     record: Record
     train: np.ndarray
@@ -83,7 +80,6 @@ class TokenisedPiece:
         return cls(record, *arrays)
 
     def save(self, path: Path) -> None:
-        """Write it under this name at once or not at all."""
         record = np.frombuffer(json.dumps(asdict(self.record)).encode(), np.uint8)
         arrays = {name: value for name, value in vars(self).items() if name != "record"}
         write_durable(path, lambda file: np.savez(file, record=record, **arrays))
@@ -101,32 +97,25 @@ class TokenisedPiece:
         return cls(Record(Counts(**found["counts"]), found["lines"], rejects), **arrays)
 
 
-@dataclass(frozen=True)
-class Options:
-    """How text becomes tokens."""
-
-    text_key: str
-    held_out: float
-    dtype: str
-
-
-def text_encoder(tokenizer: Path, options: Options) -> Callable[[Piece, bool], TokenisedPiece]:
+def text_encoder(
+    tokenizer: Path, text_key: str, held_out: float, dtype: str
+) -> Callable[[Piece, bool], TokenisedPiece]:
     """`tokenise`, with the tokenizer loaded."""
-    return partial(tokenise, load_tokenizer(tokenizer), options)
+    return partial(tokenise, load_tokenizer(tokenizer), text_key, held_out, np.dtype(dtype))
 
 
-def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out: bool = False) -> TokenisedPiece:
-    """Each document of a piece becomes BOS, its tokens, EOS.
+def tokenise(
+    tokenizer: Tokenizer, text_key: str, held_out: float, dtype: np.dtype[Any], piece: Piece, all_held_out: bool
+) -> TokenisedPiece:
+    """Each document of a piece becomes BOS, its tokens, EOS; held out when a hash of its text falls below `held_out`.
 
-    A document is held out when a hash of its text falls below `options.held_out`, so that neither order nor files
-    change what is. Raises UserError for input that is damaged.
+    Raises UserError for input that is damaged.
     """
     record = Record()
-    limit = 2.0 if all_held_out else options.held_out
-    dtype = np.dtype(options.dtype)
+    limit = 2.0 if all_held_out else held_out
     train: Documents = []
     heldout: Documents = []
-    for texts in _groups(piece, options.text_key, record):
+    for texts in in_batches(_texts(piece, text_key, record), len, _GROUP_CHARACTERS):
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
             held = limit > 0 and share_of(text.encode()) < limit
             framed = np.fromiter((tokenizer.bos_id, *ids, tokenizer.eos_id), dtype, len(ids) + 2)
@@ -134,23 +123,14 @@ def tokenise(tokenizer: Tokenizer, options: Options, piece: Piece, all_held_out:
     return TokenisedPiece.of(record, train, heldout, dtype)
 
 
-def _groups(piece: Piece, text_key: str, record: Record) -> Iterator[list[str]]:
-    """Usable texts, some at a time; the rest goes into the record."""
-    texts: list[str] = []
-    held = 0
+def _texts(piece: Piece, text_key: str, record: Record) -> Iterator[str]:
+    """Usable texts; the rest goes into the record."""
     for record.lines, one in piece.read(text_key):
         if isinstance(one, Reject):
             record.counts.rejected += 1
             record.rejects.append(one)
-        elif isinstance(one, Document):
-            if not one.text.strip():
-                record.counts.empty += 1
-                continue
-            texts.append(one.text)
-            held += len(one.text)
+        elif isinstance(one, Document) and one.text.strip():
             record.counts.characters += len(one.text)
-            if held >= _GROUP_CHARACTERS:
-                yield texts
-                texts, held = [], 0
-    if texts:
-        yield texts
+            yield one.text
+        elif isinstance(one, Document):
+            record.counts.empty += 1

@@ -31,16 +31,11 @@ class TokenizerError(UserError):
 class Tokenizer(ABC):
     """Text to token ids and back."""
 
-    path: Path
-    """The file that defines it."""
-    vocab_size: int
-    """Ids are below it."""
-    bos_id: int
-    """Begins a document. Tokenizers without one (Qwen's) frame with EOS on both sides."""
-    eos_id: int
-    """Ends a document."""
-    prefix: list[int]
-    """What transformers puts before a text that this tokenizer encodes: BOS, or nothing."""
+    path: Path  # the file that defines it
+    vocab_size: int  # ids are below it
+    bos_id: int  # begins a document; EOS where a tokenizer has no BOS (Qwen's)
+    eos_id: int  # ends a document
+    prefix: list[int]  # what transformers puts before an encoded text: BOS, or nothing
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -90,7 +85,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def fingerprint(path: str | Path) -> str:
-    """A hash of the file that defines a tokenizer, and of what other files name as BOS and EOS, 16 hex digits.
+    """A hash of the file that defines a tokenizer and of the names of BOS and EOS beside it, 16 hex digits.
 
     Raises TokenizerError when there is none.
     """
@@ -163,17 +158,17 @@ class HuggingFaceTokenizer(Tokenizer):
         self._fast.encode_special_tokens = True
         self._fast.no_truncation()
         self._fast.no_padding()
-        self.vocab_size = max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
+        ids = self._fast.get_vocab(with_added_tokens=True)
+        self._ids = frozenset(ids.values())
+        self.vocab_size = max(self._ids) + 1
         named = _special_tokens(path)
-        eos = named.get("eos_token")
-        if eos is None or self._fast.token_to_id(eos) is None:
+        eos = named.get("eos_token", "")
+        if eos not in ids:
             raise TokenizerError(
                 f"{path.parent} names no eos_token (in tokenizer_config.json or special_tokens_map.json); "
                 "documents could not be told apart"
             )
         self._faster = tiktoken_of(path, self._fast)
-        ids = self._fast.get_vocab(with_added_tokens=True)
-        self._ids = frozenset(ids.values())
         self.eos_id = ids[eos]
         self.bos_id = ids.get(named.get("bos_token", ""), self.eos_id)
         self.prefix = [one for one in self._fast.encode("").ids if one != self.eos_id]

@@ -23,11 +23,10 @@ LONGEST = 4096
 def train_tokenizer(texts: Iterable[str], output: Path | str, vocab: int, max_characters: int = 200_000_000) -> Path:
     """Train a BPE model of `vocab` pieces and write it to `output`, a `.model` file.
 
-    What it learns from is the first `max_characters` of `texts`. Digits are split one by one, unknown characters
-    fall back to bytes, and text is neither normalised nor trimmed, so that code comes back exactly, but for one
-    character: U+2581 comes back as a space, for which it stands in SentencePiece. No space is put before a text.
-    Ids: unknown 0, BOS 1, EOS 2. Raises UserError when `output` exists or the text is too
-    little for this number of pieces.
+    It learns from the first `max_characters` of `texts`. Digits are split one by one, unknown characters fall back to
+    bytes, and text is neither normalised nor trimmed, nor is a space put before it: code comes back exactly, except
+    that U+2581 comes back as a space, for which it stands in SentencePiece. Ids: unknown 0, BOS 1, EOS 2. Raises
+    UserError when `output` exists or there is too little text for this number of pieces.
     """
     output = Path(output)
     if output.exists():
@@ -52,11 +51,9 @@ def _stretches(texts: Iterable[str], max_characters: int) -> Iterator[str]:
 
 
 def _in_a_process(sentences: Iterable[str], vocab: int) -> bytes:
-    """The model. SentencePiece runs in a process of its own: it takes long, hears nothing of Ctrl-C, and as a thread
+    """The model. SentencePiece takes long and hears nothing of Ctrl-C, so it runs in a process of its own; a thread
     would abort an interpreter that is at its end.
-
-    Through a pipe go the sentences and then None; back comes the model, or the text of a RuntimeError.
-    """
+    Through a pipe go the sentences and then None; back comes the model, or the text of a RuntimeError."""
     pipe, end = multiprocessing.Pipe()
     command = [sys.executable, "-c", f"from {__name__} import _serve; _serve({end.fileno()}, {vocab})"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

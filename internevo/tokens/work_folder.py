@@ -1,6 +1,5 @@
-"""The folder that `data prepare` works in: one process at a time, and only on what it was begun with.
-
-`plan.json` has the options and inputs that it was begun with, by which a later run knows whether it may resume there.
+"""The folder that `data prepare` works in: one process at a time, and only with the options and inputs that it was
+begun with, which are in `plan.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.durable import ASIDE, sync_folder, write_durable
-from internevo.files.errors import UserError
+from internevo.files.errors import UserError, some
 from internevo.files.lock import locked
 from internevo.tokens.shards import Joined
 from internevo.tokens.tokenise import TokenisedPiece
@@ -24,16 +23,12 @@ from internevo.tokens.tokenise import TokenisedPiece
 LOCK = "lock"
 PLAN = "plan.json"
 INPUTS = ("inputs", "inputs that are held out")
-_FORMAT = 3
-"""Goes up when pieces or plans of an older version can no longer be resumed."""
+_FORMAT = 3  # goes up when pieces or plans of an older version can no longer be resumed
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, and make it when it is missing.
-
-    A full disk, or a file that cannot be used, becomes a UserError.
-    """
+    """Hold a folder for this process alone; make it when it is missing. A disk's errors become UserErrors."""
     with _as_user_error(folder), locked(folder / LOCK):
         yield
 
@@ -54,15 +49,15 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Hold the folder of work for this process alone; begin it, or resume in it when it was begun with the same plan.
+    """Hold the folder of work for this process alone, begun now or earlier with the same plan; remove it at the end.
 
-    When the work is done it is removed. Raises UserError for a folder that is not of this command's making.
+    Raises UserError for a folder that this command did not make, and one that was begun with another plan.
     """
     with _as_user_error(partial):
         _check_ours(partial)
     try:
         with alone_in(partial):
-            begin_or_resume(partial, plan)
+            _begin_or_resume(partial, plan)
             try:
                 yield
             except UserError:
@@ -77,18 +72,17 @@ def working_in(partial: Path, plan: dict[str, Any]) -> Iterator[None]:
 
 
 def _check_ours(partial: Path) -> None:
-    """Without a plan nobody can tell what was made of what, nor whether it is somebody's own."""
+    """A folder with other files and no plan may be somebody's own."""
     names = {path.name for path in partial.iterdir()} if partial.is_dir() else set()
     if PLAN not in names and (others := sorted(names - {LOCK, PLAN + ASIDE})):
-        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         raise UserError(
             f"{partial} is needed to work in and has no {PLAN}, so it was not begun by this command; it holds "
-            f"{others[0]}{more}. Move it away, or choose another name for the output."
+            f"{some(others, 1)}. Move it away, or choose another name for the output."
         )
 
 
 def _empty(partial: Path) -> None:
-    """Remove what is in a folder of work. The plan goes last: as long as anything else is there, it says of what."""
+    """Remove what is in a folder of work, the plan last: as long as anything is there, the plan says what it is."""
     try:
         for path in partial.iterdir():
             if path.name in (PLAN, LOCK):
@@ -115,19 +109,23 @@ def _worth_keeping(partial: Path) -> bool:
 
 def plan_of(files: Sequence[Path], held_files: Sequence[Path], **options: Any) -> dict[str, Any]:
     """What the pieces and shards depend on, in plain values. A file that is named twice is there twice."""
-    inputs = {
-        name: [_identity(file) for file in group] for name, group in zip(INPUTS, (files, held_files), strict=True)
-    }
-    return {"format": _FORMAT, **options, **inputs}
+    inputs = [[_identity(file) for file in group] for group in (files, held_files)]
+    return {"format": _FORMAT, **options, **dict(zip(INPUTS, inputs, strict=True))}
 
 
-def begin_or_resume(folder: Path, plan: dict[str, Any]) -> None:
-    """Keep the plan in the folder. Raises UserError when it was begun with another."""
-    if (folder / PLAN).exists():
-        _check_same(_read(folder), plan, folder)
-    else:
-        write_durable(folder / PLAN, json.dumps(plan).encode())
+def _begin_or_resume(folder: Path, plan: dict[str, Any]) -> None:
+    file = folder / PLAN
+    if not file.exists():
+        write_durable(file, json.dumps(plan))
         sync_folder(folder.parent)
+        return
+    try:
+        begun = json.loads(file.read_bytes())
+        if not isinstance(begun, dict):
+            raise ValueError("it is no mapping")
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}. Remove {folder} to begin anew.") from None
+    _check_same(begun, plan, folder)
 
 
 def check_unchanged(plan: dict[str, Any], folder: Path) -> None:
@@ -143,15 +141,6 @@ def _identity(file: Path) -> list[Any]:
     return [str(file), stat.st_size, stat.st_mtime_ns]
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        if isinstance(found := json.loads((folder / PLAN).read_bytes()), dict):
-            return found
-        raise ValueError("it is no mapping")
-    except ValueError as error:
-        raise UserError(f"{folder / PLAN} is damaged: {error}. Remove {folder} to begin anew.") from None
-
-
 def _check_same(begun: dict[str, Any], plan: dict[str, Any], folder: Path) -> None:
     options = [key for key in plan if key not in INPUTS]
     changed = [f"{key}: was {begun.get(key)}, is {plan[key]}" for key in options if begun.get(key) != plan[key]]
@@ -160,8 +149,7 @@ def _check_same(begun: dict[str, Any], plan: dict[str, Any], folder: Path) -> No
         counts = Counter(before)
         counts.subtract(now)
         if differing := list(dict.fromkeys(file for (file, *_), count in counts.items() if count)):
-            more = f" and {len(differing) - 1:,} more" if len(differing) > 1 else ""
-            changed.append(f"{name}: {differing[0]}{more} came, went or changed")
+            changed.append(f"{name}: {some(differing, 1)} came, went or changed")
         elif before != now:
             changed.append(f"{name}: their order")
     if changed:

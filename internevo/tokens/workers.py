@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,19 @@ from internevo.files.errors import UserError
 from internevo.files.processes import ctrl_c_held, worker_pool
 from internevo.tokens.tokenise import TokenisedPiece
 
-Encode = Callable[[Any, bool], TokenisedPiece]
-"""What makes tokens of a piece; the flag says that all of it is held out."""
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """How files become tokens."""
-
-    cut: Callable[[Iterable[Path], int], Iterable[Any]]
-    """Files and a number of bytes to pieces of about that size, in order; they have `size` and `begins`."""
-    encoder: Callable[[], Encode]
-    """Picklable; called once in each worker."""
+Cut = Callable[[Iterable[Path], int], Iterable[Any]]
+"""Files and a number of bytes to pieces of about that size, in order; they have `size` and `begins`."""
+Encode = Callable[[Any, bool], TokenisedPiece]  # what makes tokens of a piece; the flag says that all of it is held out
+Encoder = Callable[[], Encode]  # picklable; called once in each worker
 
 
 @dataclass(frozen=True)
 class Ready:
     """A piece that is tokenised."""
 
-    begins: bool
-    """Whether it is the first of its file."""
-    size: int
-    """Bytes of input."""
-    new: bool
-    """Whether it was tokenised now, not by an earlier run."""
+    begins: bool  # whether it is the first of its file
+    size: int  # bytes of input
+    new: bool  # whether it was tokenised now, not by an earlier run
     path: Path
 
     def load(self) -> TokenisedPiece:
@@ -55,23 +43,23 @@ def piece_file(folder: Path, number: int) -> Path:
 def tokenised(
     files: Sequence[Path],
     held_files: Sequence[Path],
-    conversion: Conversion,
+    *,
+    cut: Cut,
+    encoder: Encoder,
     workers: int,
     folder: Path,
-    *,
     skip: int,
     piece_bytes: int,
 ) -> Generator[Ready, None, None]:
     """The pieces of `files`, then of `held_files`, all held out, after the first `skip`; in order.
 
-    A piece that is in `folder` already, and is whole, is not tokenised again. Raises UserError for input that is
-    damaged, and when a worker is killed.
+    One that is whole in `folder` already stays. Raises UserError for damaged input and when a worker is killed.
     """
 
     def todo() -> Iterator[tuple[Any, bool, Ready]]:
         number = 0
         for group, held in ((files, False), (held_files, True)):
-            for piece in conversion.cut(group, piece_bytes):
+            for piece in cut(group, piece_bytes):
                 if number >= skip:
                     path = piece_file(folder, number)
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,29 +68,24 @@ def tokenised(
                 number += 1
 
     if workers <= 1:
-        encode = conversion.encoder()
+        encode = encoder()
         for piece, held, ready in todo():
             if ready.new:
                 encode(piece, held).save(ready.path)
             yield ready
         return
     waiting: deque[tuple[Future[None] | None, Ready]] = deque()
-    try:
-        with worker_pool(workers, _start_worker, (conversion.encoder,)) as pool:
-            for piece, held, ready in todo():
-                with ctrl_c_held():  # workers are started as they are needed
-                    future = pool.submit(_work, piece, held, ready.path) if ready.new else None
-                waiting.append((future, ready))
-                # a few more than there are workers: a slow piece must not leave the others without work
-                if len(waiting) > 3 * workers:
-                    yield _when_done(*waiting.popleft())
-            while waiting:
+    remedy = "The same command resumes here; fewer --workers take less memory."
+    with worker_pool(workers, _start_worker, (encoder,), remedy) as pool:
+        for piece, held, ready in todo():
+            with ctrl_c_held():  # workers are started as they are needed
+                future = pool.submit(_work, piece, held, ready.path) if ready.new else None
+            waiting.append((future, ready))
+            # a few more than there are workers: a slow piece must not leave the others without work
+            if len(waiting) > 3 * workers:
                 yield _when_done(*waiting.popleft())
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps because memory ran out. The same command resumes here; "
-            "fewer --workers take less memory."
-        ) from None
+        while waiting:
+            yield _when_done(*waiting.popleft())
 
 
 def _when_done(future: Future[None] | None, ready: Ready) -> Ready:
@@ -114,13 +97,11 @@ def _when_done(future: Future[None] | None, ready: Ready) -> Ready:
 _encode: Encode | None = None  # one for each worker process, made when it starts
 
 
-def _start_worker(encoder: Callable[[], Encode]) -> None:
-    """In a new process: get ready for `_work`."""
+def _start_worker(encoder: Encoder) -> None:
     global _encode
     _encode = encoder()
 
 
 def _work(piece: Any, all_held_out: bool, path: Path) -> None:
-    """Tokenise a piece into a file."""
     assert _encode is not None
     _encode(piece, all_held_out).save(path)

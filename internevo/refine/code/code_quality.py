@@ -1,8 +1,7 @@
 """Code in three classes: worth reading again, worth reading, and not.
 
-Rules find what is broken or is data in the shape of code. Among the rest, a classifier of the user's own and the share
-of comments say what is high. The InternLM2 report (arXiv 2403.17297, section 3.1.2) trains on high quality more than
-once, on moderate once, and leaves the low out.
+Rules find broken code and data in its shape. Of the rest, the user's own classifier and the share of comments decide.
+The InternLM2 report (arXiv 2403.17297, section 3.1.2) trains on high quality more than once, and leaves the low out.
 """
 
 from __future__ import annotations

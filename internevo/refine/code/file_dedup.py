@@ -1,8 +1,7 @@
 """Files with the same content, white space aside: one is kept.
 
 Three phases. A task a shard hashes its documents; a task for each part of the hashes finds those that come more than
-once; a task a shard sifts. What a task holds in memory is one shard's share of 40 bytes a document. No result depends
-on the order of the tasks.
+once; a task a shard sifts. Memory: one shard's share of 40 bytes a document. No result depends on the order of tasks.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from internevo.files.durable import write_durable
 from internevo.refine.near_duplicates.dates import microseconds
-from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_array
 from internevo.refine.step import Phase, Place, Step
 
 DUPLICATE = "same as another file"
-CONTENT = "content"
-"""The key of a document's metadata that has its hash: what is dropped has the same as what is kept."""
+CONTENT = "content"  # the key of a document's metadata that has its hash, by which a dropped document's twin is found
 _LATEST = 2**63 - 1
 
 
@@ -42,18 +39,18 @@ class FileDedup(Step):
         return [
             Phase("hash", tasks, partial(_hash, self, place)),
             Phase("choose", tasks, partial(_choose, place)),
-            Phase("sift", tasks, partial(write_shard, place.folder, partial(_sifted, place))),
+            place.sifting("sift", partial(_sifted, place)),
         ]
 
 
 def content_hash(text: str) -> bytes:
-    """16 bytes that are the same for texts that differ in white space alone: how much of it, not where there is any."""
+    """16 bytes that are the same for texts that differ in the length of their white space alone."""
     return hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _hash(step: FileDedup, place: Place, shard: int) -> None:
     """Writes uint64 `[4, documents]`: both halves of the hash, the age, the row; sorted by hash."""
-    target = _hashes_file(place, shard)
+    target = _work_file(place, "hashes", shard)
     if target.exists():
         return
     digests = bytearray()
@@ -64,18 +61,18 @@ def _hash(step: FileDedup, place: Place, shard: int) -> None:
         ages.append(_LATEST - microseconds(document.metadata.get(step.date)) if step.keep == "newest" else 0)
     high, low = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2).T
     columns = np.stack([high, low, np.array(ages, np.uint64), np.arange(len(ages), dtype=np.uint64)])
-    _save(target, columns[:, np.argsort(high, kind="stable")])
+    write_array(target, columns[:, np.argsort(high, kind="stable")])
 
 
 def _choose(place: Place, part: int) -> None:
     """Writes uint64 `[2, duplicates]`: shard and row of what is dropped, in order."""
-    target = _duplicates_file(place, part)
+    target = _work_file(place, "duplicates", part)
     if target.exists():
         return
     parts = len(place.shards)
     found = []
     for shard in range(parts):
-        columns = np.load(_hashes_file(place, shard), mmap_mode="r")
+        columns = np.load(_work_file(place, "hashes", shard), mmap_mode="r")
         first, last = (_first_of(columns[0], number * 2**64 // parts) for number in (part, part + 1))
         found.append(np.concatenate([columns[:, first:last], np.full((1, last - first), shard, np.uint64)]))
     high, low, age, row, shards = np.concatenate(found, axis=1)
@@ -83,7 +80,7 @@ def _choose(place: Place, part: int) -> None:
     high, low = high[order], low[order]
     again = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1])) + 1
     dropped = np.stack([shards[order[again]], row[order[again]]])
-    _save(target, dropped[:, np.lexsort((dropped[1], dropped[0]))])
+    write_array(target, dropped[:, np.lexsort((dropped[1], dropped[0]))])
 
 
 def _first_of(ordered: np.ndarray, value: int) -> int:
@@ -93,7 +90,7 @@ def _first_of(ordered: np.ndarray, value: int) -> int:
 def _sifted(place: Place, shard: int) -> Iterator[Judged]:
     dropped: set[int] = set()
     for part in range(len(place.shards)):
-        shards, rows = np.load(_duplicates_file(place, part), mmap_mode="r")
+        shards, rows = np.load(_work_file(place, "duplicates", part), mmap_mode="r")
         first, last = np.searchsorted(shards, np.array([shard, shard + 1], np.uint64))
         dropped.update(rows[first:last].tolist())
     for row, document in enumerate(read_shard(place.shards[shard])):
@@ -101,14 +98,5 @@ def _sifted(place: Place, shard: int) -> Iterator[Judged]:
         yield Document(document.text, document.id, metadata), DUPLICATE if row in dropped else None
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durable(path, lambda file: np.save(file, array))
-
-
-def _hashes_file(place: Place, shard: int) -> Path:
-    return place.folder / "work" / "hashes" / f"{shard:05}.npy"
-
-
-def _duplicates_file(place: Place, part: int) -> Path:
-    return place.folder / "work" / "duplicates" / f"{part:05}.npy"
+def _work_file(place: Place, kind: str, task: int) -> Path:
+    return place.folder / "work" / kind / f"{task:05}.npy"

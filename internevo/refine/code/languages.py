@@ -14,14 +14,10 @@ class Language:
 
     name: str
     endings: tuple[str, ...]
-    line: tuple[str, ...] = ()
-    """What begins a comment that ends with the line."""
-    block: tuple[tuple[str, str], ...] = ()
-    """What begins and ends a comment of several lines."""
-    code: bool = True
-    """False for prose, settings and data, which come before the code in a repository's document."""
-    prose: bool = False
-    """Whether a line may be a paragraph."""
+    line: tuple[str, ...] = ()  # what begins a comment that ends with the line
+    block: tuple[tuple[str, str], ...] = ()  # what begins and ends a comment of several lines
+    code: bool = True  # false for prose, settings and data, which come before the code in a repository's document
+    prose: bool = False  # whether a line may be a paragraph
 
     def comment(self, text: str) -> str:
         """A line that says `text` and means nothing to a program. `#` where the language has no comments."""
@@ -94,10 +90,7 @@ def noted_language(metadata: Mapping[str, Any]) -> Language:
 
 
 def comment_share(text: str, language: Language) -> float:
-    """Share of the lines with something on them that are comments, or inside one.
-
-    A line counts when it begins as one; Python's docstrings count too.
-    """
+    """Share of the lines that are not blank that begin as comments or are inside one; Python's docstrings count."""
     lines = comments = 0
     end: str | None = None
     for line in map(str.strip, text.splitlines()):

@@ -11,8 +11,7 @@ Graph = Mapping[str, Sequence[str]]
 def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> list[str]:
     """All `files`, each after those that it imports; linear in files and imports.
 
-    `at_once` is the part of `imports` that cannot wait. Where files import each other in a circle, it is broken where
-    an import can wait, and where all are at once by name: such files stand in the order of their names.
+    A circle of imports is broken at one that can wait, which is not in `at_once`; without such, by the files' names.
     """
     order: list[str] = []
     for circle in components(files, imports):
@@ -27,8 +26,8 @@ def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> li
 def components(nodes: Sequence[str], edges: Graph) -> Iterator[list[str]]:
     """The strongly connected components of these nodes, each after those that it has edges to.
 
-    Edges to other nodes than these do not count. Tarjan's algorithm (SIAM J. Comput. 1(2), 1972) without recursion;
-    the order follows from that of `nodes` and `edges` alone.
+    Tarjan's algorithm (SIAM J. Comput. 1(2), 1972) without recursion. The order follows from that of `nodes` and
+    `edges`; edges to other nodes do not count.
     """
     number: dict[str, int | None] = dict.fromkeys(nodes)
     lowest: dict[str, int] = {}

@@ -1,33 +1,48 @@
 """Folders of repositories as documents, a file each.
 
-What the chain needs to know of a file is in its document's metadata: `repository`, `path` inside it with `/`,
-`language` and `date`. A repository's files stand together in one shard, in the order of their paths.
+A document's metadata has its `repository`, `path` inside it with `/`, `language` and `date`. A repository's files stand
+together in one shard, in the order of their paths.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, NoReturn
 
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 from internevo.files.hashing import hash64
-from internevo.refine.code.generated import is_generated, is_minified
 from internevo.refine.code.languages import language_of
 from internevo.refine.corpus_files import cannot_list
-from internevo.refine.shards import KEPT, Document, Judged, shard_name, write_shard
+from internevo.refine.shards import Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
-_HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")
-"""A repository's own records: no files of it, and not counted."""
+_HISTORY = (".git", ".hg", ".svn", ".bzr", "CVS")  # a repository's own records: no files of it, and not counted
 _VENDORED = (
     *("node_modules", "bower_components", "vendor", "vendored", "_vendor", "third_party", "thirdparty", "3rdparty"),
     *("site-packages", ".venv", "venv", "virtualenv", "Pods", "Carthage", "__pycache__", ".tox", ".gradle"),
+)
+
+_HEAD_LINES = 15  # programs say at the top what they have made
+_SAYS_SO = re.compile(
+    r"@generated\b"
+    r"|\bauto-?generated\b(?!\s+(?:id|key|name|value)s?\b)"
+    r"|\bautomatically (?:generated|created)\s+(?:by|from|with|using|file|code|on)\b"
+    r"|\b(?:this|the) (?:file|code|module) (?:is|was|has been) (?:automatically )?generated\b"
+    r"|\bgenerated (?:by|from)\b.*\bdo not (?:edit|modify|change)\b"
+    r"|\bdo not (?:edit|modify|change) (?:this file|by hand|manually|it by hand)\b",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(
+    r"\.min\.(?:js|css|mjs)$|\.bundle\.js$|[._]pb2?(?:_grpc)?\.(?:pyi?|go|cc|h|js|d\.ts)$"
+    r"|^(?:package-lock|npm-shrinkwrap|composer-lock)\.json$|^pnpm-lock\.yaml$|\.designer\.cs$|\.g\.(?:cs|dart)$",
+    re.IGNORECASE,
 )
 
 
@@ -44,12 +59,12 @@ class Repositories(Step):
     max_bytes: Annotated[int, Between(1, 10**12)] = 2**20
     """Larger files are left out."""
     vendored: list[str] | None = None
-    """Names of folders with other people's code, which are left out; `node_modules`, `vendor`, `third_party` and the
-    like when absent."""
+    """Names of folders with other people's code, which are left out; when absent, `node_modules`, `vendor`,
+    `third_party` and the like."""
     max_mean_line: Annotated[float, Between(0, 10**12)] = 200.0
-    """A file of code or data whose lines are longer than this many characters on average is taken for minified."""
+    """A file of code or data whose lines have more characters on average is taken for minified."""
     max_line: Annotated[int, Between(1, 10**12)] = 5000
-    """So is one with a line longer than this."""
+    """So is one with a longer line."""
 
     def phases(self, place: Place) -> list[Phase]:
         """Raises UserError for an input that is no folder, one without repositories, and one name in two inputs."""
@@ -65,10 +80,10 @@ class Repositories(Step):
         shares: list[list[tuple[str, Path]]] = [[] for _ in range(self.shards)]
         for name, path in sorted(found.items()):
             shares[hash64(name.encode(errors="surrogateescape")) % self.shards].append((name, path))
-        return [Phase("read", self.shards, partial(write_shard, place.folder, partial(_read, self, shares)))]
+        return [place.sifting("read", partial(_read, self, shares), self.shards)]
 
     def kept(self, place: Place) -> tuple[Path, ...]:
-        return tuple(place.folder / KEPT / shard_name(number) for number in range(self.shards))
+        return place.kept(self.shards)
 
     def _repositories(self, folder: Path) -> Iterator[tuple[str, Path]]:
         if not folder.is_dir():
@@ -100,11 +115,18 @@ class Repositories(Step):
         text = text.replace("\r\n", "\n")
         if not text.strip():
             return text, "empty"
-        if is_generated(inside, text):
+        if _is_generated(inside, text):
             return text, "generated"
-        if is_minified(text, language, self.max_mean_line, self.max_line):
-            return text, "minified"
-        return text, None
+        lines = text.splitlines()
+        # prose is left alone: its lines may be paragraphs
+        long = len(text) / len(lines) > self.max_mean_line or max(map(len, lines)) > self.max_line
+        return text, "minified" if long and not language.prose else None
+
+
+def _is_generated(path: str, text: str) -> bool:
+    """Whether a file's name or one of its first lines says that a program made it."""
+    head = text[:4000].split("\n", _HEAD_LINES)[:_HEAD_LINES]
+    return bool(_NAMES.search(PurePosixPath(path).name)) or any(map(_SAYS_SO.search, head))
 
 
 def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int) -> Iterator[Judged]:
@@ -116,8 +138,7 @@ def _read(step: Repositories, shares: list[list[tuple[str, Path]]], number: int)
 
 
 def _files(root: Path, vendored: frozenset[str]) -> Iterator[tuple[Path, str, bool]]:
-    """A repository's files in the order of their paths, and whether each is in a vendored folder. Raises UserError for
-    a folder that cannot be listed."""
+    """A repository's files, their paths inside it, in that order, and whether each is in a vendored folder."""
 
     def stop(error: OSError) -> NoReturn:
         raise cannot_list(error) from None

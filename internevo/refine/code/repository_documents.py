@@ -21,7 +21,7 @@ from internevo.refine.code.imports import FINDERS
 from internevo.refine.code.imports.tree import FileTree, Import
 from internevo.refine.code.languages import language_of, noted_language
 from internevo.refine.code.order import dependency_order
-from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
 
 _SETTINGS = ("go.mod",)
@@ -39,7 +39,7 @@ class RepositoryDocuments(Step):
     def phases(self, place: Place) -> list[Phase]:
         tasks = len(place.shards)
         return [
-            Phase("join", tasks, partial(write_shard, place.folder, partial(_joined, self, place))),
+            place.sifting("join", partial(_joined, self, place)),
             Phase("check", 1, partial(_check, place.folder, tasks)),
         ]
 
@@ -57,10 +57,7 @@ class RepositoryDocuments(Step):
 
 
 def files_in_order(files: Sequence[Document]) -> list[Document]:
-    """A repository's files: READMEs, other prose and settings by path, then code by dependency.
-
-    Raises UserError when a path comes twice.
-    """
+    """READMEs, other prose and settings by path, then code by dependency. Raises UserError when a path comes twice."""
     by_path = {file.metadata["path"]: file for file in files}
     if len(by_path) < len(files):
         twice = Counter(file.metadata["path"] for file in files).most_common(1)[0][0]

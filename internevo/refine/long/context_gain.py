@@ -20,8 +20,7 @@ import numpy as np
 CHARACTERS_PER_TOKEN = 8
 """So many characters are encoded for a token that is wanted: seldom too few, and never a whole book."""
 
-_NEAR_LINE, _NEAR_SPACE = 256, 32
-"""Characters."""
+_NEAR_LINE, _NEAR_SPACE = 256, 32  # characters
 _SPACE = re.compile(r"\s")
 
 
@@ -32,16 +31,18 @@ class TextScorer(Protocol):
         """Token ids of a text, int64 `[tokens]`, without those that begin or end a document."""
 
     def log_likelihoods(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
-        """For each prefix and ids, mean log P(ids | prefix) of a token in nats, at the beginning of a document. A
-        prefix may be empty, ids not."""
+        """Of each prefix and ids, mean log P(ids | prefix) in nats a token, from the beginning of a document.
+
+        A prefix may be empty, ids not.
+        """
 
 
 @dataclass(frozen=True)
 class Segments:
     """Where a text is cut. S1 are the tokens before a cut, S2 those after it and after the gap.
 
-    With `cuts` of them, cut `i` is at character `length * (i + 1) / (cuts + 1)`: in the middle, or at thirds. It and
-    the end of the gap move on to the end of their line if that is near, else to the next white space if that is.
+    Of `cuts` cuts, cut `i` is at character `length * (i + 1) / (cuts + 1)`: one is in the middle, two are at thirds. A
+    cut, and the end of a gap, move on to the end of their line if it is near, else to the next white space.
     """
 
     context_tokens: int
@@ -50,8 +51,7 @@ class Segments:
     cuts: int
 
     def of(self, text: str, scorer: TextScorer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """S1 and S2 at each cut; fewer tokens where the text begins or ends. Cuts with nothing on one side are left
-        out."""
+        """S1 and S2 at each cut, shorter where the text begins or ends; cuts without one of them are left out."""
         for number in range(self.cuts):
             cut = _border(text, len(text) * (number + 1) // (self.cuts + 1))
             begin = _border(text, cut + self.gap_characters)

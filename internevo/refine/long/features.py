@@ -20,23 +20,16 @@ _WINDOW = 1000
 class Features:
     """Figures of one text. A unit is a word, or a Chinese character."""
 
-    connectives: float
-    """For 1,000 units."""
-    conjunctions: float
-    """For 1,000 units."""
-    function_words: float
-    """For 1,000 units."""
-    punctuation: float
-    """Share of the characters that are not white space."""
-    digits: float
-    """Share of the characters that are not white space."""
-    paragraph: float
-    """Units of a paragraph on average. Blank lines divide paragraphs; in a text without any, lines do."""
-    sentence: float
-    """Units of a sentence on average."""
+    connectives: float  # for 1,000 units
+    conjunctions: float  # for 1,000 units
+    function_words: float  # for 1,000 units
+    punctuation: float  # share of the characters that are not white space
+    digits: float  # share of the characters that are not white space
+    paragraph: float  # units of a paragraph on average; blank lines divide paragraphs, in a text without any, lines do
+    sentence: float  # units of a sentence on average
+    # share of different units in a stretch of 1,000, averaged over stretches: the standardised type-token ratio, which
+    # unlike the plain one does not fall with the length of a text
     unique: float
-    """Share of different units in a stretch of 1,000, averaged over the text's stretches: the standardised type-token
-    ratio, which unlike the plain one does not fall with the length of a text."""
 
 
 def features(text: str, words: Words) -> Features:

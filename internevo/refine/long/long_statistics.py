@@ -1,8 +1,7 @@
 """Heuristics that detect long texts without prose (lists, tables, logs, keywords) by what holds a text together.
 
 The InternLM2 report (arXiv 2403.17297, section 3.1.3) filters long data by lexical and linguistic features, with
-thresholds for each language and domain. Limits here are wide: they are for what is not worth a model's rows of 32,768
-tokens, not for a matter of taste.
+thresholds for each language and domain. Limits here are wide: what they drop is not worth rows of 32,768 tokens.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Limits:
         return None
 
     def over(self, base: Limits) -> Limits:
-        """These, and where there is none those of `base`."""
+        """These limits, and those of `base` where there is none."""
         own = {key: limit for key, limit in asdict(self).items() if limit is not None}
         return Limits(**{**asdict(base), **own})
 
@@ -75,36 +74,27 @@ class DomainLimits:
     """For Chinese."""
 
 
+_LIMITS = {  # English, Chinese
+    "min_connectives": (4.0, 1.2),
+    "min_conjunctions": (25.0, 15.0),
+    "min_function_words": (200.0, 90.0),
+    "min_punctuation": (0.01, 0.03),
+    "max_punctuation": (0.2, 0.25),
+    "max_digits": (0.15, 0.15),
+    "min_paragraph": (5.0, 8.0),
+    "min_sentence": (4.0, 6.0),
+    "max_sentence": (100.0, 150.0),
+    "min_unique": (0.15, 0.12),
+    "max_unique": (0.75, 0.7),
+}
+
+
 def _english() -> Limits:
-    return Limits(
-        min_connectives=4.0,
-        min_conjunctions=25.0,
-        min_function_words=200.0,
-        min_punctuation=0.01,
-        max_punctuation=0.2,
-        max_digits=0.15,
-        min_paragraph=5.0,
-        min_sentence=4.0,
-        max_sentence=100.0,
-        min_unique=0.15,
-        max_unique=0.75,
-    )
+    return Limits(**{key: english for key, (english, _) in _LIMITS.items()})
 
 
 def _chinese() -> Limits:
-    return Limits(
-        min_connectives=1.2,
-        min_conjunctions=15.0,
-        min_function_words=90.0,
-        min_punctuation=0.03,
-        max_punctuation=0.25,
-        max_digits=0.15,
-        min_paragraph=8.0,
-        min_sentence=6.0,
-        max_sentence=150.0,
-        min_unique=0.12,
-        max_unique=0.7,
-    )
+    return Limits(**{key: chinese for key, (_, chinese) in _LIMITS.items()})
 
 
 @dataclass
@@ -128,10 +118,7 @@ class LongStatistics(Sift):
         self.en, self.zh = self.en.over(_english()), self.zh.over(_chinese())
         places = {"en": self.en, "zh": self.zh}
         for name, own in self.domains.items():
-            places[f"domains.{name}.en"], places[f"domains.{name}.zh"] = (
-                own.en.over(self.en),
-                own.zh.over(self.zh),
-            )
+            places |= {f"domains.{name}.en": own.en.over(self.en), f"domains.{name}.zh": own.zh.over(self.zh)}
         for place, limits in places.items():
             _check(place, limits)
 

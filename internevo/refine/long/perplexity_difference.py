@@ -14,26 +14,24 @@ from internevo.config.bounds import Between, Count
 from internevo.files.errors import UserError
 from internevo.refine.long.context_gain import Segments, TextScorer, context_gains
 from internevo.refine.scorers import named_object
-from internevo.refine.shards import Document, Judged, write_shard
+from internevo.refine.shards import Document, Judged
 from internevo.refine.step import Failures, NotJudged, Phase, Place, Step
 
 NO_GAIN = "context does not help"
 TOO_SHORT = "too short to cut"
-_GROUP = 16
-"""Documents that are scored together, to fill the model's rows."""
+_GROUP = 16  # documents that are scored together, to fill the model's rows
 
 
 @dataclass
 class PerplexityDifference(Step):
-    """Compares how likely a model finds a part of a text with what stands before it and without. Every document gets
-    the difference as `context_gain` in its metadata, in nats a token; a text that holds together has a high one."""
+    """Compares how likely a model finds a part of a text with the text before it and without. Every document gets the
+    difference as `context_gain` in its metadata, in nats a token; a text that holds together has a high one."""
 
     model: str = ""
     """A run, an import or a Hugging Face folder, with its tokenizer."""
     min_gain: Annotated[float, Between(-(10**6), 10**6)] = 0.0
-    """Texts with a lower gain are dropped. Unrelated context helps one model a little, if only to tell what kind of
-    text it is in, and misleads another, so the number that tells texts apart depends on the model: set it from the
-    gains of texts that you know."""
+    """Texts with a lower gain are dropped. Unrelated context helps one model a little and misleads another, so the
+    right limit depends on the model: set it from the gains of texts that you know."""
     context_tokens: Annotated[int, Between(1, 2**30)] = 1024
     """Tokens of S1, right before a cut."""
     target_tokens: Annotated[int, Between(1, 2**30)] = 512
@@ -46,17 +44,16 @@ class PerplexityDifference(Step):
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
     scorer: str = "internevo.eval.text_scorer:TextScorer"
-    """`module:attribute`: what makes the scorer. It is called with `model`, the tokens of the longest sequence, and
-    `device`, and should look for what is wrong at once and load weights when they are needed;
-    `internevo/refine/long/context_gain.py` says what it must give."""
+    """`module:attribute`: what makes the scorer, from `model`, the tokens of the longest sequence, and `device`. It
+    should report errors at once and load weights when they are needed. `internevo/refine/long/context_gain.py` has its
+    interface."""
 
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("perplexity_difference.model: it must be set to a run, an import or a Hugging Face folder")
 
     def files(self) -> list[Path]:
-        """The model's weights, or what is named as one and is not there. What was exported out of a run into its own
-        folder is not among them."""
+        """The model's weights, or its folder when that is missing. Exports inside a run's folder are left out."""
         folder = Path(self.model)
         stored = sorted([*folder.glob("checkpoints/**/*.distcp"), *folder.glob("*.safetensors")])
         return stored if folder.exists() else [folder]
@@ -64,7 +61,7 @@ class PerplexityDifference(Step):
     def phases(self, place: Place) -> list[Phase]:
         """Raises UserError when there is no model, or it does not fit the segments."""
         self.make_scorer()
-        return [Phase("score", len(place.shards), partial(write_shard, place.folder, partial(_scored, self, place)))]
+        return [place.sifting("score", partial(_scored, self, place))]
 
     def make_scorer(self) -> TextScorer:
         """The model; one in a process. Raises UserError when there is none."""

@@ -1,7 +1,7 @@
 """Words that hold a text together, in English and Chinese.
 
-Connectives say how a statement follows from another; conjunctions join what stands side by side or one inside the
-other; function words are what any text of the language is full of. A list, a table or a bag of keywords has few.
+Connectives say how a statement follows from another, conjunctions join, and any text of the language is full of
+function words. A list, a table or a bag of keywords has few.
 """
 
 from __future__ import annotations

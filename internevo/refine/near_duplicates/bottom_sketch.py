@@ -22,10 +22,7 @@ def bottom_sketches(shingles: Ragged, size: int) -> Ragged:
 
 
 def similarities(left: Ragged, right: Ragged, size: int) -> np.ndarray:
-    """The Jaccard similarity, float64, of each set on the left with the one on the right, by their sketches.
-
-    No set is empty.
-    """
+    """The Jaccard similarity, float64, of each set on the left with that on the right, by sketches; no set is empty."""
     keys = np.sort(np.concatenate([_numbered(left), _numbered(right)]), kind="stable")  # two sorted halves are merged
     again = np.append(keys[1:] == keys[:-1], False)
     first = np.append(True, ~again[:-1])

@@ -12,18 +12,13 @@ import numpy as np
 class Clusters:
     """Documents that have near-duplicates."""
 
-    keys: np.ndarray
-    """int64, sorted."""
-    roots: np.ndarray
-    """Of each its cluster: the lowest key in it."""
+    keys: np.ndarray  # int64, sorted
+    roots: np.ndarray  # of each its cluster: the lowest key in it
 
     @classmethod
     def of(cls, pairs: Iterable[np.ndarray]) -> Clusters:
-        """What is linked, directly or through others, is one cluster. From arrays (pairs, 2) of keys, int64.
-
-        Takes memory for the documents that have near-duplicates and for one array of pairs. The result does not
-        depend on the order of pairs.
-        """
+        """What is linked, directly or through others, is one cluster. From arrays (pairs, 2) of keys, int64, in any
+        order, of which one at a time is in memory."""
         clusters = cls(np.empty(0, np.int64), np.empty(0, np.int64))
         for some in pairs:
             clusters = clusters._joined(some)

@@ -6,16 +6,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-NO_DATE = -(2**63)
-"""Before all dates."""
+NO_DATE = -(2**63)  # before all dates
 
 
 def microseconds(date: Any) -> int:
-    """A date as microseconds since 1970, or NO_DATE for what is none.
-
-    Takes seconds since 1970, ISO 8601 from a year alone to a time with its zone, and what HTTP headers have. Without a
-    zone it is UTC.
-    """
+    """Seconds since 1970, ISO 8601 from a year alone to a time with its zone, or a HTTP header's date, as microseconds
+    since 1970; NO_DATE for anything else. Without a zone it is UTC."""
     try:
         if isinstance(date, str):
             moment = _parsed(date.strip())

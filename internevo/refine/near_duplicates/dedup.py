@@ -1,9 +1,8 @@
 """MinHash deduplication: of documents that are nearly the same, one is kept.
 
 Four phases. A task a shard signs its documents; a task for each band, and for each part of its hashes when there are
-many shards, finds pairs; one task makes clusters of them; a task a shard sifts. What a task holds in memory is bounded
-by its shard, its part of a band, or the number of documents that have duplicates. No result depends on the order or the
-number of tasks.
+many shards, finds pairs; one task makes clusters of them; a task a shard sifts. Memory is bounded by a shard, a part of
+a band, or the number of documents that have duplicates. No result depends on the order or the number of tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from internevo.config.bounds import Between
-from internevo.files.durable import write_durable
+from internevo.files.durable import made_aside
 from internevo.files.errors import UserError
 from internevo.refine.near_duplicates.bottom_sketch import bottom_sketches
 from internevo.refine.near_duplicates.clusters import Clusters
@@ -29,22 +28,19 @@ from internevo.refine.near_duplicates.minhash import band_hashes, bands_for, sig
 from internevo.refine.near_duplicates.near_pairs import SKETCH, alike_in, near_pairs
 from internevo.refine.near_duplicates.shingles import shingles
 from internevo.refine.near_duplicates.signed_shard import SignedBatch, SignedShards, by_shard, write_signed_shard
-from internevo.refine.shards import Document, Judged, read_shard, write_shard
+from internevo.refine.shards import Document, Judged, read_shard, write_array
 from internevo.refine.step import Phase, Place, Step
+from internevo.text.batches import in_batches
 
 NEAR_DUPLICATE = "near-duplicate"
 UNDATED = "near-duplicate without a date"
-"""Reasons. The second is kept apart where the newest is kept: age had no say."""
+"""Reasons. The second is for `keep: newest`, where age could not decide."""
 
-DUPLICATE_OF = "duplicate_of"
-"""The key of a dropped document's metadata that has the id of the one that is kept."""
+DUPLICATE_OF = "duplicate_of"  # the key of a dropped document's metadata that has the id of the one that is kept
 
-_BATCH = 2**20
-"""Characters that are shingled and signed together."""
-SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"
-"""Folders in the step's own."""
-_SHARDS_OF_A_PART = 64
-"""For each this many shards, a band's hashes are cut into one more part."""
+_BATCH = 2**20  # characters that are shingled and signed together
+SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"  # folders in the step's own
+_SHARDS_OF_A_PART = 64  # a band's hashes are cut into one more part for each so many shards
 
 
 @dataclass
@@ -56,7 +52,7 @@ class Dedup(Step):
     ngrams: Annotated[int, Between(1, 1000)] = 5
     """Words of a shingle; in scripts without spaces, characters."""
     threshold: Annotated[float, Between(0, 1, open_below=True)] = 0.7
-    """The Jaccard similarity of two documents' sets of shingles from which on they are near-duplicates."""
+    """Documents whose sets of shingles have at least this Jaccard similarity are near-duplicates."""
     keep: Literal["newest", "longest", "first"] = "newest"
     """Which of a cluster: `newest`, `longest` in characters, or `first` in the order of the input. Among equals the
     first; a document without a date is older than any with one."""
@@ -74,7 +70,7 @@ class Dedup(Step):
             Phase("signatures", shards, partial(_sign, self, place)),
             Phase("pairs", pair_tasks, partial(_pair, self, place, parts)),
             Phase("clusters", 1, partial(_cluster, self, place, pair_tasks)),
-            Phase("sift", shards, partial(write_shard, place.folder, partial(_sifted, place))),
+            place.sifting("sift", partial(_sifted, place)),
         ]
 
     def priority(self, document: Document) -> int:
@@ -88,7 +84,8 @@ def _sign(step: Dedup, place: Place, shard: int) -> None:
     folder = place.folder / SIGNATURES / f"{shard:05}"
     if folder.exists() or (place.folder / DUPLICATES).exists():
         return
-    write_signed_shard(folder, (_signed(step, batch) for batch in _batches(read_shard(place.shards[shard]))))
+    batches = in_batches(read_shard(place.shards[shard]), lambda document: len(document.text), _BATCH)
+    write_signed_shard(folder, (_signed(step, batch) for batch in batches))
 
 
 def _signed(step: Dedup, batch: list[Document]) -> SignedBatch:
@@ -103,19 +100,6 @@ def _signed(step: Dedup, batch: list[Document]) -> SignedBatch:
     )
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     target = _pairs_file(place, task)
     if target.exists() or (place.folder / DUPLICATES).exists():
@@ -123,19 +107,14 @@ def _pair(step: Dedup, place: Place, parts: int, task: int) -> None:
     band, part = divmod(task, parts)
     shards = _signed_shards(place)
     hashes, keys = shards.band(band, part * 2**64 // parts, (part + 1) * 2**64 // parts - 1)
-    found = near_pairs(hashes, keys, partial(alike_in, shards, step.threshold))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_durable(target, lambda file: np.save(file, found))
+    write_array(target, near_pairs(hashes, keys, partial(alike_in, shards, step.threshold)))
 
 
 def _cluster(step: Dedup, place: Place, pair_tasks: int, _task: int) -> None:
     target = place.folder / DUPLICATES
     if not target.exists():
-        aside = target.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write_duplicates(step, place, pair_tasks, aside)
-        aside.rename(target)
+        with made_aside(target) as aside:
+            _write_duplicates(step, place, pair_tasks, aside)
     for folder in (SIGNATURES, PAIRS):  # as large as the text, and of no more use
         shutil.rmtree(place.folder / folder, ignore_errors=True)
 

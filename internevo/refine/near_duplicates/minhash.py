@@ -22,8 +22,7 @@ class Bands:
     """How a signature is cut."""
 
     count: int
-    rows: int
-    """Hashes of a band."""
+    rows: int  # hashes of a band
 
     def found(self, similarity: float) -> float:
         """The probability that two documents of this Jaccard similarity are candidates: 1 - (1 - J**rows)**count."""
@@ -33,8 +32,7 @@ class Bands:
 def bands_for(hashes: int, threshold: float) -> Bands:
     """The longest bands, so the fewest useless candidates, that miss at most one in fifty at the threshold itself.
 
-    128 hashes and 0.7 give 25 bands of 5: 99.0% found at 0.7, 99.995% at 0.8. What bands let through that is less
-    alike, a comparison takes away.
+    128 hashes and 0.7 give 25 bands of 5: 99.0% found at 0.7, 99.995% at 0.8. Less similar candidates are compared.
     """
     cuts = [Bands(hashes // rows, rows) for rows in range(hashes, 0, -1)]
     return next((bands for bands in cuts if bands.found(threshold) >= _FOUND_AT_THRESHOLD), cuts[-1])

@@ -4,9 +4,9 @@ A bucket is the documents that agree in the band. Its first is compared with all
 the first is compared with the rest, and so on, a bounded number of times. So a bucket of a million pages with the same
 menu takes a few comparisons a page, not a million; documents that it parts have their other bands to meet in.
 
-Signatures tell cheaply where the similarity is far from the threshold. Only near it bottom-k sketches are looked up:
-they know the similarity exactly while two documents have no more than some two thousand words. Signatures of 128 hashes
-alone would take one of eight pairs at 0.65 for one of 0.7.
+Signatures decide cheaply where the similarity is far from the threshold. Only near it bottom-k sketches are looked up,
+which are exact for documents of up to about two thousand words. Signatures of 128 hashes alone would take one of eight
+pairs at 0.65 for one of 0.7.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from internevo.refine.near_duplicates.signed_shard import SignedShards
 
 SKETCH = 2048
 """Hashes of a sketch at most, 4 bytes each. The similarity of longer documents is known to within 0.01."""
-_DOUBT = 4.0
-"""Standard deviations of a signature's estimate, around the threshold, within which sketches are looked up."""
-_CENTRES = 16
-"""Documents of a bucket that others are compared with."""
+_DOUBT = 4.0  # standard deviations of a signature's estimate, around the threshold, within which sketches are looked up
+_CENTRES = 16  # documents of a bucket that others are compared with
 _SIGNATURES, _SKETCHES = 2**15, 2**10
 """Pairs that are in memory together: 32 MiB of signatures with 128 hashes, or of sketches in 64 bits."""
 
@@ -33,8 +31,8 @@ def near_pairs(
 ) -> np.ndarray:
     """The near-duplicates, int64 (pairs, 2), among documents with these keys, int64, and hashes of a band, uint64.
 
-    `alike` says of documents, given by the keys of as many on the left and on the right, which are near-duplicates.
-    Not each of a bucket is linked to each. The result does not depend on the order given.
+    `alike` is given keys on the left and as many on the right, and says which pairs are near-duplicates. Not each
+    document of a bucket is linked to each. The result does not depend on the order given.
     """
     order = np.lexsort((keys, hashes))
     hashes, keys = hashes[order], keys[order]
@@ -53,8 +51,7 @@ def near_pairs(
 
 
 def alike_in(shards: SignedShards, threshold: float, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Whether documents, given by their keys, int64, have a Jaccard similarity of at least `threshold`, one on the left
-    with one on the right: bool (pairs,)."""
+    """Whether pairs of documents, given by keys, int64, have a Jaccard similarity of at least `threshold`, bool."""
     result = np.empty(len(left), bool)
     for at, keys, one, other in _parts(left, right, _SIGNATURES):
         signatures = shards.signatures(keys)

@@ -12,8 +12,7 @@ class Ragged:
     """Row i is values[borders[i] : borders[i + 1]]."""
 
     values: np.ndarray
-    borders: np.ndarray
-    """int64 (rows + 1,)."""
+    borders: np.ndarray  # int64 (rows + 1,)
 
     def __len__(self) -> int:
         return len(self.borders) - 1

@@ -1,23 +1,31 @@
 """What deduplication knows of a shard's documents, in a folder of flat arrays that are mapped into memory.
 
-A document has a *key*, its shard's number and its own in the shard: keys stand in the order of the documents.
+A document's *key* is its shard's number and its own: keys stand in the order of the documents.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from internevo.files.durable import made_aside
 from internevo.refine.near_duplicates.ragged import Ragged, joined, running
 
 _ROW_BITS = 32
+_DTYPES: dict[str, type[np.generic]] = {
+    "priorities": np.int64,  # [documents]; of near-duplicates the one with the highest is kept
+    "signatures": np.uint32,  # MinHash, [documents, hashes]
+    "sketches": np.uint32,  # bottom-k sketches, ragged
+    "sketch_borders": np.int64,
+    "bands": np.uint64,  # each band's hashes, sorted, [bands, documents]
+    "band_rows": np.uint32,  # and the numbers of their documents
+}
 
 
 def key_of(shard: int, rows: np.ndarray) -> np.ndarray:
@@ -34,65 +42,20 @@ def by_shard(keys: np.ndarray) -> list[tuple[int, np.ndarray]]:
     ]
 
 
-class SignedShard:
-    """The documents of one shard."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    @cached_property
-    def priorities(self) -> np.ndarray:
-        """Of near-duplicates the one with the highest is kept: int64 (documents,)."""
-        return self._mapped("priorities", np.int64)
-
-    @cached_property
-    def signatures(self) -> np.ndarray:
-        """MinHash signatures, uint32 (documents, hashes)."""
-        return self._mapped("signatures", np.uint32).reshape(len(self.priorities), -1)
-
-    @cached_property
-    def sketches(self) -> Ragged:
-        """Bottom-k sketches, uint32."""
-        return Ragged(self._mapped("sketches", np.uint32), self._mapped("sketch_borders", np.int64))
-
-    @property
-    def bands(self) -> tuple[np.ndarray, np.ndarray]:
-        """The hashes of each band, sorted, uint64 (bands, documents), and the numbers of their documents, uint32."""
-        shape = (-1, len(self.priorities))
-        return self._mapped("bands", np.uint64).reshape(shape), self._mapped("band_rows", np.uint32).reshape(shape)
-
-    def ids(self) -> list[str]:
-        return json.loads((self._folder / "ids.json").read_text(encoding="utf-8"))
-
-    def _mapped(self, name: str, dtype: type[np.generic]) -> np.ndarray:
-        path = self._folder / name
-        return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
-
-
 class SignedBatch(NamedTuple):
     """Some documents of a shard."""
 
-    signatures: np.ndarray
-    """uint32 (documents, hashes)."""
-    bands: np.ndarray
-    """Hashes of bands, uint64 (bands, documents)."""
-    sketches: Ragged
-    """uint32."""
+    signatures: np.ndarray  # uint32 (documents, hashes)
+    bands: np.ndarray  # hashes of bands, uint64 (bands, documents)
+    sketches: Ragged  # uint32
     priorities: list[int]
     ids: list[str]
 
 
 def write_signed_shard(folder: Path, batches: Iterable[SignedBatch]) -> None:
     """Writes a signed shard, whose folder is there when it is complete."""
-    aside = folder.with_suffix(".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with made_aside(folder) as aside:
         _write(aside, batches)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
-    aside.rename(folder)
 
 
 def _write(folder: Path, batches: Iterable[SignedBatch]) -> None:
@@ -121,17 +84,23 @@ def _write(folder: Path, batches: Iterable[SignedBatch]) -> None:
 
 
 class SignedShards:
-    """All shards of a step."""
+    """All shards of a step. Arrays are mapped when they are first asked for."""
 
     def __init__(self, folder: Path, count: int):
-        self._shards = [SignedShard(folder / f"{number:05}") for number in range(count)]
+        self._folder, self._count = folder, count
+        self._array = cache(self._mapped)
+
+    def _mapped(self, shard: int, name: str) -> np.ndarray:
+        path, dtype = self._folder / f"{shard:05}" / name, _DTYPES[name]
+        return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
     def band(self, number: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The hashes of a band from `first` to `last`, inclusive, over all shards: uint64; and the documents' keys."""
         hashes, keys = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        for shard, signed in enumerate(self._shards):
-            if len(signed.priorities):
-                band, rows = (array[number] for array in signed.bands)
+        for shard in range(self._count):
+            if documents := len(self._array(shard, "priorities")):
+                arrays = (self._array(shard, name) for name in ("bands", "band_rows"))
+                band, rows = (array.reshape(-1, documents)[number] for array in arrays)
                 at = slice(band.searchsorted(np.uint64(first)), band.searchsorted(np.uint64(last), side="right"))
                 hashes.append(band[at])
                 keys.append(key_of(shard, rows[at]))
@@ -139,15 +108,22 @@ class SignedShards:
 
     def signatures(self, keys: np.ndarray) -> np.ndarray:
         """The signatures of documents, uint32 (keys, hashes). The keys are sorted, and there is at least one."""
-        return np.concatenate([self._shards[shard].signatures[rows] for shard, rows in by_shard(keys)])
+        found = []
+        for shard, rows in by_shard(keys):
+            documents = len(self._array(shard, "priorities"))
+            found.append(self._array(shard, "signatures").reshape(documents, -1)[rows])
+        return np.concatenate(found)
 
     def sketches(self, keys: np.ndarray) -> Ragged:
-        """The sketches of documents. The keys are sorted, and there is at least one."""
-        return joined([self._shards[shard].sketches[rows] for shard, rows in by_shard(keys)])
+        """The sketches of documents, uint32. The keys are sorted, and there is at least one."""
+        found = []
+        for shard, rows in by_shard(keys):
+            found.append(Ragged(self._array(shard, "sketches"), self._array(shard, "sketch_borders"))[rows])
+        return joined(found)
 
     def priorities(self, keys: np.ndarray) -> np.ndarray:
         """What documents are kept by, int64. The keys are sorted."""
-        found = [self._shards[shard].priorities[rows] for shard, rows in by_shard(keys)]
+        found = [self._array(shard, "priorities")[rows] for shard, rows in by_shard(keys)]
         return np.concatenate([np.empty(0, np.int64), *found])
 
     def ids(self, keys: np.ndarray) -> list[str]:
@@ -155,6 +131,6 @@ class SignedShards:
         unique, places = np.unique(keys, return_inverse=True)
         names: list[str] = []
         for shard, rows in by_shard(unique):
-            known = self._shards[shard].ids()
+            known = json.loads((self._folder / f"{shard:05}" / "ids.json").read_text(encoding="utf-8"))
             names += [known[row] for row in rows]
         return [names[place] for place in places]

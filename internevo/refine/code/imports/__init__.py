@@ -1,7 +1,4 @@
-"""Which files of a repository a file imports: a regular expression or two per language, resolved to paths.
-
-What is not found in the repository (a standard library, a package from elsewhere) is no import here.
-"""
+"""Which files of its repository a file imports: a regular expression or two per language, resolved to paths."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Includes in C and C++.
 
-Compilers look where build files tell them. Those are not read: a file is looked for beside the one that includes it,
-then at the top of the repository and in its usual folders for headers, then anywhere by the end of its path.
+Build files, which say where compilers look, are not read: a file is looked for beside the one that includes it, then
+at the top of the repository and in its usual folders for headers, then anywhere by the end of its path.
 """
 
 from __future__ import annotations

@@ -30,10 +30,8 @@ _IMPORT = re.compile(
 )
 """Possessive, so that no text takes more time than in proportion to its length; but not around a group, whose text
 Python 3.11.2 then loses. Where a module stands, `import` does not: trying without it costs one look."""
-_DEEPEST = 16
-"""Names of a dotted one that are looked at; no module lies deeper."""
-_SOURCES = ("", "src", "lib", "python")
-"""Folders at the top of a repository that modules are found in."""
+_DEEPEST = 16  # names of a dotted one that are looked at; no module lies deeper
+_SOURCES = ("", "src", "lib", "python")  # folders at the top of a repository that modules are found in
 
 
 def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:

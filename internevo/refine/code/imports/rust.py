@@ -1,7 +1,4 @@
-"""Imports in Rust, inside a crate: `mod x;`, and `use` from `crate`, `self` and `super`.
-
-Other crates of a workspace are not resolved.
-"""
+"""Imports in Rust, inside a crate alone: `mod x;`, and `use` from `crate`, `self` and `super`."""
 
 from __future__ import annotations
 
@@ -16,10 +13,8 @@ _MOD = re.compile(_PUB + r"mod[ \t]+(?:r#)?(\w+)[ \t]*;", re.MULTILINE)
 # a keyword stands before `::`, `as` or the end: a line of prose, `use self-made tools;`, is none of the language
 _USE = re.compile(_PUB + r"use[ \t]+(?:::)?((?:crate|self|super)\s*(?:::|\bas\b|(?=[{;]))[^;]*+);", re.MULTILINE)
 _TREE = re.compile(r"[{},]|[^{},]+")
-_OWN = ("mod.rs", "lib.rs", "main.rs")
-"""Files that are the module of the folder that they are in."""
-_DEEPEST = 16
-"""Names of a path that are looked at; no module lies deeper."""
+_OWN = ("mod.rs", "lib.rs", "main.rs")  # files that are the module of the folder that they are in
+_DEEPEST = 16  # names of a path that are looked at; no module lies deeper
 
 
 def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
@@ -31,9 +26,8 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
     for child in _MOD.findall(text):
         if found := _module(join(inside, child), tree):
             yield Import(found)
-    for used in _USE.findall(
-        text[: text.rfind(";") + 1]
-    ):  # where none ends, a search would continue to the end each time
+    # after the last `;` a search would continue to the end each time
+    for used in _USE.findall(text[: text.rfind(";") + 1]):
         for first, *rest in _expand(used):
             base = {"crate": crate, "self": inside, "super": posixpath.dirname(inside)}.get(first)
             if base is None:

@@ -12,10 +12,8 @@ from typing import NamedTuple
 class Import(NamedTuple):
     """One file needs another."""
 
-    path: str
-    """Of the file that is imported."""
-    at_once: bool = True
-    """Whether it is needed as soon as the file is read; not so an import inside a function."""
+    path: str  # of the file that is imported
+    at_once: bool = True  # whether it is needed as soon as the file is read; not so an import inside a function
 
 
 class FileTree:
@@ -37,7 +35,6 @@ class FileTree:
         return path in self.paths
 
     def first(self, candidates: Iterable[str]) -> str | None:
-        """The first of these that is there."""
         return next((path for path in candidates if path in self.paths), None)
 
     def in_folder(self, folder: str) -> list[str]:
@@ -84,9 +81,8 @@ def indented(text: str, at: int) -> bool:
 _C_COMMENTS = re.compile(
     r"""//[^\n]*|/\*.*?(?:\*/|\Z)|(\\.|"(?:\\.|[^"\\\n])*+"|'(?:\\.|[^'\\\n])*+'|`(?:\\.|[^`\\])*+`)""", re.DOTALL
 )
-"""Comments in the manner of C, and strings, in which they would be none. It takes time in proportion to the text: a
-comment that never ends goes to the end, and what is after a backslash begins no string, so that of those that do not
-end there is one of each kind in a line."""
+"""C's comments, and strings, which may look like them. The time is linear in the text: a comment that never ends goes
+to the end, and after a backslash no string begins, so that a line has one of each kind that does not end."""
 
 
 def without_comments(text: str) -> str:
