@@ -76,7 +76,11 @@ def test_what_a_trainer_refuses(tmp_path: Path) -> None:
     other = internevo.build_model(internevo.model_preset("tiny", layers=3))
     with pytest.raises(internevo.UserError, match=r"another shape than the stage's:\n  model.layers: 2 here, 3 there"):
         internevo.Trainer(config, model=other)
-    refused = {"parallel.tensor=2": "2 ranks, which 1 processes", "optimizer.state=split": "use `train_run`"}
+    refused = {
+        "parallel.tensor=2": "needs 2 processes or a multiple; there is 1",
+        "optimizer.state=split": "use `train_run`",
+        "train.init_from=x": "as its model",
+    }
     for wrong, said in refused.items():
         changed = internevo.load_config(path, [wrong, "train.precision=bf16"])
         with pytest.raises(internevo.UserError, match=said):

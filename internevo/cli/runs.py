@@ -106,11 +106,13 @@ def verify(
     Example: `internevo verify runs/tiny --replay 5 --nproc 2 parallel.tensor=2`
     """
     from internevo.launch.local import launch as start
-    from internevo.train.verify import check_checkpoints, replay
+    from internevo.train.verify import LOSS_TOLERANCE, check_checkpoints, replay
 
     if steps:
         verdict = replay(run, steps, overrides or (), lambda arguments: start(arguments, processes))
-        out.print(f"{verdict.compared} steps trained again: {len(verdict.differences)} came out otherwise")
+        wrong = len(verdict.differences)
+        same = f"all had the same data, and losses within {LOSS_TOLERANCE}"
+        out.print(f"{verdict.compared} steps trained again: {f'{wrong} came out otherwise' if wrong else same}")
     else:
         verdict = check_checkpoints(run)
     out.print(f"{len(verdict.whole)} checkpoints are whole: every byte is as it was written")

@@ -210,7 +210,7 @@ def _lengths(stage: StageConfig) -> Iterator[str]:
         end = places_before(train, stage_steps(train))
         yield f"data.changes: the last is at {last:,} tokens; no step of the stage, which ends at {end:,}, begins there"
     if schedule.over == "stage" and schedule.warmup >= (steps := stage_steps(train)) and schedule.warmup > 0:
-        yield f"schedule.warmup: {schedule.warmup:,} steps leave nothing of the stage's {steps:,}"
+        yield f"schedule.warmup: must be shorter than the stage, which has {steps:,} steps, found {schedule.warmup:,}"
 
 
 def _micro_batches(key: str, batch_tokens: int, train: TrainConfig) -> Iterator[str]:

@@ -142,7 +142,7 @@ def _complete_model(tree: dict[str, Any], path: str, problems: list[str]) -> Non
     model = dict(tree.get("model", {}))
     preset = model.get("preset")
     if preset is not None and preset not in PRESETS:
-        problems.append(f"{path}model.preset: unknown preset {preset!r}{did_you_mean(preset, PRESETS)}")
+        problems.append(f"{path}model.preset: unknown preset {preset!r}; known are {', '.join(PRESETS)}")
         return
     model = merge({"attention": {}, **deepcopy(PRESETS.get(preset or "", {}))}, model)
     missing = list(lacking(ModelConfig, model))

@@ -38,7 +38,8 @@ def typed_tree(
     """
     whole = whole or (schema, path)
     if not isinstance(tree, dict):
-        problems.append(f"{path.rstrip('.') or 'the file'}: expected a mapping of keys to values, found {_show(tree)}")
+        keys = ", ".join([*list(_hints(schema))[:4], *["..."] * (len(_hints(schema)) > 4)])
+        problems.append(f"{path.rstrip('.') or 'the file'}: expected a mapping with {keys}, found {_show(tree)}")
         return {}
     hints = _hints(schema)
     result = {}

@@ -4,7 +4,7 @@ Initial values, tensor parallelism, gradient norms, weight decay, Muon, width sc
 never its name. A new part of a model says what its parameters are where it makes them. One that does not learn has
 `requires_grad` off, as everywhere in torch:
 
-    self.router = declare(nn.Linear(hidden, experts, bias=False), weight=Role(Kind.matrix))
+    self.router = declare(nn.Linear(hidden, experts, bias=False), weight=Role(Kind.matrix, partial=True))
     self.experts = nn.Parameter(torch.empty(experts, ffn, hidden))
     declare(self, experts=Role(Kind.matrix, cut=1, fp8=False))
 """
@@ -16,6 +16,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from torch import nn
+
+from internevo.files.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -55,22 +57,41 @@ class Role:
 
 
 def declare(module: Module, **roles: Role) -> Module:
-    """Say what the module's own parameters are, by their names in it. Returns the module."""
+    """Say what the module's own parameters are, by their names in it, beside what was said before. Returns it."""
     known = dict(module.named_parameters(recurse=False))
     if unknown := roles.keys() - known.keys():
         raise TypeError(f"{type(module).__name__} has no parameter {', '.join(sorted(unknown))}")
-    object.__setattr__(module, "_roles", roles)
+    object.__setattr__(module, "_roles", {**module.__dict__.get("_roles", {}), **roles})
     return module
 
 
+def check_half(half: nn.Module, path: str) -> None:
+    """Raise UserError for a parameter of an attention or feed-forward that says neither how it is cut nor `partial`.
+
+    Tensor parallelism adds up what the ranks' halves give, so each sees a part of the gradient of what all have whole.
+    """
+    for name, role in roles_of(half).items():
+        if role.cut is None and not role.partial:
+            raise UserError(
+                f"{path}.{name} is cut along no dimension: every tensor rank has it, and a part of its gradient. "
+                "Say `partial=True` in its role. What is added to the output, as a bias, has no place in a half."
+            )
+
+
 def roles_of(model: nn.Module) -> dict[str, Role]:
-    """The role of every parameter below the model, by its full name. Raises TypeError for one without a role."""
+    """The role of every parameter below the model, by its full name. Raises UserError for one without a role, or whose
+    role it cannot have, and for a buffer."""
     found = {}
     for path, module in model.named_modules():
         own: dict[str, Role] = module.__dict__.get("_roles", {})
-        for name, _ in module.named_parameters(recurse=False):
+        if buffers := list(module.named_buffers(path, recurse=False)):
+            raise UserError(f"{buffers[0][0]} is a buffer, which no checkpoint would hold: make it in `forward`")
+        for name, parameter in module.named_parameters(recurse=False):
             full = f"{path}.{name}" if path else name
             if name not in own:
-                raise TypeError(f"{full} has no role: say what it is with `declare`, beside where it is made")
+                raise UserError(f"{full} has no role: say what it is with `declare`, beside where it is made")
+            if parameter.ndim < (2 if own[name].kind is Kind.matrix else 1):
+                shape = list(parameter.shape)
+                raise UserError(f"{full} is of the kind {own[name].kind} and has the shape {shape}: too few dimensions")
             found[full] = own[name]
     return found

@@ -19,7 +19,7 @@ from internevo.model.cache import KVCache, LayerCache, attend_cached
 from internevo.model.cost import Cost
 from internevo.model.documents import Documents
 from internevo.model.recompute import Policy, recompute
-from internevo.model.roles import Kind, Role, declare, roles_of
+from internevo.model.roles import Kind, Role, check_half, declare, roles_of
 from internevo.model.rope import rotary_tables, rotate
 
 Rotary = tuple[Tensor, Tensor]
@@ -186,6 +186,9 @@ class Transformer(nn.Module):
         self.head = declare(nn.Linear(config.hidden, config.vocab, bias=False), weight=Role(Kind.head, cut=0))
         if config.tied:
             self.head.weight = self.embed.weight
+        for number, block in enumerate(self.blocks):
+            for half in ("attention", "feed_forward"):
+                check_half(getattr(block, half), f"blocks.{number}.{half}")
         self.roles = roles_of(self)
         """What each parameter is, by its name; also after modules are wrapped, or a rank has given some up."""
         self.shapes = {name: parameter.shape for name, parameter in self.named_parameters()}

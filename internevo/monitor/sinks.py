@@ -72,7 +72,7 @@ class Sinks:
             if self.record is not None:
                 self.record.close()
 
-    def open(self, name: str, make: Callable[[], Sink]) -> None:
+    def add(self, name: str, make: Callable[[], Sink]) -> None:
         """Add the sink that `make` opens; when that fails, say that it is lost."""
         try:
             self.others.append(make())
@@ -119,12 +119,12 @@ def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
     log = run / "logs" / f"rank-{rank:04d}.log"
     sinks = Sinks(RecordSink(run), [], config.monitor.every) if rank == 0 else Sinks(None, [], every=1)
     if rank == 0:
-        sinks.open("the console", lambda: ConsoleSink(config, None))
-    sinks.open(str(log), lambda: ConsoleSink(config, log))
+        sinks.add("the console", lambda: ConsoleSink(config, None))
+    sinks.add(str(log), lambda: ConsoleSink(config, log))
     if rank == 0 and config.monitor.wandb:
-        sinks.open(WandbSink.name, lambda: WandbSink(config, run))
+        sinks.add(WandbSink.name, lambda: WandbSink(config, run))
     if rank == 0 and config.monitor.tensorboard:
-        sinks.open(TensorBoardSink.name, lambda: TensorBoardSink(run, step))
+        sinks.add(TensorBoardSink.name, lambda: TensorBoardSink(run, step))
     for sink in sinks.others:
         if isinstance(sink, WandbSink):
             sinks.message(f"wandb: {sink.address}")

@@ -91,12 +91,23 @@ class Optimizers:
     def __init__(self, given: Given):
         self.parameters = dict(given.parameters)
         self.all: list[torch.optim.Optimizer] = choose(given.config.name, OPTIMIZERS)(given)
+        if not isinstance(self.all, list) or not all(isinstance(one, torch.optim.Optimizer) for one in self.all):
+            raise UserError(
+                f"optimizer.name={given.config.name} must return a list of torch.optim.Optimizer; it returned a "
+                f"{type(self.all).__name__}."
+            )
         for name, parameter in self.parameters.items():
             if not any(parameter in one.state for one in self.all):
                 raise UserError(
                     f"optimizer.name={given.config.name} has no state for {name} when it is made, so none could be "
                     "loaded into it. Fill `optimizer.state[parameter]` when making it; with {} where it keeps none."
                 )
+            for kind, value in self.state(name).items():
+                if not isinstance(value, Tensor):
+                    raise UserError(
+                        f"optimizer.name={given.config.name} keeps {kind!r} of {name} as {type(value).__name__}; a "
+                        "checkpoint holds tensors: make it one."
+                    )
 
     def step(self, lr: float, scale: Tensor, finite: Tensor) -> None:
         """Move the parameters by their gradients divided by `scale`; change nothing at all unless `finite`.

@@ -31,7 +31,7 @@ from internevo.parallel.tensor import (
     cut_parameters,
     replace,
 )
-from internevo.parallel.zero import gather_ahead, rows_by_rank, shard_module
+from internevo.parallel.zero import gather_ahead, reduce_all, rows_by_rank, shard_module
 
 Root = TypeVar("Root", bound=nn.Module)
 
@@ -69,6 +69,7 @@ def build_rank_model(
         gather_ahead(model.blocks.children())
     root = run(model)
     shard_module(root, mesh, zero, dtype, root=True)
+    reduce_all(root)
     root.to_empty(device="cpu" if zero.offload.optimizer == "cpu" else mesh.device)
     tie(model)
     return root

@@ -58,8 +58,9 @@ def make_layout(stage: StageConfig, world: int) -> Layout:
     arithmetic = f"pipeline {pipeline} x context {context} x tensor {tensor} = {used}"
     if world % used:
         raise LayoutError(
-            f"stage {stage.name}: {arithmetic} ranks, which {world} processes are no multiple of. Start {used}, "
-            f"{2 * used}, ... processes, or change stages.{stage.name}.parallel."
+            f"stage {stage.name}: {arithmetic}, so its layout needs {used} processes or a multiple; there "
+            f"{'is' if world == 1 else 'are'} {world}. Start {used}, {2 * used}, ... (`internevo launch --nproc {used} "
+            f"CONFIG`), or change the stage's `parallel`."
         )
     data = world // used
     ulysses = parallel.context.ulysses

@@ -158,7 +158,7 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
     """Put this rank's parts, as DTensors, in the place of a model's parameters that are cut."""
     for name, parameter in list(model.named_parameters()):
         role = model.roles[name]
-        _check_cut(name, role, parameter.shape, mesh.tensor.size)
+        check_cut(name, role, parameter.shape, mesh.tensor.size)
         if role.cut is not None and is_cut(role, mesh.tensor.size):
             part = cut_by_rank(role, parameter.detach(), mesh.tensor).contiguous()
             assert mesh.parameters is not None
@@ -167,7 +167,7 @@ def cut_parameters(model: Transformer, mesh: Mesh) -> None:
             setattr(model.get_submodule(owner), last, nn.Parameter(part, parameter.requires_grad))
 
 
-def _check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
+def check_cut(name: str, role: Role, shape: torch.Size, ranks: int) -> None:
     """Raise LayoutError for a parameter that `ranks` ranks cannot share."""
     if role.cut is None:
         return

@@ -47,6 +47,17 @@ def shard_module(module: nn.Module, mesh: Mesh, zero: ZeroConfig, dtype: torch.d
     )
 
 
+def reduce_all(root: nn.Module) -> None:
+    """Let parameters that a rank did not use, as experts that none of its tokens chose, be reduced as zeros.
+
+    Otherwise a rank leaves them out of its message, which then does not fit those of the others. torch before 2.13
+    cannot do it.
+    """
+    assert isinstance(root, FSDPModule)
+    if hasattr(root, "set_reduce_scatter_unused_params"):
+        root.set_reduce_scatter_unused_params(True)
+
+
 def gather_ahead(blocks: Iterable[nn.Module]) -> None:
     """Let a block's weights be gathered while its neighbour computes, forward and backward.
 

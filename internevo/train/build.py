@@ -6,10 +6,11 @@ from functools import partial
 
 import torch
 
-from internevo.config.schema import StageConfig
+from internevo.config.choices import choose, is_yours
+from internevo.config.schema import ModelConfig, StageConfig
 from internevo.files.errors import UserError
 from internevo.model.fp8 import check_fp8
-from internevo.model.transformer import Transformer
+from internevo.model.transformer import ATTENTIONS, FEED_FORWARDS, Transformer
 from internevo.parallel.block_settings import compute_dtype, stage_kernel
 from internevo.parallel.layout import ONE_PROCESS, make_layout
 from internevo.parallel.world import World
@@ -39,6 +40,8 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
     choose_loss(stage.train.loss, device, stage.parallel.tensor)
     if stage.train.fp8 != "none":
         check_fp8(device)
+    if is_yours(stage.model.attention.kind) or is_yours(stage.model.feed_forward.kind):
+        _check_parts(stage.model)
     pipeline = stage.parallel.pipeline
     version = tuple(map(int, torch.__version__.split(".")[:2]))
     if pipeline.size > 1 and pipeline.schedule == "zbv" and version < (2, 12):
@@ -53,6 +56,24 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
         raise UserError(
             f"stage {stage.name}: parallel.zero.offload.optimizer needs several processes with the engine fsdp; set "
             "parallel.zero.engine to deepspeed, or start more than one."
+        )
+
+
+def _check_parts(config: ModelConfig) -> None:
+    """Raise UserError unless parts of a user's own have roles, and count their parameters right."""
+    for name, known in ((config.attention.kind, ATTENTIONS), (config.feed_forward.kind, FEED_FORWARDS)):
+        if not hasattr(choose(name, known), "cost"):
+            raise UserError(
+                f"{name} has no `cost`, which says how many parameters and products it has: docs/extending.md"
+            )
+    with torch.device("meta"):
+        model = Transformer(config)
+    counted, there = Transformer.cost(config).parameters, sum(p.numel() for p in model.parameters())
+    if counted != there:
+        raise UserError(
+            f"the parts of the model count {counted:,} parameters and have {there:,}: the `cost` of "
+            f"{config.attention.kind} or {config.feed_forward.kind} leaves some out. FLOPs, memory and the pipeline's "
+            "split are made of these."
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from internevo.checkpoint.tensors import LazyTensors, Piece
+from internevo.config.choices import is_yours
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch, combine_digests
@@ -20,6 +21,7 @@ from internevo.model.transformer import Transformer
 from internevo.optim.groups import width_rate
 from internevo.optim.optimizers import Given, Optimizers, clip_scale
 from internevo.optim.split_fp32 import REST, set_weight, whole_weight
+from internevo.parallel.alike import check_alike
 from internevo.parallel.block_settings import compute_dtype, stage_kernel
 from internevo.parallel.build_rank_model import first_part
 from internevo.parallel.collectives import gather_dim, sum_over
@@ -83,9 +85,12 @@ class Engine(ABC):
     def load(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
         """Take model and optimizer from a checkpoint: `read` fills named tensors in place, on all ranks together.
 
-        What was saved in another dtype is converted. In a new engine, optimizer state that `read` leaves alone stays as
-        it was made.
+        What was saved in another dtype is converted.
         """
+
+    def begin(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        """Take the first weights alone; optimizers begin with these."""
+        self.load(read)
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
@@ -180,7 +185,10 @@ class TorchEngine(Engine):
         """Where tensor parallelism does not divide a parameter evenly: what of this rank's part is real."""
         if not self._split:  # an optimizer may begin with something made from the weights
             self._set_first_weights(model)
+        self.local = {name: nn.Parameter(local(p.detach())) for name, p in self.learning().items()}
+        """What the optimizers see: each rank's parts, as plain tensors that share the parameters' memory."""
         self._build_optimizers()
+        self._moved = False
         self._add_up_in_fp32()
         if self._split:  # a part of each weight is in the optimizers
             self._set_first_weights(model)
@@ -211,9 +219,7 @@ class TorchEngine(Engine):
             copy.requires_grad_(self.parameters[name].requires_grad)
 
     def _build_optimizers(self) -> None:
-        """Optimizers move each rank's parts, as plain tensors that share the parameters' memory."""
         stage, learning = self.stage, self.learning()
-        self.local = {name: nn.Parameter(local(p.detach())) for name, p in learning.items()}
         given = Given(
             self.local,
             self.roles,
@@ -266,10 +272,21 @@ class TorchEngine(Engine):
         self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
         for parameter in (*learning.values(), *self.local.values()):
             parameter.grad = None
+        for name, mine in self._filled_up.items():
+            mine.clear_rest(local(self.parameters[name].detach()))  # an optimizer may move what has no gradient
+        if not self._moved:  # at once, not when it is to be saved
+            self._check_state()
+            self._moved = True
         self._weights_changed()
         return norm, finite
 
+    def _check_state(self) -> None:
+        """Raise UserError for state of a user's optimizer that no checkpoint could hold."""
+        if is_yours(self.stage.optimizer.name):
+            check_alike(self.local, {name: self.optimizers.state(name) for name in self.local}, self.mesh)
+
     def state(self) -> Mapping[str, Tensor]:
+        self._check_state()
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             kept = dict(self.optimizers.state(name)) if parameter.requires_grad else {}
@@ -305,6 +322,12 @@ class TorchEngine(Engine):
         else:
             read(self.state())
         self._weights_changed()
+
+    def begin(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        self.load(read)
+        if not self._split:  # one of a split weight holds a part of it, and nothing made from it
+            del self.optimizers
+            self._build_optimizers()
 
     def _whole_weight(self, name: str) -> Tensor:
         """The fp32 weight, on the device."""

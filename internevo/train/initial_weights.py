@@ -21,7 +21,7 @@ _PREFIX = "model/"
 
 
 def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
-    """Give a new engine the weights that `train.init_from` names, each rank its part; its optimizers are left alone.
+    """Give a new engine the weights that `train.init_from` names, each rank its part; its optimizers begin with them.
 
     All ranks call it together. Returns what to tell a person. Raises UserError when the shapes differ.
     """
@@ -33,7 +33,7 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
         weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
         source.weights.fill(weights, world.control)
 
-    engine.load(read)
+    engine.begin(read)
     ours, theirs = flatten(asdict(stage.model.rope)), flatten(asdict(source.config.rope))
     changes = [f"rope.{key} is {ours[key]} here, {theirs[key]} there" for key in ours if ours[key] != theirs[key]]
     return [f"weights from {source.name}", *changes, *source.notes]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from internevo.config.presets import model_preset
-from internevo.config.schema import OptimizerConfig
+from internevo.config.schema import ModelConfig, OptimizerConfig, StageConfig
+from internevo.files.errors import UserError
 from internevo.model.initial import initial_values
 from internevo.model.roles import Kind, Role, declare, roles_of
-from internevo.model.transformer import Transformer
+from internevo.model.transformer import FeedForward, Transformer
 from internevo.optim.groups import decays, width_rate
 from internevo.optim.optimizers import Given, Optimizers
+from internevo.train.build import check_engine
 
 
 def test_a_parameter_without_a_role_is_an_error() -> None:
     model = Transformer(model_preset("tiny"))
     model.blocks[0].feed_forward.extra = nn.Linear(4, 4)
-    with pytest.raises(TypeError, match=r"blocks\.0\.feed_forward\.extra\.weight has no role"):
+    with pytest.raises(UserError, match=r"blocks\.0\.feed_forward\.extra\.weight has no role"):
         roles_of(model)
 
 
@@ -47,3 +51,64 @@ def test_names_mean_nothing() -> None:
     assert rate(Role(Kind.embedding)) == 1.0
     adamw = Optimizers(Given(dict(module.named_parameters()), roles, OptimizerConfig()))
     assert set(adamw.state("gate")) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+class Changed(FeedForward):
+    """With a parameter or a buffer more, of whatever kind `options` say."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        shape, kind, buffer = (config.feed_forward.options.get(key) for key in ("shape", "kind", "buffer"))
+        if buffer:
+            self.register_buffer("more", torch.ones(3))
+        else:
+            self.more = nn.Parameter(torch.ones(shape))
+            declare(self, more=Role(Kind(kind), partial=config.feed_forward.options.get("partial", False)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"buffer": True}, r"more is a buffer, which no checkpoint would hold: make it in `forward`"),
+        ({"shape": [], "kind": "scale", "partial": True}, r"more is of the kind scale and has the shape \[\]: too few"),
+        ({"shape": [3], "kind": "matrix", "partial": True}, r"more is of the kind matrix and has the shape \[3\]: too"),
+        ({"shape": [3], "kind": "scale"}, r"blocks\.0\.feed_forward\.more is cut along no dimension: .*`partial=True`"),
+    ],
+)
+def test_what_no_layout_could_train_is_refused(options: dict[str, Any], said: str) -> None:
+    kind = {"kind": "tests.model.test_roles:Changed", "options": options}
+    with pytest.raises(UserError, match=said):
+        Transformer(model_preset("tiny", feed_forward=kind))
+    good = {**kind, "options": {"shape": [3], "kind": "scale", "partial": True}}
+    assert Transformer(model_preset("tiny", feed_forward=good)).roles["blocks.1.feed_forward.more"].partial
+
+
+def test_roles_may_be_said_one_after_the_other() -> None:
+    linear = declare(nn.Linear(4, 4), weight=Role(Kind.matrix))
+    assert set(roles_of(declare(linear, bias=Role(Kind.bias)))) == {"weight", "bias"}
+
+
+class Uncounted(FeedForward):
+    """It has a matrix more than it counts."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.more = declare(nn.Linear(config.hidden, 1, bias=False), weight=Role(Kind.matrix, partial=True))
+
+
+def without_cost(config: ModelConfig) -> FeedForward:
+    return FeedForward(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("Uncounted", r"count 151,872 parameters and have 152,000: the `cost` of gqa or .*:Uncounted leaves some out"),
+        ("without_cost", r"tests.model.test_roles:without_cost has no `cost`"),
+    ],
+)
+def test_parts_count_what_they_have(kind: str, said: str) -> None:
+    stage = StageConfig(model=model_preset("tiny", feed_forward={"kind": f"tests.model.test_roles:{kind}"}))
+    stage.train.precision, stage.train.steps = "fp32", 1
+    with pytest.raises(UserError, match=said):
+        check_engine(stage, 1, torch.device("cpu"))

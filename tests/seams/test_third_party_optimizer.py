@@ -10,10 +10,14 @@ import torch
 from torch import nn
 
 from internevo.files.errors import UserError
+from internevo.hf.export import export
+from internevo.model.initial import initial_model
 from internevo.optim.groups import parameter_groups
 from internevo.optim.optimizers import Given
 from internevo.parallel.world import World
-from tests.parallel.jobs import ALONE, engine_of, stage_of, whole
+from internevo.train.initial_weights import begin_from
+from tests.hf.models import ModelWeights
+from tests.parallel.jobs import ALONE, engine_of, stage_of, train, whole
 from tests.seams.compare import LAYOUT, same_as_one_rank
 
 
@@ -107,3 +111,107 @@ def test_an_infinite_gradient_moves_nothing(ranks: Any) -> None:
     for changes in (LAYOUT, {"zero": 2}, {"tensor": 4, "sequence": False}):
         for found in ranks(4).run(moved_by_an_infinite_gradient, {**changes, **MINE}):
             assert found == []
+
+
+class Counting(Signs):
+    """It counts its steps in a plain number."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float):
+        super().__init__(groups, lr)
+        for state in self.state.values():
+            state["count"] = 0
+
+
+def counting(given: Given) -> list[torch.optim.Optimizer]:
+    return [Counting(parameter_groups(given.parameters, given.roles, given.config, given.rate), given.config.lr)]
+
+
+def single(given: Given) -> torch.optim.Optimizer:
+    return signs(given)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("counting", r"keeps 'count' of embed.weight as int; a checkpoint holds tensors"),
+        ("single", r"must return a list of torch.optim.Optimizer; it returned a Signs"),
+    ],
+)
+def test_what_no_checkpoint_could_hold_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        engine_of(stage_of({"optimizer": f"tests.seams.test_third_party_optimizer:{name}"}), ALONE)
+
+
+class Factored(Signs):
+    """It keeps the mean square of each row, of the rows that it has: other ones on other ranks."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter, state in self.state.items():
+            state["rows"][:] = parameter.grad.square().sum()
+        super().step()
+
+
+def factored(given: Given) -> list[torch.optim.Optimizer]:
+    return [Factored(parameter_groups(given.parameters, given.roles, given.config, given.rate), given.config.lr)]
+
+
+def refusal(world: World, changes: dict[str, Any], store: Path) -> str:
+    """What two steps end with."""
+    try:
+        train(world, changes, store, 2)
+    except UserError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_state_that_ranks_cannot_share_is_refused(store: Path, ranks: Any) -> None:
+    changes = {"optimizer": "tests.seams.test_third_party_optimizer:factored"}
+    assert refusal(ALONE, {**changes, "micro_batch": 8}, store) == "nothing"
+    for layout in ({"zero": 1}, {"tensor": 2}):
+        for found in ranks(2).run(refusal, {**changes, **layout}, store):
+            assert "'rows' of embed.weight is not of the parameter's shape and differs over the ranks" in found
+    for found in ranks(2).run(refusal, {**changes, "zero": 0}, store):  # each has all of every parameter
+        assert found == "nothing"
+
+
+class Drifting(Signs):
+    """It moves every number, also one without a gradient."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+        for parameter in self.state:
+            parameter.add_(0.01)
+
+
+def drifting(given: Given) -> list[torch.optim.Optimizer]:
+    return [Drifting(parameter_groups(given.parameters, given.roles, given.config, given.rate), given.config.lr)]
+
+
+def test_what_fills_up_uneven_parts_stays_zero(store: Path, ranks: Any) -> None:
+    odd = {"optimizer": "tests.seams.test_third_party_optimizer:drifting", "width": 161, "vocab": 513}
+    alone = train(ALONE, {**odd, "micro_batch": 8}, store, 3)
+    got = ranks(2).run(train, {**odd, "tensor": 2}, store, 3)[0]
+    assert got.losses == pytest.approx(alone.losses, rel=1e-5)
+
+
+def begun(world: World, changes: dict[str, Any], path: str) -> dict[str, torch.Tensor]:
+    """What an engine holds that begins with another model's weights."""
+    stage = stage_of(changes)
+    stage.train.init_from = path
+    engine = engine_of(stage, world)
+    begin_from(engine, stage, world)
+    return whole(engine.state())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_begins_with_the_weights_of_another_model(precision: str, tmp_path: Path, ranks: Any) -> None:
+    changes = {"optimizer": "tests.seams.test_third_party_optimizer:anchored", "precision": precision}
+    shape = stage_of(changes).model
+    model = initial_model(shape, "cpu", seed=99)
+    export(ModelWeights(model), shape, tmp_path / "hf", "llama", seq_len=64, tokenizer=None)
+    for state in (begun(ALONE, changes, str(tmp_path / "hf")), ranks(2).run(begun, changes, str(tmp_path / "hf"))[0]):
+        for name, weight in model.named_parameters():
+            assert torch.equal(state[f"model/{name}"], weight), name
+            assert torch.equal(state[f"optimizer/{name}/anchor"], weight), name
