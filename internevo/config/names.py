@@ -1,4 +1,4 @@
-"""What runs, stages, sources, sweeps and refineries may be called."""
+"""What runs, stages, sources, sweeps and refineries may be called; and what other frameworks call our keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ MOST_BYTES = 200
 RESERVED = ("heldout",)
 """The documents that are kept from training are called so."""
 _MARKS = "-_.+"
+ELSEWHERE = {
+    **dict.fromkeys(("ffn", "ffn_hidden_size", "intermediate_size", "mlp_ratio"), "model.feed_forward.width"),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim"), "model.hidden"),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layers", "n_layer"), "model.layers"),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "n_heads", "n_head"), "model.attention.heads"),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "n_kv_heads"), "model.attention.kv_heads"),
+    **dict.fromkeys(("qkv_bias", "attention_bias"), "model.attention.bias"),
+    **dict.fromkeys(("rope_theta", "rope_base", "rotary_base"), "model.rope.base"),
+    "tie_word_embeddings": "model.tied",
+    **dict.fromkeys(("learning_rate", "max_lr"), "optimizer.lr"),
+    **dict.fromkeys(("clip_grad", "max_grad_norm", "gradient_clipping"), "optimizer.clip"),
+    **dict.fromkeys(("global_batch_size", "global_bsz"), "train.batch_tokens"),
+    **dict.fromkeys(("micro_batch_size", "micro_bsz", "local_batch_size"), "train.micro_batch"),
+    **dict.fromkeys(("max_seq_len", "sequence_length"), "train.seq_len"),
+    **dict.fromkeys(("max_steps", "total_steps", "train_iters"), "train.steps"),
+    **dict.fromkeys(("tensor_parallel", "tensor_parallel_degree", "tensor_model_parallel_size"), "parallel.tensor"),
+    **dict.fromkeys(("pipeline_parallel", "pipeline_parallel_degree"), "parallel.pipeline.size"),
+    **dict.fromkeys(("context_parallel", "context_parallel_degree"), "parallel.context.size"),
+}
+"""Keys of Hugging Face's, Megatron-LM's, torchtitan's and InternEvo's configurations, and what they are here."""
 
 
 def name_problem(name: str) -> str | None:

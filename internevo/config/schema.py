@@ -66,8 +66,8 @@ class AttentionConfig:
     """How tokens look at the tokens before them."""
 
     kind: Annotated[Literal["gqa"], OrYours()] = "gqa"
-    """`gqa`: grouped-query attention (arXiv 2305.13245), with as many kv heads as heads the multi-head attention of
-    old."""
+    """What is computed; `train.attention` is the kernel that computes it. `gqa`: grouped-query attention (arXiv
+    2305.13245), with as many kv heads as heads the multi-head attention of old."""
     heads: Annotated[int, Between(1, 2**16)] = MISSING
     """Number of query heads."""
     kv_heads: Annotated[int, Between(1, 2**16)] = MISSING
@@ -121,8 +121,8 @@ class ModelConfig:
     """Standard deviation of the initial weights; projections that write into the residual stream are scaled
     down further by `sqrt(2 * layers)`."""
     width_base: Annotated[int, Between(0, 2**20)] = 0
-    """The width that learning rates were found at (muP, arXiv 2203.03466): a model of another `hidden` then begins and
-    learns such that they fit it too. Initial weights of the blocks scale with `sqrt(width_base / hidden)`, those of the
+    """The width that learning rates were found at (muP, arXiv 2203.03466). Another `hidden` is scaled so that
+    they suit it too. Initial weights of the blocks scale with `sqrt(width_base / hidden)`, those of the
     head with `width_base / hidden`, and so do the learning rates of both. 0 scales nothing."""
 
 
@@ -168,8 +168,8 @@ class ScheduleConfig:
     name: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     """`constant`, `linear`, `cosine` or `wsd` (warmup, stable, decay)."""
     warmup: Steps = 0
-    """Steps that climb linearly to the peak: from zero at the start of a run, from the learning rate that the
-    stage before ended with at the start of a later stage. With `over: run` only the run's start warms up."""
+    """Steps of a linear climb to the peak. The first stage climbs from zero, a later one from the last learning rate of
+    the stage before. With `over: run` only the run's start warms up."""
     final: Share = 0.1
     """The last step's learning rate, as a share of the peak. Ignored by `constant`."""
     decay: Annotated[float, Between(0, 1, open_below=True)] = 0.1
@@ -434,10 +434,10 @@ class DataConfig:
     """The folder that remote token stores are copied into, once for each machine; on its fastest disk if possible."""
     packing: Literal["best_fit", "concat"] = "best_fit"
     """How documents fill rows: `best_fit` cuts only documents longer than a row; `concat` joins and cuts.
-    Both leave the last row of every block unfilled."""
+    In both, the last row of a block may be partly padding."""
     block: Annotated[int, Between(1, MOST_IN_BLOCK)] = BLOCK
-    """Documents that are packed together, a block. Where rows hold many of them, larger blocks pad less; a run starts
-    the faster, the smaller they are. Neither a stage nor a run that has begun can change it."""
+    """Documents that are packed together, a block. Where rows hold many of them, larger blocks pad less; smaller
+    ones start a run faster. Neither a stage nor a run that has begun can change it."""
     eval_tokens: Tokens = 1_000_000
     """Held-out tokens per source to evaluate at the start and end of a stage; 0 turns evaluation off."""
     eval_every: Steps = 0

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from internevo.config.bounds import Between
 from internevo.config.choices import Instead, OrYours, is_yours
+from internevo.config.names import ELSEWHERE
 from internevo.config.read import number
 from internevo.config.schema import MISSING
 
@@ -46,6 +47,8 @@ def typed_tree(
     for key, value in tree.items():
         if key not in hints:
             places = _places(*whole, str(key))
+            if not places and (ours := f"{whole[1]}{ELSEWHERE.get(key)}") in _paths(*whole):
+                places = [ours]
             suggestion = f"; did you mean {' or '.join(places)}?" if places else did_you_mean(str(key), hints)
             problems.append(f"{path}{key}: unknown key{suggestion}")
             continue

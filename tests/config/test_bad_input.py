@@ -31,6 +31,11 @@ stages:
 OVERRIDES = {
     # names
     "a typo in a key": ("train.seq_length=64", "train.seq_length: unknown key; did you mean seq_len?"),
+    "a name of another framework": (
+        "model.num_hidden_layers=3",
+        "model.num_hidden_layers: unknown key; did you mean model.layers?",
+    ),
+    "an old name": ("model.ffn=3", "model.ffn: unknown key; did you mean model.feed_forward.width?"),
     "a typo in a section": ("optimiser.lr=1", "optimiser: unknown key; did you mean optimizer?"),
     "a key of another section": ("model.lr=1", "model.lr: unknown key; did you mean optimizer.lr?"),
     "a key without its section": ("lr=1e-3", "lr: unknown key; did you mean optimizer.lr?"),

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from internevo.config.load import load_config
-from internevo.config.names import MOST_BYTES, name_problem
+from internevo.config.names import ELSEWHERE, MOST_BYTES, name_problem
 from internevo.config.read import ConfigError
+from internevo.config.schema import RunConfig
+from internevo.config.typed import _paths
 from internevo.launch.sweep import read_sweep
 from internevo.refine.config import load_refinery
 
@@ -96,3 +98,10 @@ def test_sweeps_and_refineries(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text('name: ".."\ninput: [x]\nsteps: []')
     with pytest.raises(ConfigError, match=r"name: '\.\.' must begin"):
         load_refinery(tmp_path / "r.yaml", check_files=False)
+
+
+def test_what_others_call_our_keys_is_there() -> None:
+    """And is no key of ours, which would never be looked up."""
+    ours = set(_paths(RunConfig, ""))
+    assert set(ELSEWHERE.values()) <= ours
+    assert not ELSEWHERE.keys() & {path.rpartition(".")[2] for path in ours}

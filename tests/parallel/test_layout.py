@@ -45,7 +45,7 @@ def test_ulysses_takes_as_many_ranks_as_heads_can_be_shared_by(
         (
             {"tensor": 2, "pipeline": 2},
             6,
-            r"pipeline 2 x context 1 x tensor 2 = 4 ranks, which 6 processes.*Start 4, 8",
+            r"context 1 x tensor 2 = 4, so its layout needs 4 processes or a multiple; there are 6. Start 4, 8",
         ),
         (
             {"shard": 4},
