@@ -73,7 +73,7 @@ def test_nor_by_several_processes(complete: Path) -> None:
         (["model.feed_forward.width=192", "stages.enhance.train.steps=9"], "cannot change on resume"),
         (["train.device=cuda", "stages.enhance.train.steps=9"], "sees no GPU"),
         (["stages.base.train.steps=3"], "must stay as they were"),
-        (["parallel.tensor=2", "stages.enhance.train.steps=9"], "2 ranks"),
+        (["parallel.tensor=2", "stages.enhance.train.steps=9"], "its layout needs 2 processes"),
     ],
 )
 def test_nor_by_a_start_that_is_refused(complete: Path, overrides: list[str], told: str) -> None:
