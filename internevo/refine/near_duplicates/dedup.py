@@ -40,7 +40,7 @@ DUPLICATE_OF = "duplicate_of"  # the key of a dropped document's metadata that h
 
 _BATCH = 2**20  # characters that are shingled and signed together
 SIGNATURES, PAIRS, DUPLICATES = "work/signatures", "work/pairs", "work/duplicates"  # folders in the step's own
-_SHARDS_OF_A_PART = 64  # a band's hashes are cut into one more part for each so many shards
+_SHARDS_OF_A_PART = 64  # a band's hashes are cut into one more part for every 64 shards
 
 
 @dataclass
