@@ -90,7 +90,8 @@ def roles_of(model: nn.Module) -> dict[str, Role]:
             full = f"{path}.{name}" if path else name
             if name not in own:
                 raise UserError(f"{full} has no role: say what it is with `declare`, beside where it is made")
-            if parameter.ndim < (2 if own[name].kind is Kind.matrix else 1):
+            emptied = parameter.numel() == 0  # by DeepSpeed's stage 3, which takes the values as a module is made
+            if not emptied and parameter.ndim < (2 if own[name].kind is Kind.matrix else 1):
                 shape = list(parameter.shape)
                 raise UserError(f"{full} is of the kind {own[name].kind} and has the shape {shape}: too few dimensions")
             found[full] = own[name]
