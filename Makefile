@@ -58,7 +58,7 @@ test: lint
 # DeepSpeed compiles operators at first use, under a lock that a killed process leaves for ever: others then wait without
 # end. So tests have a folder of their own for them, and begin without locks.
 EXTENSIONS := build/extensions
-OWN_EXTENSIONS = rm -f $(EXTENSIONS)/*/*/lock && TORCH_EXTENSIONS_DIR=$(CURDIR)/$(EXTENSIONS)
+OWN_EXTENSIONS = mkdir -p $(EXTENSIONS) && find $(EXTENSIONS) -name lock -delete && TORCH_EXTENSIONS_DIR=$(CURDIR)/$(EXTENSIONS)
 
 # K/N is the K-th of N parts, each of which has a bit of every file of tests
 PART ?= 1/1

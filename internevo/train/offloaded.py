@@ -60,7 +60,7 @@ def warn_of_locks() -> None:
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    for lock in sorted(root.glob("*/*/lock")):
+    for lock in sorted(root.glob("**/lock")):
         warnings.warn(
             f"{lock}: a process compiles this operator of DeepSpeed, or was killed while it did. If training does not "
             "start and no other process compiles it, remove this file.",

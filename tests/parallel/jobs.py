@@ -40,6 +40,7 @@ from internevo.parallel.world import World
 from internevo.tokens.store_writer import TokenStoreWriter
 from internevo.train.build import make_engine
 from internevo.train.engine import Engine, TorchEngine
+from internevo.train.initial_weights import begin_from
 from internevo.train.pipelined import Pipelined
 from internevo.train.step import train_step
 
@@ -142,6 +143,15 @@ def joined(tensor: torch.Tensor) -> torch.Tensor:
         assert not full.isnan().any()
         return full
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def begun(world: World, changes: dict[str, Any], path: str) -> dict[str, torch.Tensor]:
+    """What the engine of a layout holds when it has begun from `path`, whole."""
+    stage = stage_of(changes)
+    stage.train.init_from = path
+    engine = make_engine(stage, world)
+    begin_from(engine, stage, world)
+    return whole(engine.state())
 
 
 def weights_of(engine: TorchEngine) -> dict[str, torch.Tensor]:

@@ -10,11 +10,8 @@ import torch
 
 from internevo.hf.export import export
 from internevo.hf.weights import CheckpointWeights, FolderWeights
-from internevo.parallel.world import World
-from internevo.train.build import make_engine
-from internevo.train.initial_weights import begin_from
 from tests.hf.models import ModelWeights, our_model
-from tests.parallel.jobs import ALONE, save, stage_of, whole, write_documents
+from tests.parallel.jobs import ALONE, begun, save, stage_of, write_documents
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one rank": (1, {}),
@@ -24,15 +21,6 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "pp2, zbv": (2, {"pipeline": 2, "schedule": "zbv"}),
     "dp2 x tp2, zero 3": (4, {"tensor": 2, "zero": 3}),
 }
-
-
-def begin(world: World, changes: dict[str, Any], path: str) -> dict[str, torch.Tensor]:
-    """What the engine of a layout holds when it has begun from `path`, whole."""
-    stage = stage_of(changes)
-    stage.train.init_from = path
-    engine = make_engine(stage, world)
-    begin_from(engine, stage, world)
-    return whole(engine.state())
 
 
 @pytest.mark.parametrize(
@@ -50,7 +38,7 @@ def test_any_layout_begins_from_a_hugging_face_folder(name: str, format: str, tm
     )
     export(ModelWeights(model), model.config, tmp_path / "hf", format, seq_len=64, tokenizer=None)
     arguments = (changes, str(tmp_path / "hf"))
-    state = begin(ALONE, *arguments) if world == 1 else ranks(world).run(begin, *arguments)[0]
+    state = begun(ALONE, *arguments) if world == 1 else ranks(world).run(begun, *arguments)[0]
     for key, weight in model.state_dict().items():
         assert torch.equal(state[f"model/{key}"], weight), key
     moments = [tensor for key, tensor in state.items() if key.startswith("optimizer/")]
@@ -64,7 +52,7 @@ def test_what_an_optimizer_begins_with_is_kept(tmp_path: Path) -> None:
     shape = {"heads": config.attention.heads, "kv_heads": config.attention.kv_heads}
     model = our_model(layers=config.layers, attention=shape)
     export(ModelWeights(model), model.config, tmp_path / "hf", "llama", seq_len=64, tokenizer=None)
-    state = begin(ALONE, changes, str(tmp_path / "hf"))
+    state = begun(ALONE, changes, str(tmp_path / "hf"))
     assert torch.equal(state["model/head.weight"], model.head.weight)
     assert torch.equal(state["optimizer/head.weight/rows"], torch.ones(3))
 

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from internevo.checkpoint.tensors import read_tensors, write_tensors
 from internevo.config.load import load_config
@@ -222,10 +223,15 @@ def test_one_process_may_offload(tmp_path: Path) -> None:
     assert got == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_lock_of_a_killed_compilation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
-    lock.parent.mkdir(parents=True)
+@pytest.mark.parametrize("variable", ["TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME"])
+def test_a_lock_of_a_killed_compilation_is_named(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch puts it: a folder deeper where it chooses the place itself."""
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    lock = Path(cpp_extension._get_build_directory("deepspeed_shm_comm", False)) / "lock"
+    assert tmp_path in lock.parents
     lock.touch()
     with pytest.warns(UserWarning, match=f"{lock}: .* remove this file"):
         warn_of_locks()
