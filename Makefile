@@ -19,7 +19,7 @@ help:
 	@echo "make test-fast    the tests that take a moment each"
 	@echo "make test-wheel   the package as a wheel in an empty environment, and the quickstart from there"
 	@echo "make test-gpu     the tests on a GPU, with .venv or, without one, the python at hand"
-	@echo "make test-nogpu   the same tests, and the shipped configs at their real size, on a driver that does nothing"
+	@echo "make test-nogpu   the same and the configs at their real size, on a driver that does nothing; PART, too"
 	@echo "make bench-gpu    training speed on a GPU beside bare torch and transformers, into docs/benchmarks/"
 	@echo "make gpu-day      what the first minutes on a GPU must tell, in order of worth; MINUTES=9, INTO=FILE"
 	@echo "make gpu-wheels   packages that a GPU machine without network may lack, into gpu-wheels"
@@ -63,9 +63,11 @@ OWN_EXTENSIONS = mkdir -p $(EXTENSIONS) && find $(EXTENSIONS) -name lock -delete
 # K/N is the K-th of N parts, each of which has a bit of every file of tests
 PART ?= 1/1
 
+IN_PARTS = --splitting-algorithm least_duration \
+  --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
+
 test-heavy: $(DEEPSPEED)
-	@$(OWN_EXTENSIONS) $(BIN)/python -m pytest -m heavy --splitting-algorithm least_duration \
-	  --group $(word 1,$(subst /, ,$(PART))) --splits $(word 2,$(subst /, ,$(PART)))
+	@$(OWN_EXTENSIONS) $(BIN)/python -m pytest -m heavy $(IN_PARTS)
 
 test-fast: $(READY)
 	@$(BIN)/python -m pytest -m "not slow and not heavy"
@@ -81,7 +83,8 @@ test-gpu:
 
 # torch's CUDA build on a driver that does nothing; installed once (5 GB) into a cache: tools/nogpu/run
 test-nogpu:
-	@$(OWN_EXTENSIONS) PYTHON=$(PYTHON) tools/nogpu/run python -m pytest tests/gpu tests/nogpu -n $(WORKERS) --dist loadfile
+	@$(OWN_EXTENSIONS) PYTHON=$(PYTHON) tools/nogpu/run python -m pytest tests/gpu tests/nogpu \
+	  -n $(WORKERS) --dist loadfile $(IN_PARTS)
 
 bench-gpu:
 	@PYTHONPATH=. $(GPU_PYTHON) tools/bench_gpu.py --minutes $(or $(MINUTES),30) --out docs/benchmarks/gpu.json
