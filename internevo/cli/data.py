@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from internevo.align.choices import ChatOptions, Longer, Thinking, Turns
 from internevo.cli.shared import (
     InputsArgument,
     OutputOption,
@@ -134,6 +135,61 @@ def _say_spelled(tokenizer: Path) -> None:
         )
 
 
+@data_app.command("chat")
+def data_chat(
+    inputs: Annotated[list[Path], argument("Files of conversations, or folders of them.", "FILE...")],
+    tokenizer: Annotated[Path, option("A .model file, tokenizer.json or Hugging Face folder.", "TOKENIZER")],
+    output: OutputOption,
+    template: Annotated[
+        str | None, option("A file of a chat template, or internlm2; the tokenizer's own when absent.", "TEMPLATE")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, option("Tokens of the longest conversation: those of a row.", "TOKENS", least=2, most=10**9)
+    ] = None,
+    longer: Annotated[Longer, option("What becomes of longer ones.")] = Longer.refuse,
+    thinking: Annotated[Thinking, option("What becomes of the assistant's thoughts.")] = Thinking.keep,
+    turns: Annotated[
+        Turns, option("Whether all answers of a conversation stand in one document, or each in its own.")
+    ] = Turns.together,
+    variables: Annotated[list[str] | None, option("What the template knows besides.", "NAME=VALUE", "--set")] = None,
+    held_out: HeldOutOption = 0.0,
+    workers: WorkersOption = 0,
+    max_rejects: MaxRejectsOption = 0.01,
+    shard_tokens: ShardTokensOption = 2**30,
+) -> None:
+    """Turn conversations into a token store in which only what the assistant says is trained, with its end.
+
+    Takes `messages`, ShareGPT's `conversations`, `prompt` and `completion`, and Alpaca's `instruction` and `output`, in
+    JSON lines, JSON lists, .parquet and .arrow. Stopped at any moment, the same command resumes.
+
+    Example: `internevo data chat chats.jsonl --tokenizer tokenizer.model --template internlm2 --out tokens/chat`
+    """
+    from internevo.align.chat_store import prepare_chat
+
+    for one in variables or []:
+        if "=" not in one:
+            raise UserError(f"--set {one}: expected NAME=VALUE")
+    named = tuple((name, value) for name, _, value in (one.partition("=") for one in variables or []))
+    with _preparing() as progress:
+        manifest = prepare_chat(
+            inputs,
+            output,
+            tokenizer,
+            template=template,
+            options=ChatOptions(max_tokens, longer, thinking, turns, named),
+            held_out=held_out,
+            workers=workers or len(os.sched_getaffinity(0)),
+            max_rejects=max_rejects,
+            shard_tokens=shard_tokens,
+            progress=progress,
+        )
+    _say_made(output, manifest)
+    for what, count in manifest.tallies.items():
+        if count:
+            out.print(f"  {what}: {count:,}")
+    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
+
+
 Origin = StrEnum("Origin", "internevo")  # whose token files are imported
 
 
@@ -250,7 +306,7 @@ def data_inspect(
     """
     from internevo.config.schema import CACHE
     from internevo.monitor.store_page import write_store_page
-    from internevo.tokens.inspect import describe, show_document, spread
+    from internevo.tokens.inspect import Parts, describe, document_parts, show_document, spread
     from internevo.tokens.store import TokenStore
     from internevo.tokens.tokenizer import load_tokenizer
 
@@ -260,14 +316,20 @@ def data_inspect(
     copy_remote_stores(dict.fromkeys(paths, CACHE))
     stores = [describe(path) for path in dict.fromkeys(paths)]
     _show_stores(stores)
-    shown: dict[str, dict[int, str]] = {}
+    shown: dict[str, dict[int, Parts]] = {}
     if loaded is not None:
         for one in stores:
             store = TokenStore.open_source(one.path)
-            shown[one.path] = {i: show_document(store, i, loaded) for i in spread(len(store), documents)}
-            for number, text in shown[one.path].items():
+            shown[one.path] = {i: document_parts(store, i, loaded) for i in spread(len(store), documents)}
+            for number, parts in shown[one.path].items():
                 out.rule(f"{plain(one.path)}: document {number:,}", align="left")
-                out.print(plain(text))
+                if out.is_terminal and store.masked:  # what is trained stands out
+                    styled = (
+                        f"[dim]{plain(text)}[/]" if masked else f"[green]{plain(text)}[/]" for text, masked in parts
+                    )
+                    out.print("".join(styled))
+                else:
+                    out.print(plain(show_document(parts)))
     if page is not None:
         out.print(f"wrote {plain(write_store_page(page, stores, shown))}")
     then("name them under data.sources in a config, then internevo train CONFIG")

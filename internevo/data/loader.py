@@ -198,7 +198,7 @@ def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: 
         labels[end - 1] = store.slice(following, following + 1)[0]
     if store.masked:
         labels[labels < 0] = IGNORE
-        np.abs(tokens, out=tokens)
+        tokens[:real] = store.ids(tokens[:real])
     counts = np.append(row.length, len(tokens) - real)
     positions[:] = np.arange(len(tokens)) - np.repeat(np.append(begins, real), counts)
 

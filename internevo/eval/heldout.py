@@ -32,7 +32,7 @@ def first_tokens(store: TokenStore, seq_len: int, max_tokens: int) -> list[np.nd
     chosen: list[np.ndarray] = []
     total = 0
     for number in range(len(store)):
-        tokens = np.abs(np.asarray(store.read(number)[:seq_len], np.int64))  # masked ones are scored too
+        tokens = store.ids(store.read(number)[:seq_len])  # masked ones are scored too
         if len(tokens) > 1:
             chosen.append(tokens)
             total += len(tokens)

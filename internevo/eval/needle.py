@@ -113,7 +113,7 @@ class _Haystack:
         number = draw.randrange(len(self.store))
         empty = 0
         while len(taken) < length:
-            tokens = np.abs(np.asarray(self.store.read(number), np.int64))
+            tokens = self.store.ids(self.store.read(number))
             tokens = tokens[~np.isin(tokens, self.special)]
             empty = 0 if len(tokens) else empty + 1
             if empty > len(self.store):

@@ -9,7 +9,7 @@ from typing import Any
 
 from internevo.files.errors import some
 from internevo.monitor.page import chart, note, points, table, write_page
-from internevo.tokens.inspect import StoreSummary
+from internevo.tokens.inspect import Parts, StoreSummary
 
 HEAD = ("store", "documents", "tokens", "share", "mean", "median", "longest", "held out", "ids")
 
@@ -37,7 +37,7 @@ def total_rows(stores: Sequence[StoreSummary]) -> list[list[str]]:
     return rows
 
 
-def write_store_page(path: Path, stores: Sequence[StoreSummary], shown: Mapping[str, Mapping[int, str]]) -> Path:
+def write_store_page(path: Path, stores: Sequence[StoreSummary], shown: Mapping[str, Mapping[int, Parts]]) -> Path:
     """Write the page and return its path. `shown` has the text of some documents, by store and number."""
     sampled = [one.path for one in stores if one.sampled < one.documents]
     note = f" Of {escape(', '.join(sampled))} an even sample was measured." if sampled else ""
@@ -75,12 +75,17 @@ def _chart(title: str, unit: str, stores: Sequence[StoreSummary], of: str) -> di
     return chart(title, unit, x, series, over="tokens in a document", xlog=True, zero=True, percent=True, height=300)
 
 
-def _documents(name: str, documents: Mapping[int, str]) -> str:
-    texts = "".join(
-        f'{note(f"document {number:,}")}<pre class="document">{escape(text)}</pre>'
-        for number, text in documents.items()
-    )
-    return f"<h3>{escape(name)}</h3>{texts}"
+def _documents(name: str, documents: Mapping[int, Parts]) -> str:
+    """Where some of a document is masked, what is trained stands out."""
+    texts = []
+    for number, parts in documents.items():
+        some_masked = any(masked for _, masked in parts)
+        inner = "".join(
+            f"<mark>{escape(text)}</mark>" if some_masked and not masked else escape(text) for text, masked in parts
+        )
+        said = f"document {number:,}" + (": what is marked is trained" if some_masked else "")
+        texts.append(f'{note(said)}<pre class="document">{inner}</pre>')
+    return f"<h3>{escape(name)}</h3>{''.join(texts)}"
 
 
 def _origin(store: StoreSummary) -> str:
@@ -92,6 +97,7 @@ def _origin(store: StoreSummary) -> str:
         "empty": f"{manifest.get('empty', 0):,}",
         "rejected": f"{manifest.get('rejected', 0):,}",
         "masked tokens": f"{manifest.get('masked_tokens', 0):,}",
+        **{name: f"{count:,}" for name, count in manifest.get("tallies", {}).items()},
         "files": ", ".join(manifest.get("sha256", {})),
     }
     return f"<h3>{escape(store.path)}</h3>" + table(("", ""), said.items(), text=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from internevo.files.errors import UserError
 from internevo.text.batches import in_batches
-from internevo.text.documents import PARQUET, Document, Item, Reject
+from internevo.text.documents import PARQUET, Document, Item, Reject, Row
 
 _ROWS = 256  # that are read at a time
 
@@ -31,6 +31,10 @@ class RowGroups:
         batches = file.iter_batches(batch_size=_ROWS, row_groups=list(self.groups), columns=columns)
         yield from _rows(self.file, batches, text_key)
 
+    def rows(self) -> Iterator[Row]:
+        """Its rows as mappings."""
+        yield from _mappings(self.file, _parquet(self.file).iter_batches(_ROWS, row_groups=list(self.groups)))
+
 
 @dataclass(frozen=True)
 class RecordBatches:
@@ -44,6 +48,10 @@ class RecordBatches:
 
     def read(self, text_key: str) -> Iterator[Item]:
         yield from _rows(self.file, _arrow(self.file, self.begin, self.end), text_key)
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows as mappings."""
+        yield from _mappings(self.file, _arrow(self.file, self.begin, self.end))
 
 
 def row_groups(path: Path, piece_bytes: int) -> Iterator[RowGroups]:
@@ -96,6 +104,20 @@ def _rows(path: Path, batches: Iterable[Any], text_key: str) -> Iterator[Item]:
             _check_column(path, text_key, batch.schema.names)
             yield from _documents(path, before, batch, text_key)
             before += batch.num_rows
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise UserError(f"{path} is damaged: {error}. Fix it or leave it out.") from None
+
+
+def _mappings(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
+    number = 0
+    try:
+        for batch in batches:
+            for begin in range(0, batch.num_rows, _ROWS):
+                for row in batch.slice(begin, _ROWS).to_pylist():
+                    number += 1
+                    yield path, number, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} holds text that is not UTF-8 (byte {error.start}) after row {number:,}.") from None
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
         raise UserError(f"{path} is damaged: {error}. Fix it or leave it out.") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 PACKED = (".gz", ".zst")
 JSON_LINES = (".jsonl", ".ndjson", *(kind + packed for kind in (".jsonl", ".ndjson", ".json") for packed in PACKED))
@@ -47,6 +48,10 @@ class Reject:
 
 Item = tuple[int, Document | Reject | None]
 """The number of a line or row in its piece, from 1, and what it held; None for a blank line."""
+
+
+Row = tuple[Path, int, dict[str, Any] | Reject | None]
+"""A file, the number of a line or row in its piece, from 1, and the mapping of keys to values that it held, whole."""
 
 
 def is_packed(file: Path) -> bool:

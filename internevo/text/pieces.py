@@ -18,11 +18,12 @@ from typing import IO, Any
 from internevo.files.errors import UserError
 from internevo.text.batches import in_batches
 from internevo.text.columnar import RecordBatches, RowGroups, pyarrow_for, record_batches, row_groups
-from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, is_packed
+from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Document, Item, Reject, Row, is_packed
 
 PIECE_BYTES = 16 * 2**20
 """About how much input a piece is: seconds of tokenising, so that little is lost when a job is killed, and all cores
 have work to the end."""
+_NO_MAPPING = "not a mapping of keys to values"
 _SKIP_BYTES = 2**20  # another piece's line is read so much at a time
 
 
@@ -58,6 +59,17 @@ class Texts:
     size: int
     begins: bool = True
 
+    def rows(self) -> Iterator[Row]:
+        """The mappings in JSON files, each of which holds one or a list of them; numbered in their file."""
+        for file in self.files:
+            try:
+                value = json.loads(file.read_bytes())
+            except (ValueError, RecursionError) as error:
+                yield file, 1, Reject(str(file), None, f"not JSON: {error}")
+                continue
+            for number, one in enumerate(value if isinstance(value, list) else [value], 1):
+                yield file, number, one if isinstance(one, dict) else Reject(str(file), number, _NO_MAPPING)
+
     def read(self, text_key: str) -> Iterator[Item]:
         """A file as a line."""
         for number, file in enumerate(self.files, 1):
@@ -88,6 +100,11 @@ class LineRange:
         for number, (_, line) in enumerate(self.lines(), 1):
             yield number, _json_document(self.file, number, line, text_key)
 
+    def rows(self) -> Iterator[Row]:
+        """Its lines as mappings."""
+        for number, (_, line) in enumerate(self.lines(), 1):
+            yield self.file, number, _json_row(self.file, number, line)
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Where each line begins, and the line: it goes to the piece in which it begins, and is read to its end."""
         with self.file.open("rb") as file:
@@ -113,6 +130,11 @@ class Unpacked:
     def read(self, text_key: str) -> Iterator[Item]:
         for number, line in enumerate(self.lines, 1):
             yield number, _json_document(self.file, number, line, text_key)
+
+    def rows(self) -> Iterator[Row]:
+        """Its lines as mappings."""
+        for number, line in enumerate(self.lines, 1):
+            yield self.file, number, _json_row(self.file, number, line)
 
 
 Piece = Texts | LineRange | Unpacked | RowGroups | RecordBatches
@@ -173,6 +195,20 @@ def _json_document(file: Path, number: int, line: bytes, text_key: str) -> Docum
         if not line.strip():
             return None
         reason = f"not JSON: {error}"
+    return _rejected(file, number, line, reason)
+
+
+def _json_row(file: Path, number: int, line: bytes) -> dict[str, Any] | Reject | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return _rejected(file, number, line, f"not JSON: {error}") if line.strip() else None
+    if isinstance(value, dict):
+        return value
+    return _rejected(file, number, line, _NO_MAPPING)
+
+
+def _rejected(file: Path, number: int, line: bytes, reason: str) -> Reject:
     return Reject(str(file), number, reason, line.decode(errors="surrogateescape"))
 
 

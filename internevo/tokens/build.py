@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from internevo.files.durable import sync_folder, write_durable
-from internevo.tokens.prepared_folder import MANIFEST
+from internevo.tokens.prepared_folder import MANIFEST, NEGATED
 from internevo.tokens.shards import Joiner
 from internevo.tokens.tokenise import Counts
 from internevo.tokens.tokenizer import Tokenizer
@@ -37,8 +37,10 @@ class Manifest(Counts):
     tokenizer_fingerprint: str = ""
     vocab_size: int = 0
     dtype: str = ""
-    masked: bool = False  # whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict
+    masked: bool = False  # whether ids may be negative: such a token is one that nothing is to learn to predict
+    masking: str = NEGATED  # and which id that is
     held_out: float = 0.0
+    chat: dict[str, Any] = field(default_factory=dict)  # of conversations: how they were written
     sha256: dict[str, str] = field(default_factory=dict)  # of every file of the folder but this one
 
 
@@ -69,6 +71,8 @@ class StoreJob:
     piece_bytes: int
     left_out: dict[str, int] = field(default_factory=dict)  # as in the manifest
     options: dict[str, Any] = field(default_factory=dict)  # what else the result depends on, in plain values
+    masking: str = NEGATED
+    chat: dict[str, Any] = field(default_factory=dict)  # as in the manifest
 
 
 def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], None]) -> Manifest:
@@ -102,6 +106,8 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
             vocab_size=job.tokenizer.vocab_size if job.tokenizer else 0,
             dtype=job.dtype,
             masked=made.counts.masked_tokens > 0,
+            masking=job.masking,
+            chat=job.chat,
             held_out=job.held_out,
             sha256=made.sha256,
         )

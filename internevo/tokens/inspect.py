@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -84,19 +83,25 @@ def spread(documents: int, count: int) -> list[int]:
     return [(2 * part + 1) * documents // (2 * count) for part in range(count)]
 
 
-def show_document(store: TokenStore, number: int, tokenizer: Tokenizer, limit: int = 200) -> str:
-    """The beginning of a document as text with its frame and masked parts: `<BOS>a <masked>b</masked> … <EOS>`."""
-    ids = store.read(number).tolist()
-    begin = "<BOS>" if ids[:1] == [tokenizer.bos_id] else ""
-    end = "<EOS>" if ids[-1:] == [tokenizer.eos_id] and len(ids) > 1 else ""
-    inner = ids[len(begin) > 0 : len(ids) - (len(end) > 0)]
+Parts = list[tuple[str, bool]]
+"""Stretches of a document as text, and whether each is masked."""
+
+
+def document_parts(store: TokenStore, number: int, tokenizer: Tokenizer, limit: int = 200) -> Parts:
+    """The beginning of a document as text, its control tokens by their names, the frame as `<BOS>` and `<EOS>`."""
+    tokens = store.read(number)
+    ids = store.ids(tokens).tolist()
+    begin = "<BOS>" if tokens[:1].tolist() == [tokenizer.bos_id] else ""
+    end = "<EOS>" if tokens[-1:].tolist() == [tokenizer.eos_id] and len(ids) > 1 else ""
+    inner = range(len(begin) > 0, len(ids) - (len(end) > 0))
     cut = " … " if len(inner) > limit else ""
-    return f"{begin}{_text(inner[:limit], tokenizer)}{cut}{end}"
+    parts = [
+        (tokenizer.show([ids[i] for i in stretch]), masked)
+        for masked, stretch in groupby(inner[:limit], lambda i: bool(store.masked and tokens[i] < 0))
+    ]
+    return [(text, masked) for text, masked in [(begin, False), *parts, (cut + end, False)] if text]
 
 
-def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    parts = []
-    for masked, stretch in groupby(ids, lambda one: one < 0):
-        text = tokenizer.decode([abs(one) for one in stretch])
-        parts.append(f"<masked>{text}</masked>" if masked else text)
-    return "".join(parts)
+def show_document(parts: Parts) -> str:
+    """In one text, `<BOS>a <masked>b</masked> … <EOS>`."""
+    return "".join(f"<masked>{text}</masked>" if masked else text for text, masked in parts)

@@ -11,6 +11,9 @@ from internevo.files.urls import was_url
 
 TRAIN, HELDOUT = "train", "heldout"
 MANIFEST = "manifest.json"
+NEGATED, COMPLEMENT = "negated", "complement"
+"""How a store marks a token `id` that nothing is to learn to predict: as `-id`, as InternEvo does, which leaves no mark
+for token 0, or as its complement `-1 - id`, which does: 0, 1, 2 become -1, -2, -3."""
 
 
 def check_output(output: Path, inputs: Iterable[Path]) -> None:

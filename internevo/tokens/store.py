@@ -13,7 +13,7 @@ import numpy as np
 from internevo.config.schema import CACHE
 from internevo.tokens.flat import ENDINGS, NAMED, FlatFile
 from internevo.tokens.megatron import MegatronPair, StoreError, pair_file
-from internevo.tokens.prepared_folder import HELDOUT, MANIFEST, TRAIN
+from internevo.tokens.prepared_folder import COMPLEMENT, HELDOUT, MANIFEST, NEGATED, TRAIN
 from internevo.tokens.remote import local_copy
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.idx$")
@@ -40,7 +40,11 @@ class TokenStore:
         self.manifest = _manifest(self.path if self.path.is_dir() else self.path.parent)
         """`manifest.json` beside it; empty where there is none."""
         self.masked = bool(self.manifest.get("masked"))
-        """Whether ids may be negative: `-id` is the token `id` that nothing is to learn to predict."""
+        """Whether ids may be negative: such a token is one that nothing is to learn to predict."""
+        masking = self.manifest.get("masking", NEGATED)
+        if self.masked and masking not in (NEGATED, COMPLEMENT):
+            raise StoreError(f"{self.path}: its {MANIFEST} says masking {masking!r}, which this version does not know.")
+        self._complement = masking == COMPLEMENT
 
     @classmethod
     def open_source(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore:
@@ -97,6 +101,13 @@ class TokenStore:
         first = int(self._first_token[number])
         # documents do not cross shards
         return self._shards[number].data[begin - first : end - first]
+
+    def ids(self, tokens: np.ndarray) -> np.ndarray:
+        """The ids of what `slice` or `read` gives, int64, masked or not."""
+        found = tokens.astype(np.int64)
+        if self.masked:
+            np.copyto(found, ~found if self._complement else -found, where=found < 0)
+        return found
 
     def read(self, document: int) -> np.ndarray:
         """Token ids of one document: a view of the file, in its dtype."""

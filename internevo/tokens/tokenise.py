@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -34,6 +35,7 @@ class Counts:
     empty: int = 0  # documents without any text, left out
     rejected: int = 0  # places in the input that held no usable text, kept aside in `rejects.jsonl`
     masked_tokens: int = 0  # tokens that are never predicted; negative in the store
+    tallies: dict[str, int] = field(default_factory=dict)  # what else is counted, by its name
 
     @property
     def read(self) -> int:
@@ -42,7 +44,10 @@ class Counts:
 
     def add(self, other: Counts) -> None:
         for name, count in asdict(other).items():
-            setattr(self, name, getattr(self, name) + count)
+            if name == "tallies":
+                self.tallies = dict(Counter(self.tallies) + Counter(count))
+            else:
+                setattr(self, name, getattr(self, name) + count)
 
 
 @dataclass

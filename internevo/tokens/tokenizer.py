@@ -57,9 +57,18 @@ class Tokenizer(ABC):
         runs = groupby((int(i) for i in ids), self._has)
         return "".join(self._decode(list(run)) if known else "".join(f"<id {i}>" for i in run) for known, run in runs)
 
+    def show(self, ids: Sequence[int]) -> str:
+        """As `decode`, with the names of control tokens."""
+        runs = groupby((int(i) for i in ids), self._control)
+        return "".join(name * len(list(run)) if name else self.decode(list(run)) for name, run in runs)
+
     def unused(self, vocab: int) -> list[int]:
         """Ids below `vocab`, a model's, that have no piece: they must not be sampled."""
         return [i for i in range(vocab) if not self._has(i)]
+
+    @abstractmethod
+    def _control(self, token: int) -> str:
+        """The name of a control token; empty for others."""
 
     @abstractmethod
     def spelled(self) -> list[str]:
@@ -138,6 +147,9 @@ class SentencePieceTokenizer(Tokenizer):
     def _has(self, token: int) -> bool:
         return 0 <= token < self.vocab_size
 
+    def _control(self, token: int) -> str:
+        return self._model.id_to_piece(token) if self._has(token) and self._model.is_control(token) else ""
+
     def spelled(self) -> list[str]:
         from internevo.tokens.sentence_pieces import user_defined
 
@@ -160,6 +172,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._fast.no_padding()
         ids = self._fast.get_vocab(with_added_tokens=True)
         self._ids = frozenset(ids.values())
+        self._controls = {i: one.content for i, one in self._fast.get_added_tokens_decoder().items() if one.special}
         self.vocab_size = max(self._ids) + 1
         named = _special_tokens(path)
         eos = named.get("eos_token", "")
@@ -191,6 +204,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _has(self, token: int) -> bool:
         return token in self._ids
+
+    def _control(self, token: int) -> str:
+        return self._controls.get(token, "")
 
     def spelled(self) -> list[str]:
         added = sorted(self._fast.get_added_tokens_decoder().items())

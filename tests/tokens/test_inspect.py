@@ -19,7 +19,7 @@ from internevo.files.errors import UserError
 from internevo.monitor.store_page import total_rows
 from internevo.tokens import inspect
 from internevo.tokens.import_internevo import import_internevo
-from internevo.tokens.inspect import describe, histogram, show_document, spread
+from internevo.tokens.inspect import describe, document_parts, histogram, show_document, spread
 from internevo.tokens.prepare import prepare
 from internevo.tokens.store import TokenStore
 from internevo.tokens.tokenizer import load_tokenizer
@@ -105,7 +105,7 @@ def test_masked_tokens_are_shown(tmp_path: Path, tokenizer: Path) -> None:
     ids = [loaded.bos_id, *(-one for one in question), *answer, loaded.eos_id]
     import_internevo([write_bin(tmp_path / "a.bin", [ids])], tmp_path / "out", tokenizer_path=tokenizer)
     store = TokenStore.open_source(tmp_path / "out")
-    assert show_document(store, 0, loaded) == "<BOS><masked>def f():</masked> return 5<EOS>"
+    assert show_document(document_parts(store, 0, loaded)) == "<BOS><masked>def f():</masked> return 5<EOS>"
     assert describe(tmp_path / "out").masked
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from internevo.files.errors import UserError
 from internevo.tokens.build import Manifest
-from internevo.tokens.inspect import describe, show_document
+from internevo.tokens.inspect import describe, document_parts, show_document
 from internevo.tokens.megatron import StoreError
 from internevo.tokens.prepare import prepare
 from internevo.tokens.store import TokenStore
@@ -54,7 +54,7 @@ def test_documents_are_framed_and_in_order(tmp_path: Path, tokenizer: Path) -> N
     assert manifest.characters == sum(map(len, texts))
     store = TokenStore.open_source(tmp_path / "out")
     assert store.dtype == np.uint16
-    assert show_document(store, 0, loaded) == "<BOS>def f(): pass<EOS>"
+    assert show_document(document_parts(store, 0, loaded)) == "<BOS>def f(): pass<EOS>"
 
 
 def test_the_manifest_tells_what_it_was_made_from(tmp_path: Path, tokenizer: Path) -> None:
