@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from internevo.config.bounds import Between
@@ -24,7 +24,6 @@ from internevo.refine.code.order import dependency_order
 from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
 
-_SETTINGS = ("go.mod",)
 NO_IMPORTS = "imports_not_found"
 """The key of the metadata with the files, by path, whose imports could not be looked for, and the error."""
 
@@ -68,7 +67,7 @@ def files_in_order(files: Sequence[Document]) -> list[Document]:
     languages = {path: noted_language(file.metadata) for path, file in by_path.items()}
     code = sorted(path for path, language in languages.items() if language.code)
     other = sorted((path for path, language in languages.items() if not language.code), key=_prose_first)
-    tree = FileTree(by_path, {p: f.text for p, f in by_path.items() if p.rsplit("/", 1)[-1] in _SETTINGS})
+    tree = FileTree(by_path, {p: f.text for p, f in by_path.items() if PurePosixPath(p).name == "go.mod"})
     imports: dict[str, list[str]] = defaultdict(list)
     at_once: dict[str, list[str]] = defaultdict(list)
     for path in code:
@@ -99,7 +98,7 @@ def with_header(file: Document) -> str:
 
 def _prose_first(path: str) -> tuple[bool, bool, int, str]:
     """READMEs, outer before inner; then prose; then settings and data."""
-    readme = path.rsplit("/", 1)[-1].lower().startswith("readme")
+    readme = PurePosixPath(path).name.lower().startswith("readme")
     language = language_of(path)
     prose = language is not None and language.prose
     return not readme, not prose, path.count("/") if readme else 0, path

@@ -18,7 +18,7 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
     modules = {
         match[1]: posixpath.dirname(file)
         for file, content in tree.settings.items()
-        if posixpath.basename(file) == "go.mod" and (match := _MODULE.search(content))
+        if (match := _MODULE.search(content))
     }
     if not modules:
         return
