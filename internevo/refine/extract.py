@@ -14,7 +14,7 @@ from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
 from internevo.refine.html import TooLong, cpu_limit, decode
-from internevo.refine.read import Page, Unusable, read
+from internevo.refine.read import Page, read
 from internevo.refine.shards import QUOTE, Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
@@ -89,12 +89,8 @@ class Extract(Step):
 def _extracted(step: Extract, groups: tuple[tuple[Path, ...], ...], number: int) -> Iterator[Judged]:
     for file in groups[number]:
         for found in read(file, step.text_key, step.id_key):
-            if isinstance(found, Document):
-                document, reason = found, None
-            elif isinstance(found, Unusable):
-                document, reason = found.document, found.reason
-            else:
-                document, reason = _from_page(step, found)
+            one = _from_page(step, found) if isinstance(found, Page) else found
+            document, reason = (one, None) if isinstance(one, Document) else one
             if reason is None and not document.text.strip():
                 reason = NO_TEXT
             yield document, reason

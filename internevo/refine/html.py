@@ -32,10 +32,6 @@ def decode(body: bytes, charset: str | None) -> str:
             codec = codecs.lookup(name or "utf-8").name
             if codec != "utf-8":
                 return body.decode(_TAKEN_FOR.get(codec, codec), errors="replace")
-    return _guess(body)
-
-
-def _guess(body: bytes) -> str:
     from charset_normalizer import from_bytes
 
     # ASCII, as in the head of a page, is the same in all encodings
