@@ -12,7 +12,6 @@ import numpy as np
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 PUNCTUATION = ".,;:!?\"'()[]…—–‘’“”、。，；：！？（）《》「」【】·"
 ENDS = tuple(".!?\"'):…”’。！？；）」：")  # what a line of prose ends with
-_WORD = re.compile(r"\S+")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+")
 _SIGNS = re.compile(rf"[{re.escape(PUNCTUATION)}]")
 _SEPARATORS = re.compile(r"[|\\/=_*~#<>^+\-\u2190-\u21ff\u2500-\u25ff•·»«›‹\t]")
@@ -37,7 +36,7 @@ class TextStatistics:
 
     @cached_property
     def units(self) -> list[str]:
-        return (_HAN_OR_WORD if self._han else _WORD).findall(self.text)
+        return _HAN_OR_WORD.findall(self.text) if self._han else self.text.split()
 
     @cached_property
     def words(self) -> list[str]:

@@ -15,11 +15,8 @@ def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> li
     """
     order: list[str] = []
     for circle in components(files, imports):
-        if len(circle) == 1:
-            order += circle
-        else:
-            for smaller in components(sorted(circle), at_once):
-                order += sorted(smaller)
+        for smaller in components(sorted(circle), at_once):
+            order += sorted(smaller)
     return order
 
 

@@ -7,7 +7,7 @@ A model that reads such a document has seen a function's definition before its u
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,13 +68,9 @@ def files_in_order(files: Sequence[Document]) -> list[Document]:
     code = sorted(path for path, language in languages.items() if language.code)
     other = sorted((path for path, language in languages.items() if not language.code), key=_prose_first)
     tree = FileTree(by_path, {p: f.text for p, f in by_path.items() if PurePosixPath(p).name == "go.mod"})
-    imports: dict[str, list[str]] = defaultdict(list)
-    at_once: dict[str, list[str]] = defaultdict(list)
-    for path in code:
-        for found in _imports(by_path[path], tree):
-            imports[path].append(found.path)
-            if found.at_once:
-                at_once[path].append(found.path)
+    found = {path: _imports(by_path[path], tree) for path in code}
+    imports = {path: [one.path for one in some] for path, some in found.items()}
+    at_once = {path: [one.path for one in some if one.at_once] for path, some in found.items()}
     return [by_path[path] for path in (*other, *dependency_order(code, imports, at_once))]
 
 

@@ -20,12 +20,9 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
         for file, content in tree.settings.items()
         if (match := _MODULE.search(content))
     }
-    if not modules:
-        return
     for block, line in _IMPORT.findall(without_comments(text)):
         for name in _PATH.findall(block or line):
-            inside = [module for module in modules if name == module or name.startswith(module + "/")]
-            if inside:
+            if inside := [module for module in modules if name == module or name.startswith(module + "/")]:
                 module = max(inside, key=len)
                 folder = join(modules[module], name[len(module) :].strip("/"))
                 for file in tree.in_folder("" if folder == "." else folder):
