@@ -71,7 +71,7 @@ def write_shards(texts: Sequence[str], folder: Path, shards: int) -> tuple[Path,
     for shard in range(shards):
         with ShardWriter(folder, shard) as out:
             for number in range(shard, len(texts), shards):
-                out.keep(Document(texts[number], str(number)))
+                out.write(Document(texts[number], str(number)))
     return tuple(folder / KEPT / shard_name(shard) for shard in range(shards))
 
 

@@ -41,7 +41,7 @@ def write(folder: Path, documents: int, shards: int, words: int) -> float:
                     page = chance.choices(vocabulary, k=words)
                 text = " ".join(page)
                 size += len(text)
-                out.keep(Document(text, str(number)))
+                out.write(Document(text, str(number)))
     return size / 1e6
 
 

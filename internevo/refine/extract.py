@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar, Literal
 from internevo.config.bounds import Between
 from internevo.files.errors import UserError
 from internevo.refine.corpus_files import corpus_files, is_warc, passed_over
-from internevo.refine.html import TooLong, cpu_limit, decode, extractor
-from internevo.refine.read import Page, Unusable, read
+from internevo.refine.html import TooLong, cpu_limit, decode
+from internevo.refine.read import Page, read
 from internevo.refine.shards import QUOTE, Document, Judged
 from internevo.refine.step import Phase, Place, Step
 
@@ -89,12 +89,8 @@ class Extract(Step):
 def _extracted(step: Extract, groups: tuple[tuple[Path, ...], ...], number: int) -> Iterator[Judged]:
     for file in groups[number]:
         for found in read(file, step.text_key, step.id_key):
-            if isinstance(found, Document):
-                document, reason = found, None
-            elif isinstance(found, Unusable):
-                document, reason = found.document, found.reason
-            else:
-                document, reason = _from_page(step, found)
+            one = _from_page(step, found) if isinstance(found, Page) else found
+            document, reason = (one, None) if isinstance(one, Document) else one
             if reason is None and not document.text.strip():
                 reason = NO_TEXT
             yield document, reason
@@ -104,12 +100,24 @@ def _from_page(step: Extract, page: Page) -> Judged:
     """The page's document, or the beginning of its HTML and why it has none."""
     if len(page.body) > step.max_bytes:
         return Document("", page.id, page.metadata), TOO_LARGE
-    text_of = extractor(step.fast, step.favor, step.tables, step.comments)
+    import trafilatura  # ACL 2021, demo 15; its import is not counted as a page's CPU time
+
     html, text, reason = "", None, NO_TEXT
     try:
         with cpu_limit(step.cpu_seconds):
             html = decode(page.body, page.charset)
-            text = html if page.plain else text_of(html, page.metadata["url"])
+            if page.plain:
+                text = html
+            else:
+                text = trafilatura.extract(
+                    html,
+                    url=page.metadata["url"],
+                    fast=step.fast,
+                    favor_precision=step.favor == "precision",
+                    favor_recall=step.favor == "recall",
+                    include_tables=step.tables,
+                    include_comments=step.comments,
+                )
     except TooLong:
         reason = TOO_LONG
     except Exception:  # pages that no parser is ready for: counted, and kept to be looked at

@@ -1,4 +1,4 @@
-"""From the bytes of a page to its text, within a limit of CPU time."""
+"""From the bytes of a page to its characters, and a limit of CPU time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import codecs
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
-from typing import Any
 
 _META = re.compile(rb"""<(?:meta|\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.I)
 _HEAD_BYTES = 4096
@@ -34,30 +32,11 @@ def decode(body: bytes, charset: str | None) -> str:
             codec = codecs.lookup(name or "utf-8").name
             if codec != "utf-8":
                 return body.decode(_TAKEN_FOR.get(codec, codec), errors="replace")
-    return _guess(body)
-
-
-def _guess(body: bytes) -> str:
     from charset_normalizer import from_bytes
 
     # ASCII, as in the head of a page, is the same in all encodings
     best = from_bytes(re.sub(rb"[\x00-\x7f]{20,}", b" ", body)[:20_000]).best()
     return body.decode(best.encoding if best else "utf-8", errors="replace")
-
-
-@lru_cache(maxsize=1)
-def extractor(fast: bool, favor: str, tables: bool, comments: bool) -> Callable[[str, str | None], str | None]:
-    """A page's HTML and its address to its main text; None when there is none. Trafilatura (ACL 2021, demo 15)."""
-    import trafilatura
-
-    options: dict[str, Any] = {
-        "fast": fast,
-        "favor_precision": favor == "precision",
-        "favor_recall": favor == "recall",
-        "include_tables": tables,
-        "include_comments": comments,
-    }
-    return lambda html, url: trafilatura.extract(html, url=url, **options)
 
 
 @contextmanager

@@ -42,14 +42,12 @@ def begin(refinery: Refinery) -> list[Place]:
     for place, (folder, plan) in enumerate(zip(folders, plans, strict=True)):
         if not (file := folder / PLAN).exists():
             missing = missing or folder
-            continue
-        if missing:  # what it will keep may be other than what this one was made from
+        elif missing:  # what it will keep may be other than what this one was made from
             gone = f"{folder.name}: {missing.name}, which comes before it, is gone"
             _refuse(refinery, folders.index(missing), [gone])
-        if changed := _changed(json.loads(file.read_text(encoding="utf-8")), plan, folder.name):
+        elif changed := _changed(json.loads(file.read_text(encoding="utf-8")), plan, folder.name):
             _refuse(refinery, place, changed)
-    strange = [one for one in _existing(refinery.output) if one not in folders]
-    if strange:
+    if strange := [one for one in _existing(refinery.output) if one not in folders]:
         _refuse(refinery, len(folders), [f"{one.name} is no step of this configuration" for one in strange])
     places: list[Place] = []
     shards = refinery.inputs

@@ -16,7 +16,7 @@ from typing import Any
 
 from internevo.files.errors import UserError
 from internevo.refine.corpus_files import is_warc
-from internevo.refine.shards import Document
+from internevo.refine.shards import Document, Judged
 from internevo.text.columnar import batches_of
 from internevo.text.documents import JSON_LINES
 from internevo.text.pieces import lines_of, unpacking
@@ -38,15 +38,8 @@ class Page:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Unusable:
-    """Something that is no document."""
-
-    document: Document  # what is known of it
-    reason: str
-
-
-Found = Page | Document | Unusable
+Found = Page | Document | Judged
+"""Judged is something that is no document: what is known of it, and why."""
 
 
 def read(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
@@ -63,7 +56,7 @@ def read(file: Path, text_key: str, id_key: str) -> Iterator[Found]:
                 found = _document(file, number, row, text_key, id_key)
         if found is None:
             raw = line.decode(errors="replace")
-            found = Unusable(Document(raw, f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT)
+            found = Document(raw, f"{file}:{number}", {"file": str(file)}), NO_DOCUMENT
         yield found
 
 
@@ -111,7 +104,7 @@ def _page(record: Any, file: Path, number: int) -> Found:
     kind = (head.get_header("WARC-Identified-Payload-Type") or kind).strip().lower()
     plain = record.rec_type == "conversion" or kind == "text/plain"
     if not (plain or kind in HTML) or (answer and answer.get_statuscode() not in ("200", "203")):
-        return Unusable(Document("", name, metadata), NOT_A_PAGE)
+        return Document("", name, metadata), NOT_A_PAGE
     body = record.content_stream().read()
     if record.raw_stream.limit:  # warcio takes the end of the file for the end of the record
         raise EOFError("it is cut off")

@@ -10,7 +10,6 @@ Everything is in the output's folder:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -91,6 +90,6 @@ def _finish(refinery: Refinery, report: Report, number: int) -> None:
     link = refinery.output / KEPT
     aside = link.with_name(f"{KEPT}.partial")
     aside.unlink(missing_ok=True)
-    os.symlink(Path(step_folders(refinery)[-1].name, KEPT), aside)
+    aside.symlink_to(Path(step_folders(refinery)[-1].name, KEPT))
     aside.rename(link)
     report(refinery.output)

@@ -102,17 +102,14 @@ class ShardWriter:
         self._counts = counts_file(step, number)
         self._paths = [step / KEPT / shard_name(number), step / DROPPED / shard_name(number)]
 
-    def keep(self, document: Document) -> None:
-        self.tally.kept.add(document)
-        self._write(0, document)
-
-    def drop(self, document: Document, reason: str) -> None:
-        """`reason` is one of few: it is what documents are counted by."""
-        self.tally.dropped.setdefault(reason, DocumentCount()).add(document)
-        self._write(1, Document(document.text, document.id, {**document.metadata, "reason": reason}))
-
-    def _write(self, which: int, document: Document) -> None:
-        self._files[which].write(_json(vars(document)) + b"\n")
+    def write(self, document: Document, reason: str | None = None) -> None:
+        """Keep a document, or drop it for a reason, which is one of few: it is what documents are counted by."""
+        count, file = self.tally.kept, self._files[0]
+        if reason is not None:
+            count, file = self.tally.dropped.setdefault(reason, DocumentCount()), self._files[1]
+            document = Document(document.text, document.id, {**document.metadata, "reason": reason})
+        count.add(document)
+        file.write(_json(vars(document)) + b"\n")
 
     def __enter__(self) -> ShardWriter:
         import pyarrow
@@ -143,10 +140,7 @@ def write_shard(step: Path, judged: Callable[[int], Iterable[Judged]], number: i
         return
     with ShardWriter(step, number) as out:
         for document, reason in judged(number):
-            if reason is None:
-                out.keep(document)
-            else:
-                out.drop(document, reason)
+            out.write(document, reason)
 
 
 def _json(value: Any) -> bytes:

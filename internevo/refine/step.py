@@ -76,36 +76,30 @@ class NotJudged(Exception):
     """A document that a step can say nothing about; the message says why."""
 
 
-class Failures:
-    """Documents of a shard that a step fails on: one must not stop the work, nor a broken scorer empty a corpus."""
+JudgedOrFailed = Iterator[tuple[Document, str | Exception | None]]
+"""Documents, and why each is dropped: a reason, or the error that the step failed with; None keeps it."""
 
-    def __init__(self, step: Path, shard: Path):
-        self._step, self._shard = step, shard
-        self._documents = self._count = 0
-        self._first: tuple[str, Exception] | None = None
 
-    def documents(self) -> Iterator[Document]:
-        """Those of the shard, which are counted."""
-        for document in read_shard(self._shard):
-            self._documents += 1
-            yield document
-
-    def note(self, document: Document, error: Exception) -> str:
-        """The reason by which the document is dropped; its metadata gets the whole `error`."""
-        said = f"{type(error).__name__}: {error}"[:QUOTE]
-        document.metadata["error"] = said
-        self._count += 1
-        self._first = self._first or (f"{document.id!r}: {said}", error)
-        return f"failed: {type(error).__name__}"
-
-    def check(self) -> None:
-        """Raises UserError when more of a shard's documents have failed than can be the documents' own fault."""
-        if self._first and self._count > max(1, _MOST * self._documents):  # one alone proves nothing
-            said, error = self._first
-            raise UserError(
-                f"{self._step.name} failed on {self._count:,} of the {self._documents:,} documents of {self._shard}, "
-                f"first on {said}. Fix the step, or what it is given, and run the same command again."
-            ) from error
+def judged_shard(judge: Callable[[Iterator[Document]], JudgedOrFailed], place: Place, number: int) -> Iterator[Judged]:
+    """What `judge` gives for a shard's documents. One that it fails on is dropped, with the error in its metadata: it
+    must not stop the work. Nor may a broken scorer empty a corpus: raises UserError when more have failed than can be
+    the documents' own fault."""
+    shard = place.shards[number]
+    documents = failed = 0
+    first: tuple[str, Exception] | None = None
+    for documents, (document, reason) in enumerate(judge(read_shard(shard)), 1):  # noqa: B007, used after the loop
+        if isinstance(reason, Exception):
+            failed += 1
+            document.metadata["error"] = said = f"{type(reason).__name__}: {reason}"[:QUOTE]
+            first = first or (f"{document.id!r}: {said}", reason)
+            reason = f"failed: {type(reason).__name__}"
+        yield document, reason
+    if first and failed > max(1, _MOST * documents):  # one alone proves nothing
+        said, error = first
+        raise UserError(
+            f"{place.folder.name} failed on {failed:,} of the {documents:,} documents of {shard}, first on {said}. "
+            "Fix the step, or what it is given, and run the same command again."
+        ) from error
 
 
 class Sift(Step):
@@ -122,18 +116,16 @@ class Sift(Step):
         """
 
     def phases(self, place: Place) -> list[Phase]:
-        return [place.sifting("sift", partial(_sifted, self, place))]
+        return [place.sifting("sift", partial(judged_shard, self._verdicts, place))]
 
-
-def _sifted(step: Sift, place: Place, number: int) -> Iterator[Judged]:
-    step.prepare()
-    failures = Failures(place.folder, place.shards[number])
-    for document in failures.documents():
-        try:
-            reason = step.judge(document)
-        except NO_FAULT_OF_A_DOCUMENT:
-            raise
-        except Exception as error:
-            reason = failures.note(document, error)
-        yield document, reason
-    failures.check()
+    def _verdicts(self, documents: Iterator[Document]) -> JudgedOrFailed:
+        self.prepare()
+        for document in documents:
+            verdict: str | Exception | None
+            try:
+                verdict = self.judge(document)
+            except NO_FAULT_OF_A_DOCUMENT:
+                raise
+            except Exception as error:
+                verdict = error
+            yield document, verdict

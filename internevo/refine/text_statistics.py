@@ -12,7 +12,6 @@ import numpy as np
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 PUNCTUATION = ".,;:!?\"'()[]…—–‘’“”、。，；：！？（）《》「」【】·"
 ENDS = tuple(".!?\"'):…”’。！？；）」：")  # what a line of prose ends with
-_WORD = re.compile(r"\S+")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+")
 _SIGNS = re.compile(rf"[{re.escape(PUNCTUATION)}]")
 _SEPARATORS = re.compile(r"[|\\/=_*~#<>^+\-\u2190-\u21ff\u2500-\u25ff•·»«›‹\t]")
@@ -37,7 +36,7 @@ class TextStatistics:
 
     @cached_property
     def units(self) -> list[str]:
-        return (_HAN_OR_WORD if self._han else _WORD).findall(self.text)
+        return _HAN_OR_WORD.findall(self.text) if self._han else self.text.split()
 
     @cached_property
     def words(self) -> list[str]:
@@ -157,7 +156,7 @@ class TextStatistics:
     def _ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """For each n-gram, which kind it is, and for each kind, where it is first."""
         with np.errstate(over="ignore"):
-            hashes = np.zeros(len(self._numbers) - n + 1, np.uint64)
+            hashes = np.zeros(max(len(self._numbers) - n + 1, 0), np.uint64)
             for place in range(n):
                 hashes = (hashes ^ self._numbers[place : place + len(hashes)]) * np.uint64(0x9E3779B97F4A7C15)
                 hashes ^= hashes >> np.uint64(29)
@@ -166,11 +165,9 @@ class TextStatistics:
 
     def top_ngram(self, n: int) -> float:
         """Share of the units' characters in the commonest n-gram, overlaps counted once; 0 when none comes twice."""
-        if len(self.units) < n:
-            return 0.0
         kinds, first = self._ngrams(n)
         counts = np.bincount(kinds)
-        if counts.max() < 2:
+        if counts.max(initial=0) < 2:
             return 0.0
         # of several the one that begins first
         top = min(np.flatnonzero(counts == counts.max()), key=lambda kind: first[kind])
@@ -178,14 +175,10 @@ class TextStatistics:
 
     def repeated_ngrams(self, n: int) -> float:
         """Share of the units' characters in n-grams that stood before, overlaps counted once. It never grows with n."""
-        if len(self.units) < n:
-            return 0.0
         kinds, first = self._ngrams(n)
         return self._covered(np.flatnonzero(first[kinds] < np.arange(len(kinds))), n)
 
     def _covered(self, starts: np.ndarray, n: int) -> float:
-        if not len(starts):
-            return 0.0
         size = len(self.units) + 1
         inside = np.cumsum(np.bincount(starts, minlength=size) - np.bincount(starts + n, minlength=size))[:-1] > 0
         return _share(int(self._lengths[inside].sum()), int(self._lengths.sum()))

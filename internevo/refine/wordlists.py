@@ -48,41 +48,34 @@ def _hash(name: str) -> int:
 
 
 class Words:
-    """A set of words and phrases. Where a script has spaces, whole words are found; in Chinese and the like, the
-    characters wherever they stand. An entry of both, such as `K粉`, is found unless a word continues at an end of it
-    that is a letter. Upper and lower case are the same."""
+    """A set of words and phrases. Where a script has spaces, whole words are found; in Chinese and the like, and where
+    an entry mixes both, such as `K粉`, the characters wherever they stand, unless a word with spaces around it
+    continues at an end of them. Upper and lower case are the same."""
 
     def __init__(self, entries: Iterator[str]):
         # by their lengths, in words or characters
         self._phrases: dict[int, set[tuple[str, ...]]] = defaultdict(set)
         self._strings: dict[int, set[str]] = defaultdict(set)
-        self._mixed: dict[int, set[str]] = defaultdict(set)
         for entry in map(str.lower, entries):
-            if _RUNS.fullmatch(entry):
+            if _RUNS.search(entry):
                 self._strings[len(entry)].add(entry)
-            elif _RUNS.search(entry):
-                self._mixed[len(entry)].add(entry)
             elif phrase := tuple(_WORDS.findall(entry)):
                 self._phrases[len(phrase)].add(phrase)
 
     def __bool__(self) -> bool:
-        return bool(self._phrases or self._strings or self._mixed)
+        return bool(self._phrases or self._strings)
 
     def find(self, text: str) -> tuple[int, int]:
         """How many there are in a text, and how many words it has; a character of a script without spaces is one."""
         text = text.lower()
         words = _WORDS.findall(_RUNS.sub(" ", text))
+        characters = sum(map(len, _RUNS.findall(text)))
         found = 0
         for length, phrases in self._phrases.items():
             found += sum(tuple(words[at : at + length]) in phrases for at in range(len(words) - length + 1))
-        characters = 0
-        for run in _RUNS.findall(text):
-            characters += len(run)
-            for length, strings in self._strings.items():
-                found += sum(run[at : at + length] in strings for at in range(len(run) - length + 1))
-        for length, mixed in self._mixed.items() if characters else ():
+        for length, strings in self._strings.items() if characters else ():
             ends = range(length, len(text) + 1)
-            found += sum(text[end - length : end] in mixed and _whole(text, end - length, end) for end in ends)
+            found += sum(text[end - length : end] in strings and _whole(text, end - length, end) for end in ends)
         return found, len(words) + characters
 
 

@@ -25,14 +25,14 @@ def output(tmp_path: Path) -> Path:
     for number in range(3):
         with ShardWriter(out / "01-extract", number) as shard:
             for place in range(1000):
-                shard.keep(Document("good text", f"{number}-{place}"))
-            shard.drop(Document("<script>alert(1)</script>", f"{number}-<b>"), "no main text")
+                shard.write(Document("good text", f"{number}-{place}"))
+            shard.write(Document("<script>alert(1)</script>", f"{number}-<b>"), "no main text")
         with ShardWriter(out / "02-rules", number) as shard:
             for place in range(1000):
                 if place % 4:
-                    shard.keep(Document("good text", f"{number}-{place}"))
+                    shard.write(Document("good text", f"{number}-{place}"))
                 else:
-                    shard.drop(Document("bad  text\n" * 100, f"{number}-{place}"), "a & b" if place % 16 else "rare")
+                    shard.write(Document("bad  text\n" * 100, f"{number}-{place}"), "a & b" if place % 16 else "rare")
     return out
 
 
@@ -84,9 +84,9 @@ def test_steps_that_make_other_documents(output: Path) -> None:
     for number in range(3):
         with ShardWriter(output / "03-sample", number) as shard:
             for place in range(750 * 2 + 375):
-                shard.keep(Document("good text", f"{number}-{place}"))
+                shard.write(Document("good text", f"{number}-{place}"))
         with ShardWriter(output / "04-repository_documents", number) as shard:
-            shard.keep(Document("good text" * 1875, str(number)))
+            shard.write(Document("good text" * 1875, str(number)))
     page = write_refine_page(output).read_text()
     rows = cells(page)
     assert ["03-sample", "2,250", "0", "5,625", "2.50 times", "1.87 times", "50.6K", ""] in rows

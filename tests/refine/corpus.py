@@ -105,4 +105,4 @@ def write_shard(step: Path, number: int, documents: Iterable[Document]) -> None:
     """A shard as a step before would have kept it."""
     with ShardWriter(step, number) as out:
         for document in documents:
-            out.keep(document)
+            out.write(document)

@@ -24,7 +24,7 @@ def place_of(folder: Path, documents: Sequence[Document], shards: int) -> Place:
     for number in range(shards):
         with ShardWriter(folder / "input", number) as out:
             for document in documents[borders[number] : borders[number + 1]]:
-                out.keep(document)
+                out.write(document)
     paths = tuple(folder / "input" / KEPT / shard_name(number) for number in range(shards))
     return Place(paths, folder / "step")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import feather, parquet
 
 from internevo.files.errors import UserError
-from internevo.refine.read import NO_DOCUMENT, NOT_A_PAGE, Page, Unusable, read
+from internevo.refine.read import NO_DOCUMENT, NOT_A_PAGE, Page, read
 from internevo.refine.shards import Document
 from tests.refine.corpus import docstrings, page, write_warc
 
@@ -36,7 +36,7 @@ def test_answers_of_a_web_archive(tmp_path: Path, name: str) -> None:
     pages = found(path)
     assert len(pages) == 6  # neither requests nor the archive's own record
     assert [one.body for one in pages if isinstance(one, Page)] == [*bodies, b"words"]
-    assert [one.reason for one in pages if isinstance(one, Unusable)] == [NOT_A_PAGE] * 2
+    assert [one[1] for one in pages if isinstance(one, tuple)] == [NOT_A_PAGE] * 2
     first, last = pages[0], pages[5]
     assert isinstance(first, Page)
     assert isinstance(last, Page)
@@ -104,8 +104,8 @@ def test_each_line_is_a_document_or_counted(
         names.append(str(row.get("id", f"{path}:{number}")))
     all_found = found(path)
     assert [one.text if isinstance(one, Document) else None for one in all_found] == expected
-    assert [(one.document if isinstance(one, Unusable) else one).id for one in all_found] == names  # type: ignore[attr-defined]
-    assert all(one.reason == NO_DOCUMENT for one in all_found if isinstance(one, Unusable))
+    assert [(one[0] if isinstance(one, tuple) else one).id for one in all_found] == names  # type: ignore[attr-defined]
+    assert all(one[1] == NO_DOCUMENT for one in all_found if isinstance(one, tuple))
 
 
 def write_columns(path: Path, columns: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def test_columns_with_what_json_cannot_say(tmp_path: Path, name: str) -> None:
     write_columns(path, columns)
     one, two, three = found(path)
     assert isinstance(one, Document)
-    assert isinstance(two, Unusable)
+    assert isinstance(two, tuple)
     assert isinstance(three, Document)
     more = {"file": str(path), "date": "2024-01-02 00:00:00", "tags": ["p", "q"], "url": "http://x"}
     assert (one.text, one.id, one.metadata) == ("one", "a", {**more, "score": 0.5})
@@ -158,8 +158,8 @@ def test_one_bad_row_of_parquet_is_one_document(tmp_path: Path) -> None:
         broken.to_pylist()
     parquet.write_table(pyarrow.table({"text": broken, "id": names, "date": dates}), path)
     one, two, three, four = found(path)
-    assert isinstance(two, Unusable)
-    assert (two.reason, two.document.id) == (NO_DOCUMENT, f"{path}:2")
+    assert isinstance(two, tuple)
+    assert (two[1], two[0].id) == (NO_DOCUMENT, f"{path}:2")
     assert isinstance(one, Document)
     assert isinstance(three, Document)
     assert isinstance(four, Document)

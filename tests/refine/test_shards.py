@@ -17,7 +17,7 @@ def test_documents_of_any_length(tmp_path: Path, length: int) -> None:
     written = [Document("x" * length, "long"), Document("a\nb", "short", {"url": "u"})]
     with ShardWriter(tmp_path, 0) as out:
         for document in written:
-            out.keep(document)
+            out.write(document)
     assert list(read_shard(tmp_path / KEPT / shard_name(0))) == written
 
 
@@ -57,7 +57,7 @@ def test_a_name_is_given_to_what_is_on_the_disk(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", renamed)
     with ShardWriter(tmp_path, 7) as out:
-        out.keep(Document("text", "id"))
+        out.write(Document("text", "id"))
     names = {"kept": "00007.jsonl.zst.partial", "dropped": "00007.jsonl.zst.partial", "counts": "00007.json.partial"}
     steps = ((("synced", name), ("renamed", name), ("synced", folder)) for folder, name in names.items())
     assert done == [one for step in steps for one in step]

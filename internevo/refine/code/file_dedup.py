@@ -73,18 +73,15 @@ def _choose(place: Place, part: int) -> None:
     found = []
     for shard in range(parts):
         columns = np.load(_work_file(place, "hashes", shard), mmap_mode="r")
-        first, last = (_first_of(columns[0], number * 2**64 // parts) for number in (part, part + 1))
-        found.append(np.concatenate([columns[:, first:last], np.full((1, last - first), shard, np.uint64)]))
+        first, last = (np.uint64(border) for border in (part * 2**64 // parts, (part + 1) * 2**64 // parts - 1))
+        some = columns[:, columns[0].searchsorted(first) : columns[0].searchsorted(last, side="right")]
+        found.append(np.concatenate([some, np.full((1, some.shape[1]), shard, np.uint64)]))
     high, low, age, row, shards = np.concatenate(found, axis=1)
     order = np.lexsort((row, shards, age, low, high))
     high, low = high[order], low[order]
     again = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1])) + 1
     dropped = np.stack([shards[order[again]], row[order[again]]])
     write_array(target, dropped[:, np.lexsort((dropped[1], dropped[0]))])
-
-
-def _first_of(ordered: np.ndarray, value: int) -> int:
-    return len(ordered) if value >= 2**64 else int(np.searchsorted(ordered, np.uint64(value)))
 
 
 def _sifted(place: Place, shard: int) -> Iterator[Judged]:

@@ -15,11 +15,8 @@ def dependency_order(files: Sequence[str], imports: Graph, at_once: Graph) -> li
     """
     order: list[str] = []
     for circle in components(files, imports):
-        if len(circle) == 1:
-            order += circle
-        else:
-            for smaller in components(sorted(circle), at_once):
-                order += sorted(smaller)
+        for smaller in components(sorted(circle), at_once):
+            order += sorted(smaller)
     return order
 
 
@@ -29,40 +26,30 @@ def components(nodes: Sequence[str], edges: Graph) -> Iterator[list[str]]:
     Tarjan's algorithm (SIAM J. Comput. 1(2), 1972) without recursion. The order follows from that of `nodes` and
     `edges`; edges to other nodes do not count.
     """
-    number: dict[str, int | None] = dict.fromkeys(nodes)
+    known = frozenset(nodes)
+    place: dict[str, int] = {}  # where a node stands on the stack; above all of it once its component is found
     lowest: dict[str, int] = {}
     stack: list[str] = []
-    standing: set[str] = set()
-    count = 0
     for root in nodes:
-        if number[root] is not None:
+        if root in place:
             continue
         path = [(root, iter(edges.get(root, ())))]
         while path:
             node, targets = path[-1]
-            if number[node] is None:
-                number[node] = lowest[node] = count
-                count += 1
+            if node not in place:
+                place[node] = lowest[node] = len(stack)
                 stack.append(node)
-                standing.add(node)
-            for target in targets:
-                if target in number and number[target] is None:
+            for target in filter(known.__contains__, targets):
+                if target not in place:
                     path.append((target, iter(edges.get(target, ()))))
                     break
-                if target in standing:
-                    lowest[node] = min(lowest[node], lowest[target])
+                lowest[node] = min(lowest[node], place[target])
             else:
                 path.pop()
                 if path:
                     lowest[path[-1][0]] = min(lowest[path[-1][0]], lowest[node])
-                if lowest[node] == number[node]:
-                    yield _popped(stack, standing, node)
-
-
-def _popped(stack: list[str], standing: set[str], last: str) -> list[str]:
-    """What stands on the stack down to `last`."""
-    popped: list[str] = []
-    while not popped or popped[-1] != last:
-        popped.append(stack.pop())
-        standing.remove(popped[-1])
-    return popped
+                if lowest[node] == place[node]:
+                    found = stack[place[node] :]
+                    del stack[place[node] :]
+                    place.update(dict.fromkeys(found, len(nodes)))
+                    yield found

@@ -7,12 +7,12 @@ A model that reads such a document has seen a function's definition before its u
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from internevo.config.bounds import Between
@@ -24,7 +24,6 @@ from internevo.refine.code.order import dependency_order
 from internevo.refine.shards import Document, Judged, read_shard
 from internevo.refine.step import Phase, Place, Step
 
-_SETTINGS = ("go.mod",)
 NO_IMPORTS = "imports_not_found"
 """The key of the metadata with the files, by path, whose imports could not be looked for, and the error."""
 
@@ -68,14 +67,10 @@ def files_in_order(files: Sequence[Document]) -> list[Document]:
     languages = {path: noted_language(file.metadata) for path, file in by_path.items()}
     code = sorted(path for path, language in languages.items() if language.code)
     other = sorted((path for path, language in languages.items() if not language.code), key=_prose_first)
-    tree = FileTree(by_path, {p: f.text for p, f in by_path.items() if p.rsplit("/", 1)[-1] in _SETTINGS})
-    imports: dict[str, list[str]] = defaultdict(list)
-    at_once: dict[str, list[str]] = defaultdict(list)
-    for path in code:
-        for found in _imports(by_path[path], tree):
-            imports[path].append(found.path)
-            if found.at_once:
-                at_once[path].append(found.path)
+    tree = FileTree(by_path, {p: f.text for p, f in by_path.items() if PurePosixPath(p).name == "go.mod"})
+    found = {path: _imports(by_path[path], tree) for path in code}
+    imports = {path: [one.path for one in some] for path, some in found.items()}
+    at_once = {path: [one.path for one in some if one.at_once] for path, some in found.items()}
     return [by_path[path] for path in (*other, *dependency_order(code, imports, at_once))]
 
 
@@ -99,7 +94,7 @@ def with_header(file: Document) -> str:
 
 def _prose_first(path: str) -> tuple[bool, bool, int, str]:
     """READMEs, outer before inner; then prose; then settings and data."""
-    readme = path.rsplit("/", 1)[-1].lower().startswith("readme")
+    readme = PurePosixPath(path).name.lower().startswith("readme")
     language = language_of(path)
     prose = language is not None and language.prose
     return not readme, not prose, path.count("/") if readme else 0, path

@@ -7,6 +7,7 @@ thresholds for each language and domain. Limits here are wide: what they drop is
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated
 
 from internevo.config.bounds import Between
@@ -89,12 +90,11 @@ _LIMITS = {  # English, Chinese
 }
 
 
-def _english() -> Limits:
-    return Limits(**{key: english for key, (english, _) in _LIMITS.items()})
+def _limits(column: int) -> Limits:
+    return Limits(**{key: limits[column] for key, limits in _LIMITS.items()})
 
 
-def _chinese() -> Limits:
-    return Limits(**{key: chinese for key, (_, chinese) in _LIMITS.items()})
+_english, _chinese = partial(_limits, 0), partial(_limits, 1)
 
 
 @dataclass
@@ -116,11 +116,9 @@ class LongStatistics(Sift):
 
     def __post_init__(self) -> None:
         self.en, self.zh = self.en.over(_english()), self.zh.over(_chinese())
-        places = {"en": self.en, "zh": self.zh}
-        for name, own in self.domains.items():
-            places |= {f"domains.{name}.en": own.en.over(self.en), f"domains.{name}.zh": own.zh.over(self.zh)}
-        for place, limits in places.items():
-            _check(place, limits)
+        for domain in (None, *self.domains):
+            for language in WORDS:
+                _check(language if domain is None else f"domains.{domain}.{language}", self.limits(language, domain))
 
     def judge(self, document: Document) -> str | None:
         """Raises NotJudged for a document whose language is not known."""

@@ -14,8 +14,8 @@ from internevo.config.bounds import Between, Count
 from internevo.files.errors import UserError
 from internevo.refine.long.context_gain import Segments, TextScorer, context_gains
 from internevo.refine.scorers import named_object
-from internevo.refine.shards import Document, Judged
-from internevo.refine.step import Failures, NotJudged, Phase, Place, Step
+from internevo.refine.shards import Document
+from internevo.refine.step import JudgedOrFailed, NotJudged, Phase, Place, Step, judged_shard
 
 NO_GAIN = "context does not help"
 TOO_SHORT = "too short to cut"
@@ -61,16 +61,17 @@ class PerplexityDifference(Step):
     def phases(self, place: Place) -> list[Phase]:
         """Raises UserError when there is no model, or it does not fit the segments."""
         self.make_scorer()
-        return [place.sifting("score", partial(_scored, self, place))]
+        return [place.sifting("score", partial(judged_shard, self._verdicts, place))]
+
+    def _verdicts(self, documents: Iterator[Document]) -> JudgedOrFailed:
+        return self.judged(documents, self.make_scorer())
 
     def make_scorer(self) -> TextScorer:
         """The model; one in a process. Raises UserError when there is none."""
         # one token more for what begins a document
         return _scorer(self.scorer, self.model, self.context_tokens + self.target_tokens + 1, self.device)
 
-    def judged(
-        self, documents: Iterator[Document], scorer: TextScorer
-    ) -> Iterator[tuple[Document, str | NotJudged | None]]:
+    def judged(self, documents: Iterator[Document], scorer: TextScorer) -> JudgedOrFailed:
         """Each document with its gain, and why it is dropped."""
         segments = Segments(self.context_tokens, self.target_tokens, self.gap_characters, self.cuts)
         while group := list(islice(documents, _GROUP)):
@@ -88,11 +89,3 @@ class PerplexityDifference(Step):
 @lru_cache(maxsize=1)
 def _scorer(name: str, model: str, max_tokens: int, device: str) -> TextScorer:
     return named_object(name, "perplexity_difference.scorer")(model, max_tokens, device)
-
-
-def _scored(step: PerplexityDifference, place: Place, number: int) -> Iterator[Judged]:
-    scorer = step.make_scorer()
-    failures = Failures(place.folder, place.shards[number])
-    for document, reason in step.judged(failures.documents(), scorer):
-        yield document, failures.note(document, reason) if isinstance(reason, NotJudged) else reason
-    failures.check()

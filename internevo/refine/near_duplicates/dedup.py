@@ -131,11 +131,11 @@ def _write_duplicates(step: Dedup, place: Place, pair_tasks: int, folder: Path) 
         at = slice(begin, begin := begin + len(rows))
         reasons = [UNDATED if step.keep == "newest" and one else NEAR_DUPLICATE for one in undated[at]]
         lines = list(zip(rows.tolist(), ids[at], reasons, strict=True))
-        (folder / _duplicates_file(shard)).write_text(json.dumps(lines), encoding="utf-8")
+        (folder / f"{shard:05}.json").write_text(json.dumps(lines), encoding="utf-8")
 
 
 def _sifted(place: Place, shard: int) -> Iterator[Judged]:
-    file = place.folder / DUPLICATES / _duplicates_file(shard)
+    file = place.folder / DUPLICATES / f"{shard:05}.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     duplicates = {row: (kept, reason) for row, kept, reason in found}
     for row, document in enumerate(read_shard(place.shards[shard])):
@@ -151,7 +151,3 @@ def _signed_shards(place: Place) -> SignedShards:
 
 def _pairs_file(place: Place, task: int) -> Path:
     return place.folder / PAIRS / f"{task:06}.npy"
-
-
-def _duplicates_file(shard: int) -> str:
-    return f"{shard:05}.json"

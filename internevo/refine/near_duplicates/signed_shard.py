@@ -54,33 +54,29 @@ class SignedBatch(NamedTuple):
 
 def write_signed_shard(folder: Path, batches: Iterable[SignedBatch]) -> None:
     """Writes a signed shard, whose folder is there when it is complete."""
-    with made_aside(folder) as aside:
-        _write(aside, batches)
-
-
-def _write(folder: Path, batches: Iterable[SignedBatch]) -> None:
     bands: list[np.ndarray] = []
     lengths = [np.empty(0, np.int64)]
     priorities: list[int] = []
     ids: list[str] = []
-    # these, up to 9 kB a document, go to the disk at once; the rest, 0.3 kB, at the end
-    with (folder / "signatures").open("wb") as signatures, (folder / "sketches").open("wb") as sketches:
-        for batch in batches:
-            batch.signatures.tofile(signatures)
-            batch.sketches.values.tofile(sketches)
-            bands.append(batch.bands)
-            lengths.append(batch.sketches.lengths)
-            priorities += batch.priorities
-            ids += batch.ids
-    running(np.concatenate(lengths)).tofile(folder / "sketch_borders")
-    np.array(priorities, np.int64).tofile(folder / "priorities")
-    (folder / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
-    with (folder / "bands").open("wb") as hashes, (folder / "band_rows").open("wb") as rows:
-        for band in zip(*bands, strict=True):
-            found = np.concatenate(band)
-            order = np.argsort(found, kind="stable")
-            found[order].tofile(hashes)
-            order.astype(np.uint32).tofile(rows)
+    with made_aside(folder) as aside:
+        # these, up to 9 kB a document, go to the disk at once; the rest, 0.3 kB, at the end
+        with (aside / "signatures").open("wb") as signatures, (aside / "sketches").open("wb") as sketches:
+            for batch in batches:
+                batch.signatures.tofile(signatures)
+                batch.sketches.values.tofile(sketches)
+                bands.append(batch.bands)
+                lengths.append(batch.sketches.lengths)
+                priorities += batch.priorities
+                ids += batch.ids
+        running(np.concatenate(lengths)).tofile(aside / "sketch_borders")
+        np.array(priorities, np.int64).tofile(aside / "priorities")
+        (aside / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
+        with (aside / "bands").open("wb") as hashes, (aside / "band_rows").open("wb") as rows:
+            for band in zip(*bands, strict=True):
+                found = np.concatenate(band)
+                order = np.argsort(found, kind="stable")
+                found[order].tofile(hashes)
+                order.astype(np.uint32).tofile(rows)
 
 
 class SignedShards:
@@ -116,10 +112,8 @@ class SignedShards:
 
     def sketches(self, keys: np.ndarray) -> Ragged:
         """The sketches of documents, uint32. The keys are sorted, and there is at least one."""
-        found = []
-        for shard, rows in by_shard(keys):
-            found.append(Ragged(self._array(shard, "sketches"), self._array(shard, "sketch_borders"))[rows])
-        return joined(found)
+        shards = by_shard(keys)
+        return joined([Ragged(self._array(n, "sketches"), self._array(n, "sketch_borders"))[at] for n, at in shards])
 
     def priorities(self, keys: np.ndarray) -> np.ndarray:
         """What documents are kept by, int64. The keys are sorted."""

@@ -18,14 +18,11 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
     modules = {
         match[1]: posixpath.dirname(file)
         for file, content in tree.settings.items()
-        if posixpath.basename(file) == "go.mod" and (match := _MODULE.search(content))
+        if (match := _MODULE.search(content))
     }
-    if not modules:
-        return
     for block, line in _IMPORT.findall(without_comments(text)):
         for name in _PATH.findall(block or line):
-            inside = [module for module in modules if name == module or name.startswith(module + "/")]
-            if inside:
+            if inside := [module for module in modules if name == module or name.startswith(module + "/")]:
                 module = max(inside, key=len)
                 folder = join(modules[module], name[len(module) :].strip("/"))
                 for file in tree.in_folder("" if folder == "." else folder):

@@ -31,8 +31,6 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
 def _class(name: str, near: str, tree: FileTree) -> str | None:
     """The file of a class, or of the class around a nested one or a static member."""
     parts = name.split("/")
-    for length in range(len(parts), max(len(parts) - 3, 1), -1):
-        for ending in _ENDINGS:
-            if found := tree.ending("/".join(parts[:length]) + ending, near):
-                return found
-    return None
+    classes = ("/".join(parts[:length]) for length in range(len(parts), max(len(parts) - 3, 1), -1))
+    found = (tree.ending(one + ending, near) for one in classes for ending in _ENDINGS)
+    return next(filter(None, found), None)

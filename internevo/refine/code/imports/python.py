@@ -81,28 +81,25 @@ def _places(module: str, roots: list[str], tree: FileTree) -> list[str]:
     return [root for root in roots if join(root, "__init__.py") not in tree]
 
 
-def _module(base: str, tree: FileTree) -> str | None:
+def _files(base: str) -> tuple[str, ...]:
+    """The files that a module may be."""
     package = join(base, "__init__.py")
-    return tree.first((package, f"{base}.py", f"{package}i", f"{base}.pyi"))
+    return package, f"{base}.py", f"{package}i", f"{base}.pyi"
 
 
 def _named(name: str, roots: list[str], tree: FileTree) -> str | None:
     """`import a.b.c`: the longest beginning of it that is a module, in the first root that has any."""
     parts = name.split(".", _DEEPEST)[:_DEEPEST]
-    for root in roots:
-        for length in range(len(parts), 0, -1):
-            if found := _module(join(root, *parts[:length]), tree):
-                return found
-    return None
+    modules = (join(root, *parts[:length]) for root in roots for length in range(len(parts), 0, -1))
+    return tree.first(file for module in modules for file in _files(module))
 
 
 def _from(base: str, name: str, tree: FileTree) -> str | None:
-    return (_module(join(base, name), tree) if name.isidentifier() else None) or _module(base, tree)
+    return tree.first((*(_files(join(base, name)) if name.isidentifier() else ()), *_files(base)))
 
 
 def _from_roots(module: str, name: str, roots: list[str], tree: FileTree) -> str | None:
     """`from a.b import c`, in the first root that has a part of it."""
-    for root in roots:
-        if found := _from(join(root, module.replace(".", "/")), name, tree) or _named(module, [root], tree):
-            return found
-    return None
+    path = module.replace(".", "/")
+    found = (_from(join(root, path), name, tree) or _named(module, [root], tree) for root in roots)
+    return next(filter(None, found), None)

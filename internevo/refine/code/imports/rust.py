@@ -24,7 +24,7 @@ def imports(path: str, text: str, tree: FileTree) -> Iterator[Import]:
     inside = folder if name in _OWN else join(folder, name.removesuffix(".rs"))
     crate = next((up for up in above(path) if join(up, "lib.rs") in tree or join(up, "main.rs") in tree), folder)
     for child in _MOD.findall(text):
-        if found := _module(join(inside, child), tree):
+        if found := tree.first(_files(join(inside, child))):
             yield Import(found)
     # after the last `;` a search would continue to the end each time
     for used in _USE.findall(text[: text.rfind(";") + 1]):
@@ -56,13 +56,13 @@ def _expand(tree: str) -> Iterator[list[str]]:
             names = [name.split()[0] for name in part.split("::") if name.split()]
 
 
-def _module(base: str, tree: FileTree) -> str | None:
-    return tree.first((f"{base}.rs", f"{base}/mod.rs"))
+def _files(base: str) -> tuple[str, str]:
+    """The files that a module may be."""
+    return f"{base}.rs", f"{base}/mod.rs"
 
 
 def _longest(base: str, names: list[str], tree: FileTree) -> str | None:
     """The longest beginning of a path of names that is a module; the last names are things inside it."""
-    for length in range(len(names), 0, -1):
-        if found := _module(join(base, *names[:length]), tree):
-            return found
-    return tree.first((f"{base}.rs", *(join(base, own) for own in _OWN)))
+    modules = (join(base, *names[:length]) for length in range(len(names), 0, -1))
+    found = tree.first(file for module in modules for file in _files(module))
+    return found or tree.first((f"{base}.rs", *(join(base, own) for own in _OWN)))

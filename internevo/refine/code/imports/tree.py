@@ -17,7 +17,7 @@ class Import(NamedTuple):
 
 
 class FileTree:
-    """The paths of a repository, and the texts of those that say how others are named (`go.mod`)."""
+    """The paths of a repository, and the texts of those that say how others are named, each `go.mod`."""
 
     def __init__(self, paths: Iterable[str], settings: Mapping[str, str] | None = None):
         self.paths = frozenset(paths)
