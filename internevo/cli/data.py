@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from internevo.cli.shared import (
     InputsArgument,
@@ -107,19 +107,8 @@ def data_prepare(
     from internevo.tokens.prepare import prepare
 
     _say_spelled(tokenizer)
-    with _preparing() as progress:
-        manifest = prepare(
-            inputs,
-            output,
-            tokenizer,
-            text_key=text_key,
-            held_out=held_out,
-            workers=workers or len(os.sched_getaffinity(0)),
-            max_rejects=max_rejects,
-            shard_tokens=shard_tokens,
-            progress=progress,
-        )
-    _say_made(output, manifest)
+    make = partial(prepare, inputs, output, tokenizer, text_key=text_key, held_out=held_out)
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
     then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
 
 
@@ -157,34 +146,23 @@ def data_import(
     """
     from internevo.tokens.import_internevo import import_internevo
 
-    with _preparing() as progress:
-        manifest = import_internevo(
-            inputs,
-            output,
-            tokenizer_path=tokenizer,
-            held_out=held_out,
-            workers=workers or len(os.sched_getaffinity(0)),
-            max_rejects=max_rejects,
-            shard_tokens=shard_tokens,
-            progress=progress,
-        )
-    _say_made(output, manifest)
+    make = partial(import_internevo, inputs, output, tokenizer_path=tokenizer, held_out=held_out)
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
     then(f"internevo data inspect {output}, then name {output} in a config and train")
 
 
-@contextmanager
-def _preparing() -> Iterator[Callable[[BytesDone], None]]:
-    """A progress bar, and the message for Ctrl-C."""
-    try:
-        with working("preparing") as show:
-            yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command resumes here") from None
-
-
-def _say_made(output: Path, manifest: Manifest) -> None:
+def _make_store(make: Callable[..., Manifest], output: Path, workers: int, **options: Any) -> None:
+    """Make a token store with a progress bar, and say what it holds."""
     from internevo.tokens.shards import REJECTS
 
+    def progress(done: BytesDone) -> None:
+        show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
+
+    try:
+        with working("preparing") as show:
+            manifest = make(workers=workers or len(os.sched_getaffinity(0)), progress=progress, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command resumes here") from None
     out.print(
         f"wrote {output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
         f"held out: {manifest.heldout_documents:,} documents, {manifest.heldout_tokens:,} tokens; "

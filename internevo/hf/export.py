@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,13 +21,12 @@ from internevo.files.processes import ctrl_c_held, worker_pool
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES, Row, choose_family
-from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
+from internevo.hf.files import Entry, shard_name, shards, write_index, write_json, write_safetensors
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
 from internevo.hf.weights import Weights, check_finite
 from internevo.tokens.tokenizer import Tokenizer
 
-SHARD_BYTES = 2_000_000_000
-"""Largest file. Reading back, many tools have a whole file in memory."""
+SHARD_BYTES = 2_000_000_000  # largest file: many tools read a whole one into memory
 _CHECKED_TOKENS = 256
 
 
@@ -160,12 +158,12 @@ def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer |
     config, family, folder = job.config, job.family, job.folder
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
-    _write_json(folder / "config.json", facts)
-    special = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
-    generation: dict[str, Any] = {**special, "max_length": seq_len}
+    write_json(folder / "config.json", facts)
+    generation: dict[str, Any] = {key: facts[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation["max_length"] = seq_len
     if tokenizer and (unused := tokenizer.unused(config.vocab)):
         generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     if family == "internlm2":
         for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
             code = files("internevo.hf.internlm2").joinpath(name).read_text(encoding="utf-8")
@@ -204,7 +202,3 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
             progress(done, total)
     write_index(job.folder, groups)
     return groups, overflowed
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -37,13 +37,11 @@ class TensorFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.where = self._find()
-
-    def _find(self) -> dict[str, Path]:
-        for name in _FILES:
-            if (file := self.folder / name).is_file():
-                return self._indexed(file) if file.suffix == ".json" else dict.fromkeys(self._names(file), file)
-        raise UserError(f"{self.folder} has no weights: none of {', '.join(_FILES)}")
+        there = [file for name in _FILES if (file := folder / name).is_file()]
+        if not there:
+            raise UserError(f"{folder} has no weights: none of {', '.join(_FILES)}")
+        first = there[0]
+        self.where = self._indexed(first) if first.suffix == ".json" else dict.fromkeys(self._names(first), first)
 
     def _indexed(self, index: Path) -> dict[str, Path]:
         try:
@@ -189,4 +187,9 @@ def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
     total = sum(entry.nbytes for group in groups for entry in group)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as transformers does."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

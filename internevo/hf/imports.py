@@ -31,7 +31,7 @@ from internevo.hf.config_json import ModelFacts
 from internevo.hf.export import check_tokens, folder_aside
 from internevo.hf.foreign import described
 from internevo.hf.internevo import NOTE, is_internevo, write_release
-from internevo.hf.tokenizer_files import COPIED
+from internevo.hf.tokenizer_files import copy_tokenizer
 from internevo.hf.weights import CheckpointWeights, FolderWeights
 from internevo.tokens.tokenizer import load_tokenizer
 
@@ -133,12 +133,10 @@ def _base_config(facts: ModelFacts, output: Path, tokenizer: bool) -> str:
 
 def _copy_tokenizer(folder: Path, output: Path) -> bool:
     """Copy the tokenizer's files; whether there was one."""
-    names = [name for name in COPIED if (folder / name).is_file()]
-    if not any(name in names for name in ("tokenizer.json", "tokenizer.model")):
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return False
     (output / "tokenizer").mkdir()
-    for name in names:
-        shutil.copyfile(folder / name, output / "tokenizer" / name)
+    copy_tokenizer(folder, output / "tokenizer")
     load_tokenizer(output / "tokenizer")
     return True
 

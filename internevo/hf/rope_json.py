@@ -14,24 +14,17 @@ from internevo.config.schema import RopeScalingConfig
 from internevo.files.errors import UserError
 from internevo.hf.values import number
 
-ROPE_KEYS = {
-    "factor": "factor",
-    "original_seq_len": "original_max_position_embeddings",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "temperature": "attention_factor",
-}
-ROPE_KEYS_OF = {
+_ORIGINAL = "original_max_position_embeddings"
+_FIELDS = {
     "linear": ("factor",),
     "llama3": ("factor", "original_seq_len", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "original_seq_len", "beta_fast", "beta_slow", "temperature"),
 }
-"""Which of ROPE_KEYS a kind of scaling has."""
-
+"""The fields of a RopeScalingConfig that a kind of scaling has."""
+_RENAMED = {"original_seq_len": _ORIGINAL, "temperature": "attention_factor"}
+_KEYS = {field: _RENAMED.get(field, field) for fields in _FIELDS.values() for field in fields}
+"""What `config.json` calls each field."""
 _BASE = 10000.0
-_ORIGINAL = "original_max_position_embeddings"
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 Rope = tuple[float, RopeScalingConfig, str | None]  # base, scaling, and what of it is left out
@@ -64,7 +57,7 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
     if partial not in (None, 1):
         raise UserError(f"{file}: partial_rotary_factor is {partial!r}; this package turns whole heads only")
     kind = said.get("rope_type", said.get("type", "default"))
-    if "rope_type" not in said and "type" not in said and any(key in said for key in ROPE_KEYS.values()):
+    if "rope_type" not in said and "type" not in said and any(key in said for key in _KEYS.values()):
         raise UserError(f"{file}: {place} says {said}, but no rope_type; say which kind of scaling it is")
     if kind == "default":
         return base, RopeScalingConfig(), None
@@ -75,7 +68,7 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
         return base, RopeScalingConfig(), note
     if kind not in scalings or kind == "none":
         raise UserError(f"{file}: rope_scaling of type {kind!r} is not known here; known are {scalings[1:]}")
-    known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *ROPE_KEYS.values()}
+    known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_KEYS.values()}
     rest = {key: value for key, value in said.items() if key not in known and value is not None}
     if rest.pop("truncate", True) is not True or rest or said.get("truncate", True) is None:
         raise UserError(
@@ -122,8 +115,6 @@ def write_scaling(scaling: RopeScalingConfig, kind_keys: Sequence[str]) -> dict[
     """The `rope_scaling` of a `config.json`; its kind stands under each of `kind_keys`."""
     if scaling.kind == "none":
         return None
-    values = {ROPE_KEYS[ours]: getattr(scaling, ours) for ours in ROPE_KEYS_OF[scaling.kind]}
-    return {
-        **dict.fromkeys(kind_keys, scaling.kind),
-        **{key: value for key, value in values.items() if value is not None},
-    }
+    values = {_KEYS[field]: getattr(scaling, field) for field in _FIELDS[scaling.kind]}
+    values = {key: value for key, value in values.items() if value is not None}
+    return {**dict.fromkeys(kind_keys, scaling.kind), **values}

@@ -20,7 +20,7 @@ from internevo.monitor.terminal import warn
 
 
 class Sink(Protocol):
-    """Takes what a run reports."""
+    """Takes what a run reports. What a sink has no place for passes by."""
 
     name: str  # its name in messages
 
@@ -168,7 +168,7 @@ class RecordSink:
             ) from error
 
 
-class WandbSink:
+class WandbSink(Sink):
     """Weights & Biases. A resumed run stays under the same id; offline mode (WANDB_MODE=offline) works."""
 
     name = "wandb"
@@ -209,14 +209,11 @@ class WandbSink:
     def evaluation(self, metrics: EvalMetrics) -> None:
         self._run.log({"step": metrics.step, **_eval_values(metrics)})
 
-    def message(self, text: str) -> None:
-        pass
-
     def close(self) -> None:
         self._run.finish()
 
 
-class TensorBoardSink:
+class TensorBoardSink(Sink):
     """TensorBoard event files in `RUN/tensorboard`."""
 
     name = "TensorBoard"
@@ -244,9 +241,6 @@ class TensorBoardSink:
     def evaluation(self, metrics: EvalMetrics) -> None:
         for key, value in _eval_values(metrics).items():
             self._writer.add_scalar(key, value, metrics.step)
-
-    def message(self, text: str) -> None:
-        pass
 
     def close(self) -> None:
         try:

@@ -21,11 +21,12 @@ from internevo.files.errors import UserError
 from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.build import BytesDone, Manifest, build_store
 from internevo.tokens.megatron import pair_file
 from internevo.tokens.prepared_folder import check_output
 from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.workers import StoreJob
 
 DTYPE = np.dtype(np.int32)
 """Of what is imported: signed for masked ids, and how large they are is known only at the end."""
