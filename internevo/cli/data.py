@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from internevo.cli.shared import (
-    InputsArgument,
-    OutputOption,
     TextKeyOption,
     argument,
     console,
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
 _FEW_TOKENS = 10_000
 """Held-out losses on fewer tokens vary by several hundredths from one choice of documents to another."""
 
+InputsArgument = Annotated[list[Path], argument("Files or folders of text.", "FILE...")]
+OutputOption = Annotated[Path, option("The folder to make.", "FOLDER", "--out")]
 HeldOutOption = Annotated[
     float,
     number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1.", "SHARE"),

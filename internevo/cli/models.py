@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from internevo.cli.shared import (
     ModelArgument,
-    OutputArgument,
     StepOption,
     app,
     argument,
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from internevo.hf.export import ExportReport
     from internevo.train.stored_model import StoredModel
 
-Format = StrEnum("Format", "auto internlm2 llama mistral qwen2 qwen3")
-"""What `export` writes."""
+Format = StrEnum("Format", "auto internlm2 llama mistral qwen2 qwen3")  # what `export` writes
 Dtype = StrEnum("Dtype", "fp32 bf16 fp16")  # what exported weights are stored as
 
+OutputArgument = Annotated[Path, argument("The folder to make.", "OUTPUT")]
 WorkersOption = Annotated[int, option("Processes that read and write, for large models.", "N", least=1, most=1024)]
 
 

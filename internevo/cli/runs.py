@@ -13,15 +13,17 @@ import typer
 from internevo.cli.shared import (
     ConfigArgument,
     OverridesArgument,
-    RunArgument,
     UntilOption,
     app,
+    argument,
     copy_remote_stores,
     option,
     out,
     plain,
     then,
 )
+
+RunArgument = Annotated[Path, argument("A run's folder, runs/NAME.", "RUN")]
 
 
 @app.command()

@@ -36,8 +36,6 @@ class ExportError(UserError):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export made, and how far its logits were from ours."""
-
     family: str
     files: int
     bytes: int

@@ -52,8 +52,6 @@ AS_IT_IS, GROUPED_QKV = Layout(), GroupedQKV()
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table."""
-
     ours: tuple[str, ...]
     theirs: str
     layout: Layout = AS_IT_IS
@@ -61,8 +59,6 @@ class Row:
 
 @dataclass(frozen=True)
 class Family:
-    """A model family of the Hugging Face world."""
-
     architecture: str  # the class in transformers
     rows: tuple[Row, ...]
     qkv_bias: bool = False

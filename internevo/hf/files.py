@@ -157,8 +157,7 @@ def shard_name(number: int, of: int) -> str:
 def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
     """Write the entries one after the other; one tensor is in memory at a time.
 
-    The format is the length of a JSON header as 8 bytes, the header, and the tensors' bytes: safetensors' own writer
-    wants all tensors of a file at once.
+    That is 8 bytes for the length of a JSON header, the header, the tensors: safetensors' own writer wants all at once.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0

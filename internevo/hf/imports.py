@@ -42,8 +42,6 @@ MODEL_FILE = "model.yaml"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import made."""
-
     facts: ModelFacts
     tensors: int
     bytes: int

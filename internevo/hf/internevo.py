@@ -60,8 +60,7 @@ def is_part(file: Path) -> bool:
 def write_release(folder: Path, output: Path) -> None:
     """Write the checkpoint `folder` as the Hugging Face folder `output`; one tensor is in memory at a time.
 
-    Raises UserError when a part is missing, damaged or of another layout, or when the model is one that InternLM2's
-    format does not hold.
+    Raises UserError for a part that is missing, damaged or of another layout, and for a model that is no InternLM2.
     """
     parts = _parts(folder)
     settings = _settings(folder)

@@ -33,8 +33,7 @@ Rope = tuple[float, RopeScalingConfig, str | None]  # base, scaling, and what of
 def read_rope(file: Path, found: dict[str, Any], scalings: tuple[str, ...]) -> Rope:
     """Base, scaling, and what of it is left out, of a `config.json` whose content is `found`.
 
-    Raises UserError, which names the key, for a scaling that is not one of `scalings`, for a value that means nothing,
-    and where the file says two different things.
+    Raises UserError, which names the key, for a scaling outside `scalings`, a wrong value, and two that contradict.
     """
     places = [key for key in ("rope_scaling", "rope_parameters") if found.get(key)]
     read = [_read(file, found, key, scalings) for key in places or ["rope_parameters"]]

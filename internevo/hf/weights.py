@@ -55,8 +55,7 @@ class CheckpointWeights:
 class FolderWeights:
     """The weights of a Hugging Face folder, through its family's table.
 
-    Raises UserError when the folder lacks a tensor, has an unknown one, or one of another shape; and when a weight that
-    is read holds a number that is not finite.
+    Raises UserError for a tensor that is missing, unknown or of another shape; reading, for one that is not finite.
     """
 
     def __init__(self, folder: Path):

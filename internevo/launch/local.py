@@ -17,8 +17,7 @@ GRACE, GRACE_S = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
 def launch(arguments: Sequence[str], processes: int) -> int:
     """Run `internevo ARGUMENTS` as `processes` ranks on this machine; the exit code that the run ended with.
 
-    When one rank fails, the others are stopped. SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which
-    then save and leave.
+    When one rank fails, the others are stopped. On SIGTERM, Ctrl-C or SIGHUP (not under nohup) all save and leave.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -26,8 +26,6 @@ _POLL_S = 0.2
 
 
 class Status(StrEnum):
-    """The state of a run."""
-
     waiting = "waiting"
     started = "started"  # begun and not finished: running, or interrupted
     complete = "complete"
@@ -36,8 +34,6 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class RunState:
-    """A run with its state."""
-
     run: PlannedRun
     status: Status
     steps: int

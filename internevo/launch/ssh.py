@@ -35,9 +35,8 @@ def launch_over_ssh(
     """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
 
     `show` is given every line of their output, from several threads. The ranks meet on the first node, at port 29400.
-    SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which then save and leave; so do the ranks of a node
-    whose connection is lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have
-    one name.
+    On SIGTERM, Ctrl-C or SIGHUP (not under nohup) all ranks save and leave; so do those of a node whose connection is
+    lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have one name.
     """
     if len(set(nodes)) < len(nodes):
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
@@ -55,8 +54,6 @@ def launch_over_ssh(
 
 
 class _Part:
-    """One machine's share."""
-
     def __init__(self, node: str, command: Sequence[str], show: Callable[[str], None]):
         self.node, self._show_line = node, show
         # a session of its own: Ctrl-C reaches the ranks through us, once. Its input says there that we are alive

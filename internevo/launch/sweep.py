@@ -52,8 +52,6 @@ class RandomConfig:
 
 @dataclass
 class SweepConfig:
-    """The file."""
-
     name: str = ""
     config: str = ""
     runs: str = "runs"
@@ -70,8 +68,6 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep."""
-
     name: str
     varied: dict[str, Any]  # the keys in which the runs differ, with this run's values
     overrides: tuple[str, ...]  # the arguments of `internevo train CONFIG` for it
@@ -79,15 +75,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep with its runs, in order."""
-
     name: str
     folder: Path
     config: Path
     at_once: int
     processes: int
     rank_by: str
-    runs: tuple[PlannedRun, ...]
+    runs: tuple[PlannedRun, ...]  # in order
     left_out: int  # how many combinations `where` excludes
 
     def load(self, run: PlannedRun) -> RunConfig:

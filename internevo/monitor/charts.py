@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -21,11 +21,8 @@ def thin(steps: Sequence[Record]) -> list[int]:
     """Indices of the steps to draw: all of a short run, the extremes of each stretch of a long one."""
     if len(steps) <= 3 * BUCKETS:
         return list(range(len(steps)))
-
-    def by(key: str) -> Callable[[int], float]:
-        return lambda i: math.inf if steps[i][key] is None else steps[i][key]
-
-    loss, norm = by("loss"), by("grad_norm")
+    columns = ([math.inf if one[key] is None else one[key] for one in steps] for key in ("loss", "grad_norm"))
+    loss, norm = (column.__getitem__ for column in columns)
     chosen = {len(steps) - 1}
     for bucket in range(BUCKETS):
         inside = range(bucket * len(steps) // BUCKETS, (bucket + 1) * len(steps) // BUCKETS)
@@ -118,4 +115,4 @@ def credible(share: float | None) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.5g}") if isinstance(value, float) else value

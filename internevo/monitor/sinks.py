@@ -44,8 +44,7 @@ class RecordError(UserError):
 class Sinks:
     """All sinks of a run as one. The record has every step; the others every `every`-th.
 
-    An error of the record is a RecordError. Any other sink that fails is closed, which is said once in those that are
-    left.
+    An error of the record is a RecordError. Any other sink that fails is closed, and the others say so once.
     """
 
     def __init__(self, record: RecordSink | None, others: Iterable[Sink], every: int):

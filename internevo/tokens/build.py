@@ -41,8 +41,6 @@ class Manifest(Counts):
 
 @dataclass(frozen=True)
 class BytesDone:
-    """How far the work is."""
-
     read: int
     size: int  # bytes of the input: done, and in all
     read_now: int  # without those of an earlier run that was stopped
@@ -64,13 +62,10 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
     )
     partial = job.output.with_name(job.output.name + ".partial")
     with working_in(partial, plan):
-        joiner = Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects)
-        try:
+        with closing(Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects)) as joiner:
             _join_all(job, joiner, workers, progress)
             check_unchanged(plan, partial)
             made = joiner.finish()
-        finally:
-            joiner.close()
         manifest = Manifest(
             **asdict(made.counts),
             inputs=[str(file) for file in (*job.files, *job.held_files)],

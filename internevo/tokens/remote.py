@@ -48,8 +48,6 @@ Show = Callable[[int, int], None]  # called with how many bytes are copied, and 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object."""
-
     path: str
     size: int
     tag: str  # changes when the object does

@@ -66,10 +66,7 @@ class TokenStoreWriter:
         aside_of(self._data).unlink(missing_ok=True)
 
     def close(self) -> dict[str, str]:
-        """Write the index and give both files their names, the index last; returns the SHA-256 of each, by its name.
-
-        On return both are on the disk.
-        """
+        """Write the index and name both files, which are then on the disk; the SHA-256 of each, by its name."""
         self._file.close()
         lengths = np.array(self._lengths, dtype="<i4")
         ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize

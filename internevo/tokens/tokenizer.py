@@ -85,10 +85,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def fingerprint(path: str | Path) -> str:
-    """A hash of the file that defines a tokenizer and of the names of BOS and EOS beside it, 16 hex digits.
-
-    Raises TokenizerError when there is none.
-    """
+    """A hash of a tokenizer's file and of the names of BOS and EOS beside it, 16 hex digits. Raises TokenizerError."""
     file = _defining_file(Path(path))
     found = hashlib.sha256(file.read_bytes())
     if file.suffix == ".json":  # a SentencePiece model says itself how documents are framed
@@ -108,8 +105,6 @@ def _defining_file(path: Path) -> Path:
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model."""
-
     def __init__(self, path: Path):
         from sentencepiece import SentencePieceProcessor, set_min_log_level
 

@@ -41,8 +41,6 @@ class StoreJob:
 
 @dataclass(frozen=True)
 class Ready:
-    """A piece that is tokenised."""
-
     begins: bool  # whether it is the first of its file
     size: int  # bytes of input
     new: bool  # whether it was tokenised now, not by an earlier run
