@@ -252,7 +252,6 @@ def data_inspect(
 
 
 def _show_stores(stores: list[StoreSummary]) -> None:
-    """A table of the stores, and for each a histogram of document lengths."""
     from rich.table import Table
 
     from internevo.monitor.store_page import HEAD, total_rows

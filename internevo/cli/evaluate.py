@@ -152,7 +152,6 @@ def _watch(run: Path, asked: EvalRequest, world: World) -> None:
 
 
 def _show(found: Sequence[Findings]) -> None:
-    """The numbers, in short."""
     by_length = attrgetter("length")
     for one in found:
         out.print(f"[bold]{plain(one.model)}[/]")

@@ -103,7 +103,6 @@ def launch(
 
 
 def _machines(nodes: str | None, slurm: bool) -> int:
-    """How many machines `--nodes` means."""
     try:
         return int(nodes or 1) if slurm else len((nodes or "").split(","))
     except ValueError:

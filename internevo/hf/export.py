@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -90,7 +90,7 @@ class _Job:
                 rounded = self.weights.read(name, dtype)
                 check_finite(name, rounded)
             parts.append(rounded)
-        return row.layout.pack(parts, self.config)
+        return row.pack(parts, self.config)
 
 
 def export(
@@ -114,41 +114,45 @@ def export(
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
     family = choose_family(format, config)
-    aside = folder_aside(output)
-    start = time.perf_counter()
-    job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
-    try:
+    with folder_aside(output) as aside:
+        start = time.perf_counter()
+        job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
         groups, overflowed = _write_weights(job, workers, progress)
-    except (OSError, UserError):  # a full disk is not to stay full
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    seconds = time.perf_counter() - start
-    stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
-    _write_settings(job, seq_len, stored, tokenizer)
-    try:
-        tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
-        compared = compare(weights, config, aside, tokens, dtype)
-    except UserError as error:
-        failed = output.with_name(output.name + ".failed")
-        shutil.rmtree(failed, ignore_errors=True)
-        aside.rename(failed)
-        lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
-        raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
-    aside.rename(output)
+        seconds = time.perf_counter() - start
+        stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
+        _write_settings(job, seq_len, stored, tokenizer)
+        try:
+            tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
+            compared = compare(weights, config, aside, tokens, dtype)
+        except UserError as error:
+            failed = output.with_name(output.name + ".failed")
+            shutil.rmtree(failed, ignore_errors=True)
+            aside.rename(failed)
+            lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
+            raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
     total = sum(entry.nbytes for group in groups for entry in group)
     return ExportReport(
         family, len(groups), total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds
     )
 
 
-def folder_aside(output: Path) -> Path:
-    """An empty folder, to be renamed to `output` when it is whole. Raises UserError when something is in `output`."""
+@contextmanager
+def folder_aside(output: Path) -> Iterator[Path]:
+    """An empty folder, which becomes `output` at the end; after an error, such as a full disk, it is removed.
+
+    Raises UserError when something is in `output`.
+    """
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
     aside = output.with_name(output.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)  # of an earlier one that was killed
     aside.mkdir(parents=True)
-    return aside
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    aside.rename(output)
 
 
 def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:

@@ -65,8 +65,7 @@ def import_model(
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists, or when `folder` has no model
     that this package knows; and Mismatch, with nothing left, when our model does not compute what theirs does.
     """
-    aside = folder_aside(output)
-    try:
+    with folder_aside(output) as aside:
         if is_internevo(folder):
             released = aside / "internlm2"
             released.mkdir()
@@ -78,10 +77,6 @@ def import_model(
             raise UserError(f"{what}.")
         else:
             report = _import(folder, aside, output, workers, progress)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    aside.rename(output)
     return report
 
 

@@ -124,7 +124,6 @@ def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, 
 
 
 def _puts_space_before(model: Any) -> bool:
-    """Whether the model puts a space before every text."""
     return model.encode("a", out_type=str)[0].startswith(SPACE)
 
 

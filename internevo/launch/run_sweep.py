@@ -127,7 +127,6 @@ def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
 
 
 def _command(file: Path, number: int, processes: int) -> list[str]:
-    """The command that trains the run of this number on this machine."""
     mine = ["sweep", str(file), "--run", str(number)]
     if processes == 1:
         return [sys.executable, "-m", "internevo", *mine]

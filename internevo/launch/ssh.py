@@ -26,11 +26,7 @@ _GRACE_S = 3600.0  # how long the other machines may take to save after one has 
 
 
 def launch_over_ssh(
-    arguments: Sequence[str],
-    nodes: Sequence[str],
-    processes: int,
-    show: Callable[[str], None],
-    ssh: Sequence[str],
+    arguments: Sequence[str], nodes: Sequence[str], processes: int, show: Callable[[str], None], ssh: Sequence[str]
 ) -> int:
     """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
 

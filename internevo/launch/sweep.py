@@ -1,21 +1,4 @@
-"""Many runs of one configuration: which they are.
-
-A sweep is a YAML file:
-
-    name: lr-by-width
-    config: ../tiny.yaml                 # relative to this file
-    runs: runs                           # its folder is runs/NAME
-    at_once: 2
-    set: {train.steps: 200}              # the same for all
-    grid:                                # every combination
-      model.hidden: [64, 128]
-      optimizer.lr: [1e-3, 3e-3, 1e-2]
-    where: ["optimizer.lr * model.hidden < 1"]
-    derive: {model.feed_forward.width: "2.5 * model.hidden"}
-    rank_by: heldout                     # or `train`, or `heldout/SOURCE`
-
-Instead of `grid`: `list`, the runs one by one, or `random`, a number of them drawn from ranges.
-"""
+"""Many runs of one configuration: which they are. `docs/sweeps.md` describes the file."""
 
 from __future__ import annotations
 
@@ -125,16 +108,7 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
     twice = {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}
     if twice:
         raise UserError(f"{path}: two runs are called {', '.join(sorted(twice))}; give them names of their own")
-    return Sweep(
-        name,
-        folder,
-        config,
-        at_once=file.at_once,
-        processes=file.processes,
-        rank_by=file.rank_by,
-        runs=tuple(planned),
-        left_out=left_out,
-    )
+    return Sweep(name, folder, config, file.at_once, file.processes, file.rank_by, tuple(planned), left_out)
 
 
 def _combinations(path: Path, file: SweepConfig) -> Iterator[dict[str, Any]]:

@@ -56,8 +56,7 @@ class StepMetrics:
         float, Shown("Gradient norm", "before clipping", "norm", 3, options={"log": True}, column=("grad", 8, "{:.3f}"))
     ]
     lr: Annotated[
-        float,
-        Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}")),
+        float, Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}"))
     ]
     seq_len: Annotated[int, Shown()]
     step_s: Annotated[float, Shown()]  # seconds from asking for the batch to the updated weights

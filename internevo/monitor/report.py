@@ -70,7 +70,6 @@ def write_report(run: Path) -> Path:
 
 
 def _damaged(run: Path) -> str:
-    """Which of the run's records could not be read."""
     counts = {name: damaged_lines(run / name) for name in (METRICS, EVALS)}
     told = [f"{count:,} lines of {name} are no records and are left out." for name, count in counts.items() if count]
     if (run / "environment.json").is_file() and not read_mapping(run / "environment.json"):
@@ -79,7 +78,6 @@ def _damaged(run: Path) -> str:
 
 
 def _stages(config: RunConfig) -> list[dict[str, Any]]:
-    """First and last step of each stage."""
     stages, first = [], 1
     for stage in config.stages:
         steps = stage_steps(stage.train)

@@ -92,7 +92,7 @@ class Sinks:
         for sink in list(self.others):
             try:
                 act(sink)
-            except Exception as error:  # as in `open`
+            except Exception as error:  # as in `add`
                 self.others.remove(sink)
                 with suppress(Exception):
                     sink.close()
