@@ -105,15 +105,6 @@ def data_prepare(
     Example: `internevo data prepare corpus/ --tokenizer tokenizer.model --out tokens/web --held-out 0.01`
     """
     from internevo.tokens.prepare import prepare
-
-    _say_spelled(tokenizer)
-    make = partial(prepare, inputs, output, tokenizer, text_key=text_key, held_out=held_out)
-    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
-    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
-
-
-def _say_spelled(tokenizer: Path) -> None:
-    """Name the tokens that look like control tokens and that text can spell."""
     from internevo.tokens.tokenizer import load_tokenizer
 
     if names := load_tokenizer(tokenizer).spelled():
@@ -121,6 +112,9 @@ def _say_spelled(tokenizer: Path) -> None:
             f"[yellow]note:[/] text that spells {plain(some(names, 8))} becomes these tokens: "
             "the tokenizer's files call them ordinary, not special"
         )
+    make = partial(prepare, inputs, output, tokenizer, text_key=text_key, held_out=held_out)
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
+    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
 
 
 Origin = StrEnum("Origin", "internevo")  # whose token files are imported

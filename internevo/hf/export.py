@@ -117,7 +117,7 @@ def export(
     with folder_aside(output) as aside:
         start = time.perf_counter()
         job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
-        groups, overflowed = _write_weights(job, workers, progress)
+        count, total, overflowed = _write_weights(job, workers, progress)
         seconds = time.perf_counter() - start
         stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
         _write_settings(job, seq_len, stored, tokenizer)
@@ -130,18 +130,12 @@ def export(
             aside.rename(failed)
             lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
             raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
-    total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(
-        family, len(groups), total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds
-    )
+    return ExportReport(family, count, total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds)
 
 
 @contextmanager
 def folder_aside(output: Path) -> Iterator[Path]:
-    """An empty folder, which becomes `output` at the end; after an error, such as a full disk, it is removed.
-
-    Raises UserError when something is in `output`.
-    """
+    """A new folder that becomes `output`; after an error it is removed. Raises UserError when `output` is taken."""
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
     aside = output.with_name(output.name + ".partial")
@@ -189,8 +183,8 @@ def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tens
     return torch.tensor([ids[: min(seq_len, _CHECKED_TOKENS)]])
 
 
-def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[list[list[Entry]], int]:
-    """Write all files; the shards, and the number of weights that became infinite."""
+def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[int, int, int]:
+    """Write all files; how many, their bytes of tensors, and the number of weights that became infinite."""
     groups = job.shards([])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
     with ExitStack() as stack:
@@ -203,4 +197,4 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
             done, overflowed = done + size, overflowed + lost
             progress(done, total)
     write_index(job.folder, groups)
-    return groups, overflowed
+    return len(groups), total, overflowed

@@ -198,17 +198,13 @@ FORMATS = ("auto", *FAMILIES)
 
 
 def choose_family(name: str, config: ModelConfig) -> str:
-    """The family called `name`, or with `auto` the plainest that holds the model.
-
-    Raises UserError where there is no such family, or with the reason when it cannot hold the model.
-    """
+    """The family `name`, or with `auto` the plainest that holds the model. Raises UserError when it cannot."""
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
+    holds = [one for one in FAMILIES if FAMILIES[one].why_not(config) is None]
     if name == "auto":
-        order = ("llama", "qwen2", "qwen3")
-        name = next((one for one in order if FAMILIES[one].why_not(config) is None), "llama")
+        name = next((one for one in ("llama", "qwen2", "qwen3") if one in holds), "llama")
     if (reason := FAMILIES[name].why_not(config)) is not None:
-        holds = [one for one in FAMILIES if FAMILIES[one].why_not(config) is None]
         others = f"What can: {', '.join(holds)}." if holds else "No family here can."
         raise UserError(f"{name} cannot hold this model: {reason}. {others}")
     return name

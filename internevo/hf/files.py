@@ -1,7 +1,4 @@
-"""The tensors in a Hugging Face folder: read one at a time, written as a stream.
-
-No more than one tensor is in memory at once, whatever the size of the files.
-"""
+"""The tensors in a Hugging Face folder: read one at a time, written as a stream, with one of them in memory."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
     if kind == "default":
         return base, RopeScalingConfig(), None
     if kind == "dynamic":
-        _factor(file, place, said)
+        number(file, f"{place}.factor", said.get("factor"), least=1)
         longest = found.get("max_position_embeddings")
         note = f"its dynamic rope_scaling, which changes rows longer than {longest:,} only, is left out"
         return base, RopeScalingConfig(), note
@@ -77,7 +77,7 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
 
 
 def _values(file: Path, found: dict[str, Any], place: str, said: dict[str, Any], kind: str) -> dict[str, Any]:
-    values: dict[str, Any] = {"factor": _factor(file, place, said)}
+    values: dict[str, Any] = {"factor": number(file, f"{place}.factor", said.get("factor"), least=1)}
     if kind in ("llama3", "yarn"):
         values["original_seq_len"] = _original(file, found, place, said)
     if kind == "llama3":
@@ -93,10 +93,6 @@ def _values(file: Path, found: dict[str, Any], place: str, said: dict[str, Any],
         if (temperature := said.get("attention_factor")) is not None:
             values["temperature"] = number(file, f"{place}.attention_factor", temperature, above=0)
     return values
-
-
-def _factor(file: Path, place: str, said: dict[str, Any]) -> float:
-    return number(file, f"{place}.factor", said.get("factor"), least=1)
 
 
 def _original(file: Path, found: dict[str, Any], place: str, said: dict[str, Any]) -> int:

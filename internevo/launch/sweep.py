@@ -105,8 +105,7 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
             planned.append(run)
     if not planned:
         raise UserError(f"{path} has no runs: give `grid`, `list` or `random`, and a `where` that leaves some")
-    twice = {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}
-    if twice:
+    if twice := {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}:
         raise UserError(f"{path}: two runs are called {', '.join(sorted(twice))}; give them names of their own")
     return Sweep(name, folder, config, file.at_once, file.processes, file.rank_by, tuple(planned), left_out)
 

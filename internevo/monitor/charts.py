@@ -52,6 +52,9 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
 
     recorded = [step.get("recorded") or {} for step in steps]
     shares = [credible(step["mfu"]) for step in steps]
+    sources = dict.fromkeys(name for step in steps for name in step["sources"])
+    totals = {name: list(accumulate(step["sources"].get(name, 0) for step in steps)) for name in sources}
+    drawn = [line(name, colour, total) for colour, (name, total) in enumerate(totals.items())]
     waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
     return {
         **{key: curve(how, column(key)) for key, how in shown(StepMetrics).items() if how.title},
@@ -68,7 +71,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             percent=True,
         ),
         "time": chart("Waiting for data", "share of a step", x, [line("wait", 1, waited)], zero=True, percent=True),
-        "sources": chart("Tokens by source", "cumulative", x, _cumulative(steps, line), zero=True, height=260),
+        "sources": chart("Tokens by source", "cumulative", x, drawn, zero=True, height=260),
         "heldout": _heldout(evals),
     }
 
@@ -76,14 +79,6 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
 def recorded_names(steps: Sequence[Record]) -> list[str]:
     """What parts of the model recorded in any of the steps."""
     return list(dict.fromkeys(name for step in steps for name in step.get("recorded") or {}))
-
-
-def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
-    names = dict.fromkeys(name for step in steps for name in step["sources"])
-    return [
-        line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps)))
-        for colour, name in enumerate(names)
-    ]
 
 
 def _heldout(evals: Sequence[Record]) -> dict[str, Any]:

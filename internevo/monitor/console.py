@@ -23,10 +23,7 @@ _RECENT = 20
 
 
 class ConsoleSink:
-    """Prints to the terminal, or to `log` when that is given (plain text, with the time of day).
-
-    Raises OSError when a line could not be printed.
-    """
+    """Prints to the terminal, or to `log` (plain text, with the time of day). Raises OSError where that fails."""
 
     def __init__(self, config: RunConfig, log: Path | None):
         self.name = "the console" if log is None else str(log)

@@ -30,10 +30,7 @@ _PEAKS = {
 
 
 def write_report(run: Path) -> Path:
-    """Write the page of a run, finished or not, and return its path.
-
-    Works with whatever the folder holds so far. Raises UserError when it is no run folder.
-    """
+    """Write the page of a run, finished or not, and return its path. Raises UserError when it is no run folder."""
     config_file = run / "config.yaml"
     if not config_file.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")

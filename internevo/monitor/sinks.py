@@ -111,10 +111,7 @@ def check_sinks(config: RunConfig) -> None:
 
 
 def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
-    """The sinks that `config.monitor` asks for, for a run that resumes after `step`; a log alone past rank 0.
-
-    One that cannot be opened is left out, and said so.
-    """
+    """The sinks that `config.monitor` asks for, for a run that resumes after `step`; past rank 0, a log alone."""
     log = run / "logs" / f"rank-{rank:04d}.log"
     sinks = Sinks(RecordSink(run), [], config.monitor.every) if rank == 0 else Sinks(None, [], every=1)
     if rank == 0:

@@ -139,10 +139,7 @@ def _tokens(path: Path, token_bytes: int) -> np.ndarray:
 
 
 def _llm_c(path: Path, size: int) -> np.ndarray | None:
-    """The ids of a file of llm.c's, `[tokens]`; None for any other.
-
-    Raises StoreError for one that is cut off, or of a version that is not known.
-    """
+    """The ids of a file of llm.c's, `[tokens]`; None for any other. Raises StoreError for one that cannot be read."""
     head = np.fromfile(path, "<i4", 3).tolist()
     if len(head) < 3 or head[0] not in _LLM_C:
         return None

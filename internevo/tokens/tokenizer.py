@@ -50,10 +50,7 @@ class Tokenizer(ABC):
         """Whether an id has a piece."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`.
-
-        SentencePiece gives U+2581 back as a space.
-        """
+        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`."""
         runs = groupby((int(i) for i in ids), self._has)
         return "".join(self._decode(list(run)) if known else "".join(f"<id {i}>" for i in run) for known, run in runs)
 
