@@ -162,8 +162,7 @@ def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer |
     write_json(folder / "generation_config.json", generation)
     if family == "internlm2":
         for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
-            code = files("internevo.hf.internlm2").joinpath(name).read_text(encoding="utf-8")
-            (folder / name).write_text(code, encoding="utf-8")
+            (folder / name).write_bytes(files("internevo.hf.internlm2").joinpath(name).read_bytes())
 
 
 def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path, seq_len: int, vocab: int) -> Tensor:

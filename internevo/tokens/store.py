@@ -62,7 +62,7 @@ class TokenStore:
         return self.spans(documents)[1]
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where these documents begin in the line of tokens; their lengths. int64. Raises StoreError for a bad index."""
+        """Where documents begin in the line of tokens, and their lengths, int64. Raises StoreError for a bad index."""
         starts = self.starts(documents)
         lengths = self.starts(documents + 1) - starts
         if (lengths < 0).any():
