@@ -20,7 +20,7 @@ from internevo.monitor.terminal import warn
 
 
 class Sink(Protocol):
-    """Takes what a run reports. What a sink has no place for passes by."""
+    """Takes what a run reports."""
 
     name: str  # its name in messages
 
@@ -29,9 +29,6 @@ class Sink(Protocol):
 
     def evaluation(self, metrics: EvalMetrics) -> None:
         """A source was evaluated."""
-
-    def message(self, text: str) -> None:
-        """Something a person should read."""
 
     def close(self) -> None:
         """The run stops."""
@@ -62,7 +59,13 @@ class Sinks:
         self._show(lambda sink: sink.evaluation(metrics))
 
     def message(self, text: str) -> None:
-        self._show(lambda sink: sink.message(text))
+        """Print something that a person should read."""
+
+        def tell(sink: Sink) -> None:
+            if isinstance(sink, ConsoleSink):
+                sink.message(text)
+
+        self._show(tell)
 
     def close(self) -> None:
         try:
@@ -164,7 +167,7 @@ class RecordSink:
             ) from error
 
 
-class WandbSink(Sink):
+class WandbSink:
     """Weights & Biases. A resumed run stays under the same id; offline mode (WANDB_MODE=offline) works."""
 
     name = "wandb"
@@ -209,7 +212,7 @@ class WandbSink(Sink):
         self._run.finish()
 
 
-class TensorBoardSink(Sink):
+class TensorBoardSink:
     """TensorBoard event files in `RUN/tensorboard`."""
 
     name = "TensorBoard"
