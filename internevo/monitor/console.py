@@ -54,7 +54,7 @@ class ConsoleSink:
         recorded = "".join(
             f"  {key} {value:.4g}" for key, value in (metrics.recorded or {}).items() if value is not None
         )
-        line = f"{f'{metrics.stage:<10}'}{step:>15}{cells}{wait:>7.1%}{self._left(metrics.step):>9}{recorded}"
+        line = f"{metrics.stage:<10}{step:>15}{cells}{wait:>7.1%}{self._left(metrics.step):>9}{recorded}"
         self._print(escape(line) + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
 
     def evaluation(self, metrics: EvalMetrics) -> None:

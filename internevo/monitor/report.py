@@ -155,18 +155,16 @@ def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
     rows = []
     for source in dict.fromkeys(one["source"] for one in evals):
         alone = next(one["frequencies"] for one in reversed(evals) if one["source"] == source)
-        values = [formatted(alone), _loss(first.get(source)), *(_ended(ends.get((source, name))) for name in stages)]
+        values = [formatted(alone), _loss(first.get(source)), *(_loss(ends.get((source, name))) for name in stages)]
         rows.append([source, *values])
     return table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
 
 
 def _loss(one: Record | None) -> str:
-    return "–" if one is None else formatted(one["loss"])
-
-
-def _ended(one: Record | None) -> str:
-    """The loss at a stage's end; before that the newest one within it, with its step."""
-    return _loss(one) if one is None or one["when"] == "end" else f"{_loss(one)} at step {one['step']:,}"
+    """An evaluation's loss; with its step where it is the newest one of a stage that is not over."""
+    if one is None:
+        return "–"
+    return formatted(one["loss"]) + (f" at step {one['step']:,}" if one["when"] == "middle" else "")
 
 
 def _positions(evals: Sequence[Record]) -> str:

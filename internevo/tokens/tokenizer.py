@@ -73,10 +73,7 @@ class Tokenizer(ABC):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one of them.
-
-    Raises TokenizerError when there is none, or when it has no end-of-document token.
-    """
+    """Load a SentencePiece `.model`, a `tokenizer.json`, or a folder with one. Raises TokenizerError if that fails."""
     file = _defining_file(Path(path))
     return HuggingFaceTokenizer(file) if file.suffix == ".json" else SentencePieceTokenizer(file)
 
