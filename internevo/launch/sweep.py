@@ -73,10 +73,7 @@ class Sweep:
 
 
 def read_sweep(path: Path, check_data: bool = True) -> Sweep:
-    """Read a sweep's file and plan its runs; every run's configuration is checked, its data if `check_data`.
-
-    Raises UserError for what is wrong in it, or in a run, which is named.
-    """
+    """The runs of a sweep's file, all checked; their data if `check_data`. Raises UserError, which names a bad run."""
     tree = read_tree(path)
     check_kind(path, tree, SWEEP)
     problems: list[str] = []

@@ -105,10 +105,7 @@ def text_encoder(
 def tokenise(
     tokenizer: Tokenizer, text_key: str, held_out: float, dtype: np.dtype[Any], piece: Piece, all_held_out: bool
 ) -> TokenisedPiece:
-    """Each document of a piece becomes BOS, its tokens, EOS; held out when a hash of its text falls below `held_out`.
-
-    Raises UserError for input that is damaged.
-    """
+    """Documents of a piece as BOS, tokens, EOS; held out by a hash of the text. Raises UserError for damaged input."""
     record = Record()
     documents = []
     for texts in in_batches(_texts(piece, text_key, record), len, _GROUP_CHARACTERS):
