@@ -22,10 +22,11 @@ from internevo.text.batches import in_batches
 from internevo.text.corpus import input_files
 from internevo.text.documents import ARROW, JSON_LINES, PARQUET, Reject
 from internevo.text.pieces import PIECE_BYTES, Piece, cut
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.build import BytesDone, Manifest, build_store
 from internevo.tokens.prepared_folder import COMPLEMENT, check_output
-from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
+from internevo.tokens.tokenise import Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.workers import StoreJob
 
 DTYPE = np.dtype(np.int32)
 """Of the store: signed, for masked ids."""
@@ -108,21 +109,20 @@ def _encoder(
 def _encode_piece(encode: ChatEncoder, held_out: float, piece: Piece, all_held_out: bool) -> TokenisedPiece:
     record = Record()
     tallies: Counter[str] = Counter()
-    train: Documents = []
-    heldout: Documents = []
+    found: list[tuple[np.ndarray, bool]] = []
     for conversations in in_batches(_conversations(piece, record, tallies), lambda one: 1, _TOGETHER):
         for (reject, one), documents in zip(conversations, encode([one for _, one in conversations]), strict=True):
             if isinstance(documents, str):
                 _reject(record, replace(reject, reason=documents))
                 continue
             held = all_held_out or (held_out > 0 and share_of(_identity(one)) < held_out)
-            (heldout if held else train).extend(document.tokens for document in documents)
             for document in documents:
+                found.append((document.tokens, held))
                 tallies.update(document.tallies)
                 record.counts.masked_tokens += int((document.tokens < 0).sum())
                 record.counts.characters += document.characters
     record.counts.tallies = dict(tallies)
-    return TokenisedPiece.of(record, train, heldout, DTYPE)
+    return TokenisedPiece.of(record, found, DTYPE)
 
 
 def _identity(one: Conversation) -> bytes:

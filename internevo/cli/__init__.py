@@ -13,8 +13,7 @@ __all__ = ["main"]
 def main() -> NoReturn:
     """Run the command line.
 
-    A user's mistake, or what the system refuses, ends it with one message and exit code 2; Ctrl-C, whenever it comes,
-    with one line and 130.
+    A user's mistake, or what the system refuses, ends it with one message and exit code 2; Ctrl-C with a line and 130.
     """
     ctrl_c = CtrlC()
     code = 0

@@ -10,8 +10,7 @@ from types import FrameType
 from typing import Any
 
 CODE = 128 + signal.SIGINT
-ENDS_WITHIN_S = 10
-"""After the first Ctrl-C; then it is as if a second one came."""
+ENDS_WITHIN_S = 10  # after the first Ctrl-C; then it is as if a second one came
 
 
 class CtrlC:

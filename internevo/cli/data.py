@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from internevo.align.choices import ChatOptions, Longer, Thinking, Turns
 from internevo.cli.shared import (
-    InputsArgument,
-    OutputOption,
     TextKeyOption,
     argument,
     console,
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
 _FEW_TOKENS = 10_000
 """Held-out losses on fewer tokens vary by several hundredths from one choice of documents to another."""
 
+InputsArgument = Annotated[list[Path], argument("Files or folders of text.", "FILE...")]
+OutputOption = Annotated[Path, option("The folder to make.", "FOLDER", "--out")]
 HeldOutOption = Annotated[
     float,
     number_option(Between(0, 1, open_above=True), "Share of the documents kept for evaluation, less than 1.", "SHARE"),
@@ -106,26 +106,6 @@ def data_prepare(
     Example: `internevo data prepare corpus/ --tokenizer tokenizer.model --out tokens/web --held-out 0.01`
     """
     from internevo.tokens.prepare import prepare
-
-    _say_spelled(tokenizer)
-    with _preparing() as progress:
-        manifest = prepare(
-            inputs,
-            output,
-            tokenizer,
-            text_key=text_key,
-            held_out=held_out,
-            workers=workers or len(os.sched_getaffinity(0)),
-            max_rejects=max_rejects,
-            shard_tokens=shard_tokens,
-            progress=progress,
-        )
-    _say_made(output, manifest)
-    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
-
-
-def _say_spelled(tokenizer: Path) -> None:
-    """Name the tokens that look like control tokens and that text can spell."""
     from internevo.tokens.tokenizer import load_tokenizer
 
     if names := load_tokenizer(tokenizer).spelled():
@@ -133,6 +113,9 @@ def _say_spelled(tokenizer: Path) -> None:
             f"[yellow]note:[/] text that spells {plain(some(names, 8))} becomes these tokens: "
             "the tokenizer's files call them ordinary, not special"
         )
+    make = partial(prepare, inputs, output, tokenizer, text_key=text_key, held_out=held_out)
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
+    then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
 
 
 @data_app.command("chat")
@@ -170,23 +153,16 @@ def data_chat(
         if "=" not in one:
             raise UserError(f"--set {one}: expected NAME=VALUE")
     named = tuple((name, value) for name, _, value in (one.partition("=") for one in variables or []))
-    with _preparing() as progress:
-        manifest = prepare_chat(
-            inputs,
-            output,
-            tokenizer,
-            template=template,
-            options=ChatOptions(max_tokens, longer, thinking, turns, named),
-            held_out=held_out,
-            workers=workers or len(os.sched_getaffinity(0)),
-            max_rejects=max_rejects,
-            shard_tokens=shard_tokens,
-            progress=progress,
-        )
-    _say_made(output, manifest)
-    for what, count in manifest.tallies.items():
-        if count:
-            out.print(f"  {what}: {count:,}")
+    make = partial(
+        prepare_chat,
+        inputs,
+        output,
+        tokenizer,
+        template=template,
+        options=ChatOptions(max_tokens, longer, thinking, turns, named),
+        held_out=held_out,
+    )
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
     then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
 
 
@@ -213,34 +189,23 @@ def data_import(
     """
     from internevo.tokens.import_internevo import import_internevo
 
-    with _preparing() as progress:
-        manifest = import_internevo(
-            inputs,
-            output,
-            tokenizer_path=tokenizer,
-            held_out=held_out,
-            workers=workers or len(os.sched_getaffinity(0)),
-            max_rejects=max_rejects,
-            shard_tokens=shard_tokens,
-            progress=progress,
-        )
-    _say_made(output, manifest)
+    make = partial(import_internevo, inputs, output, tokenizer_path=tokenizer, held_out=held_out)
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
     then(f"internevo data inspect {output}, then name {output} in a config and train")
 
 
-@contextmanager
-def _preparing() -> Iterator[Callable[[BytesDone], None]]:
-    """A progress bar, and the message for Ctrl-C."""
-    try:
-        with working("preparing") as show:
-            yield lambda done: show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command resumes here") from None
-
-
-def _say_made(output: Path, manifest: Manifest) -> None:
+def _make_store(make: Callable[..., Manifest], output: Path, workers: int, **options: Any) -> None:
+    """Make a token store with a progress bar, and say what it holds."""
     from internevo.tokens.shards import REJECTS
 
+    def progress(done: BytesDone) -> None:
+        show(done.read, done.size, done.read_now, {"tokens": done.tokens_now})
+
+    try:
+        with working("preparing") as show:
+            manifest = make(workers=workers or len(os.sched_getaffinity(0)), progress=progress, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command resumes here") from None
     out.print(
         f"wrote {output}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
         f"held out: {manifest.heldout_documents:,} documents, {manifest.heldout_tokens:,} tokens; "
@@ -253,6 +218,8 @@ def _say_made(output: Path, manifest: Manifest) -> None:
             f"[yellow]note:[/] a loss on {manifest.heldout_tokens:,} held-out tokens tells little; a larger share of "
             "the documents makes it steadier"
         )
+    for what, count in manifest.tallies.items():
+        out.print(f"{what}: {count:,}")
     _say_left_out(manifest.left_out)
 
 
@@ -336,7 +303,6 @@ def data_inspect(
 
 
 def _show_stores(stores: list[StoreSummary]) -> None:
-    """A table of the stores, and for each a histogram of document lengths."""
     from rich.table import Table
 
     from internevo.monitor.store_page import HEAD, total_rows

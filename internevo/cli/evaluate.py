@@ -112,9 +112,9 @@ def _world(device: str) -> AbstractContextManager[World]:
 def _begin(model: Path, processes: int, watch: bool) -> None:
     """Start the same command once for each rank, unless this is one; to watch a run, wait until it is there."""
     if processes > 1 and "RANK" not in os.environ:
-        from internevo.launch.local import launch as start
+        from internevo.launch.torchrun import launch_here
 
-        raise SystemExit(start(sys.argv[1:], processes))
+        raise SystemExit(launch_here(sys.argv[1:], processes))
     if watch:
         from internevo.eval.watch import wait_for_run
 
@@ -152,7 +152,6 @@ def _watch(run: Path, asked: EvalRequest, world: World) -> None:
 
 
 def _show(found: Sequence[Findings]) -> None:
-    """The numbers, in short."""
     by_length = attrgetter("length")
     for one in found:
         out.print(f"[bold]{plain(one.model)}[/]")

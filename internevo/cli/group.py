@@ -40,7 +40,6 @@ class Verbs(TyperGroup):
 
 
 def _options(ctx: Any, group: TyperGroup, path: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Each verb with its options."""
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
             yield from _options(ctx, command, f"{path}{name} ")

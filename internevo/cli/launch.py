@@ -103,7 +103,6 @@ def launch(
 
 
 def _machines(nodes: str | None, slurm: bool) -> int:
-    """How many machines `--nodes` means."""
     try:
         return int(nodes or 1) if slurm else len((nodes or "").split(","))
     except ValueError:
@@ -119,12 +118,10 @@ def _show_layouts(config: RunConfig, world: int) -> None:
 
 def _start(arguments: list[str], nodes: str | None, processes: int, ssh: str) -> int:
     """Here, or on the named machines; the exit code."""
+    from internevo.launch.torchrun import launch_here, launch_over_ssh
+
     if nodes is None:
-        from internevo.launch.local import launch as start
-
-        return start(arguments, processes)
-    from internevo.launch.ssh import launch_over_ssh
-
+        return launch_here(arguments, processes)
     return launch_over_ssh(arguments, nodes.split(","), processes, _show, shlex.split(ssh))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from internevo.cli.shared import (
     ModelArgument,
-    OutputArgument,
     StepOption,
     app,
     argument,
@@ -22,10 +21,14 @@ from internevo.cli.shared import (
 )
 from internevo.config.bounds import Between
 
-Format = StrEnum("Format", "auto internlm2 llama mistral qwen2 qwen3")
-"""What `export` writes."""
+if TYPE_CHECKING:
+    from internevo.hf.export import ExportReport
+    from internevo.train.stored_model import StoredModel
+
+Format = StrEnum("Format", "auto internlm2 llama mistral qwen2 qwen3")  # what `export` writes
 Dtype = StrEnum("Dtype", "fp32 bf16 fp16")  # what exported weights are stored as
 
+OutputArgument = Annotated[Path, argument("The folder to make.", "OUTPUT")]
 WorkersOption = Annotated[int, option("Processes that read and write, for large models.", "N", least=1, most=1024)]
 
 
@@ -72,30 +75,29 @@ def export(
     """
     import torch
 
-    from internevo.hf.export import export as export_model
     from internevo.train.stored_model import open_model
 
     stored = open_model(model, step)
     note(stored.notes)
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
     family = stored.family if format is Format.auto and stored.family else format
-    with moving("exporting") as progress:
-        report = export_model(
-            stored.weights,
-            stored.config,
-            output,
-            family,
-            seq_len=stored.seq_len,
-            tokenizer=stored.tokenizer,
-            dtype=dtypes[dtype] if dtype else stored.dtype,
-            workers=workers,
-            progress=progress,
-        )
+    stored_as = dtypes[dtype] if dtype else stored.dtype
+    report = _export(stored, output, family, tokenizer=stored.tokenizer, dtype=stored_as, workers=workers)
     if report.overflowed:
         count = f"{report.overflowed:,} weights"
         out.print(f"[bold yellow]warning:[/] {count} are too large for {report.dtype} and became infinite")
     out.print(f"wrote {plain(output)} from {plain(stored.name)}: {plain(report)}")
     then(f"internevo serve {output}, or load it with transformers")
+
+
+def _export(stored: StoredModel, output: Path, family: str, **options: Any) -> ExportReport:
+    """Export with a progress bar; `options` are those of `hf.export`."""
+    from internevo.hf.export import export as export_model
+
+    with moving("exporting") as progress:
+        return export_model(
+            stored.weights, stored.config, output, family, seq_len=stored.seq_len, progress=progress, **options
+        )
 
 
 @app.command()
@@ -149,7 +151,6 @@ def serve(
     """
     import os
 
-    from internevo.hf.export import export as export_model
     from internevo.hf.serve import choose_engine, engine_command
     from internevo.train.stored_model import open_model
 
@@ -160,17 +161,8 @@ def serve(
     if not (model / "config.json").is_file():
         folder = model / "serve" / f"step-{stored.step:06d}"
         if not folder.exists():
-            with moving("exporting") as progress:
-                report = export_model(
-                    stored.weights,
-                    stored.config,
-                    folder,
-                    stored.family or "auto",
-                    seq_len=stored.seq_len,
-                    tokenizer=stored.needs_tokenizer(),
-                    dtype=stored.dtype,
-                    progress=progress,
-                )
+            tokenizer = stored.needs_tokenizer()
+            report = _export(stored, folder, stored.family or "auto", tokenizer=tokenizer, dtype=stored.dtype)
             out.print(f"wrote {plain(folder)}: {plain(report)}")
     command = engine_command(chosen, folder, host, port, extra or ())
     out.print(f"serving {plain(folder)} with {chosen} on http://{host}:{port}/v1")

@@ -13,15 +13,17 @@ import typer
 from internevo.cli.shared import (
     ConfigArgument,
     OverridesArgument,
-    RunArgument,
     UntilOption,
     app,
+    argument,
     copy_remote_stores,
     option,
     out,
     plain,
     then,
 )
+
+RunArgument = Annotated[Path, argument("A run's folder, runs/NAME.", "RUN")]
 
 
 @app.command()
@@ -105,11 +107,11 @@ def verify(
 
     Example: `internevo verify runs/tiny --replay 5 --nproc 2 parallel.tensor=2`
     """
-    from internevo.launch.local import launch as start
+    from internevo.launch.torchrun import launch_here
     from internevo.train.verify import LOSS_TOLERANCE, check_checkpoints, replay
 
     if steps:
-        verdict = replay(run, steps, overrides or (), lambda arguments: start(arguments, processes))
+        verdict = replay(run, steps, overrides or (), lambda arguments: launch_here(arguments, processes))
         wrong = len(verdict.differences)
         same = f"all had the same data, and losses within {LOSS_TOLERANCE}"
         out.print(f"{verdict.compared} steps trained again: {f'{wrong} came out otherwise' if wrong else same}")

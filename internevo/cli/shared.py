@@ -72,11 +72,7 @@ ConfigArgument = Annotated[Path, argument("The YAML file of the run.", "CONFIG")
 OverridesArgument = Annotated[
     list[str] | None, argument("Keys to change: `train.seq_len=8192 optimizer.lr=1e-4`.", "KEY=VALUE")
 ]
-RunArgument = Annotated[Path, argument("A run's folder, runs/NAME.", "RUN")]
 ModelArgument = Annotated[Path, argument("A run's folder, an import, or a Hugging Face folder.", "MODEL")]
-InputsArgument = Annotated[list[Path], argument("Files or folders of text.", "FILE...")]
-OutputArgument = Annotated[Path, argument("The folder to make.", "OUTPUT")]
-OutputOption = Annotated[Path, option("The folder to make.", "FOLDER", "--out")]
 TextKeyOption = Annotated[str, option("Where a JSON line or parquet row has its text.", "FIELD")]
 StepOption = Annotated[
     int | None, option("The checkpoint of this step; the newest when absent.", "STEP", least=0, most=10**9)

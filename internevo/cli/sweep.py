@@ -117,7 +117,6 @@ def _compare(planned: Sweep) -> None:
 
 
 def _submit(planned: Sweep, file: Path, sbatch: Sequence[str], gpus: bool, time: str | None) -> None:
-    """The sweep as a Slurm array."""
     from internevo.launch import slurm
 
     job = slurm.SlurmJob(

@@ -48,7 +48,7 @@ def make_durable(path: Path) -> None:
 @contextmanager
 def made_aside(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which is called `folder` when all is well at the end, and is removed otherwise."""
-    aside = folder.with_suffix(".partial")
+    aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     aside.mkdir(parents=True)
     try:

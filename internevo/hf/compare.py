@@ -45,8 +45,6 @@ class Mismatch(UserError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far apart the two are."""
-
     tokens: int
     difference: float  # the largest difference between two logits
     streamed: bool  # whether transformers' model was too large to be loaded whole
@@ -62,8 +60,7 @@ def compare(
 ) -> Comparison:
     """Run our model with `weights`, rounded to `dtype`, and the model of the Hugging Face `folder` over `tokens`.
 
-    tokens: integers `[1, seq]`. Raises Mismatch when logits differ by more than TOLERANCE; it names the first part of
-    the model that came out wrong.
+    tokens: integers `[1, seq]`. Raises Mismatch, which names the first wrong part, for logits further than TOLERANCE.
     """
     ours: list[tuple[str, Tensor]] = []
     _run_ours(weights, config, tokens, dtype, lambda name, out: ours.append((name, out)))
@@ -203,8 +200,7 @@ def _show(parts: Parts, seen: Seen) -> None:
 def _stream(model: nn.Module, parts: Parts, read: Callable[[str], Tensor]) -> None:
     """Let each part of a model on the meta device have its weights only while it runs.
 
-    Weights are fp32 then, but embedding and head, which are the largest: they stay as they are stored, and are computed
-    with in fp32 a slice at a time.
+    They are fp32 then, but those of embedding and head, the largest, which are computed with in fp32 in slices.
     """
     paths = {module: name for name, module in model.named_modules()}
 

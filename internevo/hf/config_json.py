@@ -36,10 +36,7 @@ class ModelFacts:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Read `folder/config.json` as transformers reads it.
-
-    Raises UserError, which names the key, for a family or a setting that this package has no counterpart of.
-    """
+    """Read `folder/config.json` as transformers does. Raises UserError, with the key, for what is unknown here."""
     file = folder / "config.json"
     said = _read(folder, file)
     name = said.get("model_type")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -22,13 +21,12 @@ from internevo.files.processes import ctrl_c_held, worker_pool
 from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES, Row, choose_family
-from internevo.hf.files import Entry, shard_name, shards, write_index, write_safetensors
+from internevo.hf.files import Entry, shard_name, shards, write_index, write_json, write_safetensors
 from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
 from internevo.hf.weights import Weights, check_finite
 from internevo.tokens.tokenizer import Tokenizer
 
-SHARD_BYTES = 2_000_000_000
-"""Largest file. Reading back, many tools have a whole file in memory."""
+SHARD_BYTES = 2_000_000_000  # largest file: many tools read a whole one into memory
 _CHECKED_TOKENS = 256
 
 
@@ -38,8 +36,6 @@ class ExportError(UserError):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export made, and how far its logits were from ours."""
-
     family: str
     files: int
     bytes: int
@@ -94,7 +90,7 @@ class _Job:
                 rounded = self.weights.read(name, dtype)
                 check_finite(name, rounded)
             parts.append(rounded)
-        return row.layout.pack(parts, self.config)
+        return row.pack(parts, self.config)
 
 
 def export(
@@ -118,41 +114,39 @@ def export(
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
     family = choose_family(format, config)
-    aside = folder_aside(output)
-    start = time.perf_counter()
-    job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
-    try:
-        groups, overflowed = _write_weights(job, workers, progress)
-    except (OSError, UserError):  # a full disk is not to stay full
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    seconds = time.perf_counter() - start
-    stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
-    _write_settings(job, seq_len, stored, tokenizer)
-    try:
-        tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
-        compared = compare(weights, config, aside, tokens, dtype)
-    except UserError as error:
-        failed = output.with_name(output.name + ".failed")
-        shutil.rmtree(failed, ignore_errors=True)
-        aside.rename(failed)
-        lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
-        raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
-    aside.rename(output)
-    total = sum(entry.nbytes for group in groups for entry in group)
-    return ExportReport(
-        family, len(groups), total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds
-    )
+    with folder_aside(output) as aside:
+        start = time.perf_counter()
+        job = _Job(weights, config, family, dtype=dtype, folder=aside, limit=max_shard_bytes)
+        count, total, overflowed = _write_weights(job, workers, progress)
+        seconds = time.perf_counter() - start
+        stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
+        _write_settings(job, seq_len, stored, tokenizer)
+        try:
+            tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
+            compared = compare(weights, config, aside, tokens, dtype)
+        except UserError as error:
+            failed = output.with_name(output.name + ".failed")
+            shutil.rmtree(failed, ignore_errors=True)
+            aside.rename(failed)
+            lost = f" {overflowed:,} weights are too large for {stored} and became infinite." if overflowed else ""
+            raise ExportError(f"{error}.{lost} The files are left in {failed}.") from error
+    return ExportReport(family, count, total, dtype=stored, compared=compared, overflowed=overflowed, seconds=seconds)
 
 
-def folder_aside(output: Path) -> Path:
-    """An empty folder, to be renamed to `output` when it is whole. Raises UserError when something is in `output`."""
+@contextmanager
+def folder_aside(output: Path) -> Iterator[Path]:
+    """A new folder that becomes `output`; after an error it is removed. Raises UserError when `output` is taken."""
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists already and is not empty; it is not overwritten. Choose another folder.")
     aside = output.with_name(output.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)  # of an earlier one that was killed
     aside.mkdir(parents=True)
-    return aside
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    aside.rename(output)
 
 
 def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
@@ -160,16 +154,15 @@ def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer |
     config, family, folder = job.config, job.family, job.folder
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
     facts = write_facts(family, config, seq_len=seq_len, dtype=stored, bos_id=bos_id, eos_id=eos_id)
-    _write_json(folder / "config.json", facts)
-    special = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
-    generation: dict[str, Any] = {**special, "max_length": seq_len}
+    write_json(folder / "config.json", facts)
+    generation: dict[str, Any] = {key: facts[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation["max_length"] = seq_len
     if tokenizer and (unused := tokenizer.unused(config.vocab)):
         generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     if family == "internlm2":
         for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
-            code = files("internevo.hf.internlm2").joinpath(name).read_text(encoding="utf-8")
-            (folder / name).write_text(code, encoding="utf-8")
+            (folder / name).write_bytes(files("internevo.hf.internlm2").joinpath(name).read_bytes())
 
 
 def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path, seq_len: int, vocab: int) -> Tensor:
@@ -189,8 +182,8 @@ def check_tokens(seq_len: int, vocab: int, ids: list[int] | None = None) -> Tens
     return torch.tensor([ids[: min(seq_len, _CHECKED_TOKENS)]])
 
 
-def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[list[list[Entry]], int]:
-    """Write all files; the shards, and the number of weights that became infinite."""
+def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]) -> tuple[int, int, int]:
+    """Write all files; how many, their bytes of tensors, and the number of weights that became infinite."""
     groups = job.shards([])
     total, done, overflowed = sum(entry.nbytes for group in groups for entry in group), 0, 0
     with ExitStack() as stack:
@@ -203,8 +196,4 @@ def _write_weights(job: _Job, workers: int, progress: Callable[[int, int], None]
             done, overflowed = done + size, overflowed + lost
             progress(done, total)
     write_index(job.folder, groups)
-    return groups, overflowed
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    return len(groups), total, overflowed

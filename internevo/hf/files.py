@@ -1,7 +1,4 @@
-"""The tensors in a Hugging Face folder: read one at a time, written as a stream.
-
-No more than one tensor is in memory at once, whatever the size of the files.
-"""
+"""The tensors in a Hugging Face folder: read one at a time, written as a stream, with one of them in memory."""
 
 from __future__ import annotations
 
@@ -37,13 +34,11 @@ class TensorFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.where = self._find()
-
-    def _find(self) -> dict[str, Path]:
-        for name in _FILES:
-            if (file := self.folder / name).is_file():
-                return self._indexed(file) if file.suffix == ".json" else dict.fromkeys(self._names(file), file)
-        raise UserError(f"{self.folder} has no weights: none of {', '.join(_FILES)}")
+        there = [file for name in _FILES if (file := folder / name).is_file()]
+        if not there:
+            raise UserError(f"{folder} has no weights: none of {', '.join(_FILES)}")
+        first = there[0]
+        self.where = self._indexed(first) if first.suffix == ".json" else dict.fromkeys(self._names(first), first)
 
     def _indexed(self, index: Path) -> dict[str, Path]:
         try:
@@ -159,8 +154,7 @@ def shard_name(number: int, of: int) -> str:
 def write_safetensors(path: Path, entries: Sequence[Entry]) -> None:
     """Write the entries one after the other; one tensor is in memory at a time.
 
-    The format is the length of a JSON header as 8 bytes, the header, and the tensors' bytes: safetensors' own writer
-    wants all tensors of a file at once.
+    That is 8 bytes for the length of a JSON header, the header, the tensors: safetensors' own writer wants all at once.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
@@ -189,4 +183,9 @@ def write_index(folder: Path, groups: Sequence[Sequence[Entry]]) -> None:
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
     total = sum(entry.nbytes for group in groups for entry in group)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as transformers does."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

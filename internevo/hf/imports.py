@@ -31,7 +31,7 @@ from internevo.hf.config_json import ModelFacts
 from internevo.hf.export import check_tokens, folder_aside
 from internevo.hf.foreign import described
 from internevo.hf.internevo import NOTE, is_internevo, write_release
-from internevo.hf.tokenizer_files import COPIED
+from internevo.hf.tokenizer_files import copy_tokenizer
 from internevo.hf.weights import CheckpointWeights, FolderWeights
 from internevo.tokens.tokenizer import load_tokenizer
 
@@ -42,8 +42,6 @@ MODEL_FILE = "model.yaml"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import made."""
-
     facts: ModelFacts
     tensors: int
     bytes: int
@@ -67,8 +65,7 @@ def import_model(
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists, or when `folder` has no model
     that this package knows; and Mismatch, with nothing left, when our model does not compute what theirs does.
     """
-    aside = folder_aside(output)
-    try:
+    with folder_aside(output) as aside:
         if is_internevo(folder):
             released = aside / "internlm2"
             released.mkdir()
@@ -80,10 +77,6 @@ def import_model(
             raise UserError(f"{what}.")
         else:
             report = _import(folder, aside, output, workers, progress)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    aside.rename(output)
     return report
 
 
@@ -133,12 +126,10 @@ def _base_config(facts: ModelFacts, output: Path, tokenizer: bool) -> str:
 
 def _copy_tokenizer(folder: Path, output: Path) -> bool:
     """Copy the tokenizer's files; whether there was one."""
-    names = [name for name in COPIED if (folder / name).is_file()]
-    if not any(name in names for name in ("tokenizer.json", "tokenizer.model")):
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return False
     (output / "tokenizer").mkdir()
-    for name in names:
-        shutil.copyfile(folder / name, output / "tokenizer" / name)
+    copy_tokenizer(folder, output / "tokenizer")
     load_tokenizer(output / "tokenizer")
     return True
 

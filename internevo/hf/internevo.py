@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from internevo.files.errors import UserError, some
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES
 from internevo.hf.files import Entry, known_dtype, load_torch, shard_name, shards, write_index, write_safetensors
-from internevo.hf.tokenizer_files import COPIED
+from internevo.hf.tokenizer_files import copy_tokenizer
 
 SETTINGS = "model_config.pt"
 _PART = re.compile(r"model_(?:tp|wp)(\d+)_pp(\d+)\.pt")
@@ -61,8 +60,7 @@ def is_part(file: Path) -> bool:
 def write_release(folder: Path, output: Path) -> None:
     """Write the checkpoint `folder` as the Hugging Face folder `output`; one tensor is in memory at a time.
 
-    Raises UserError when a part is missing, damaged or of another layout, or when the model is one that InternLM2's
-    format does not hold.
+    Raises UserError for a part that is missing, damaged or of another layout, and for a model that is no InternLM2.
     """
     parts = _parts(folder)
     settings = _settings(folder)
@@ -88,9 +86,7 @@ def write_release(folder: Path, output: Path) -> None:
     dtype = str(entries[0].dtype).removeprefix("torch.")
     facts = write_facts("internlm2", config, seq_len=_SEQ_LEN, dtype=dtype, bos_id=1, eos_id=2)
     (output / "config.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    for name in COPIED:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
+    copy_tokenizer(folder, output)
 
 
 def _parts(folder: Path) -> list[list[Path]]:

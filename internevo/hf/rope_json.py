@@ -14,24 +14,17 @@ from internevo.config.schema import RopeScalingConfig
 from internevo.files.errors import UserError
 from internevo.hf.values import number
 
-ROPE_KEYS = {
-    "factor": "factor",
-    "original_seq_len": "original_max_position_embeddings",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "temperature": "attention_factor",
-}
-ROPE_KEYS_OF = {
+_ORIGINAL = "original_max_position_embeddings"
+_FIELDS = {
     "linear": ("factor",),
     "llama3": ("factor", "original_seq_len", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "original_seq_len", "beta_fast", "beta_slow", "temperature"),
 }
-"""Which of ROPE_KEYS a kind of scaling has."""
-
+"""The fields of a RopeScalingConfig that a kind of scaling has."""
+_RENAMED = {"original_seq_len": _ORIGINAL, "temperature": "attention_factor"}
+_KEYS = {field: _RENAMED.get(field, field) for fields in _FIELDS.values() for field in fields}
+"""What `config.json` calls each field."""
 _BASE = 10000.0
-_ORIGINAL = "original_max_position_embeddings"
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 Rope = tuple[float, RopeScalingConfig, str | None]  # base, scaling, and what of it is left out
@@ -40,8 +33,7 @@ Rope = tuple[float, RopeScalingConfig, str | None]  # base, scaling, and what of
 def read_rope(file: Path, found: dict[str, Any], scalings: tuple[str, ...]) -> Rope:
     """Base, scaling, and what of it is left out, of a `config.json` whose content is `found`.
 
-    Raises UserError, which names the key, for a scaling that is not one of `scalings`, for a value that means nothing,
-    and where the file says two different things.
+    Raises UserError, which names the key, for a scaling outside `scalings`, a wrong value, and two that contradict.
     """
     places = [key for key in ("rope_scaling", "rope_parameters") if found.get(key)]
     read = [_read(file, found, key, scalings) for key in places or ["rope_parameters"]]
@@ -64,18 +56,18 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
     if partial not in (None, 1):
         raise UserError(f"{file}: partial_rotary_factor is {partial!r}; this package turns whole heads only")
     kind = said.get("rope_type", said.get("type", "default"))
-    if "rope_type" not in said and "type" not in said and any(key in said for key in ROPE_KEYS.values()):
+    if "rope_type" not in said and "type" not in said and any(key in said for key in _KEYS.values()):
         raise UserError(f"{file}: {place} says {said}, but no rope_type; say which kind of scaling it is")
     if kind == "default":
         return base, RopeScalingConfig(), None
     if kind == "dynamic":
-        _factor(file, place, said)
+        number(file, f"{place}.factor", said.get("factor"), least=1)
         longest = found.get("max_position_embeddings")
         note = f"its dynamic rope_scaling, which changes rows longer than {longest:,} only, is left out"
         return base, RopeScalingConfig(), note
     if kind not in scalings or kind == "none":
         raise UserError(f"{file}: rope_scaling of type {kind!r} is not known here; known are {scalings[1:]}")
-    known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *ROPE_KEYS.values()}
+    known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_KEYS.values()}
     rest = {key: value for key, value in said.items() if key not in known and value is not None}
     if rest.pop("truncate", True) is not True or rest or said.get("truncate", True) is None:
         raise UserError(
@@ -85,7 +77,7 @@ def _read(file: Path, found: dict[str, Any], place: str, scalings: tuple[str, ..
 
 
 def _values(file: Path, found: dict[str, Any], place: str, said: dict[str, Any], kind: str) -> dict[str, Any]:
-    values: dict[str, Any] = {"factor": _factor(file, place, said)}
+    values: dict[str, Any] = {"factor": number(file, f"{place}.factor", said.get("factor"), least=1)}
     if kind in ("llama3", "yarn"):
         values["original_seq_len"] = _original(file, found, place, said)
     if kind == "llama3":
@@ -103,10 +95,6 @@ def _values(file: Path, found: dict[str, Any], place: str, said: dict[str, Any],
     return values
 
 
-def _factor(file: Path, place: str, said: dict[str, Any]) -> float:
-    return number(file, f"{place}.factor", said.get("factor"), least=1)
-
-
 def _original(file: Path, found: dict[str, Any], place: str, said: dict[str, Any]) -> int:
     """The row length before the scaling; where no key says it, that of the model."""
     values = [where[_ORIGINAL] for where in (found, said) if _ORIGINAL in where] or [found["max_position_embeddings"]]
@@ -122,8 +110,6 @@ def write_scaling(scaling: RopeScalingConfig, kind_keys: Sequence[str]) -> dict[
     """The `rope_scaling` of a `config.json`; its kind stands under each of `kind_keys`."""
     if scaling.kind == "none":
         return None
-    values = {ROPE_KEYS[ours]: getattr(scaling, ours) for ours in ROPE_KEYS_OF[scaling.kind]}
-    return {
-        **dict.fromkeys(kind_keys, scaling.kind),
-        **{key: value for key, value in values.items() if value is not None},
-    }
+    values = {_KEYS[field]: getattr(scaling, field) for field in _FIELDS[scaling.kind]}
+    values = {key: value for key, value in values.items() if value is not None}
+    return {**dict.fromkeys(kind_keys, scaling.kind), **values}

@@ -15,10 +15,7 @@ ENGINES = {"vllm": ("vllm",), "lmdeploy": ("lmdeploy",), "transformers": ("fasta
 
 
 def choose_engine(name: str) -> str:
-    """The engine called `name`, or with `auto` the first that is installed.
-
-    Raises UserError when it is not installed.
-    """
+    """The engine called `name`, or with `auto` the first that is installed. Raises UserError when there is none."""
     if name not in (*ENGINES, "auto"):
         raise UserError(f"--engine: must be auto, {', '.join(ENGINES)}, found {name!r}")
     wanted = tuple(ENGINES) if name == "auto" else (name,)

@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
 )
 """ChatML, for tokenizers that have its tokens."""
 SPACE = "\u2581"  # SentencePiece's visible space
-COPIED = (
+_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -47,10 +47,15 @@ def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
         (output / "tokenizer.json").write_text(compact, encoding="utf-8")
         settings = _settings(tokenizer, seq_len, definition["added_tokens"])
         (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        return
-    for name in COPIED:
-        if (file := tokenizer.path.with_name(name)).is_file():
-            shutil.copyfile(file, output / name)
+    else:
+        copy_tokenizer(tokenizer.path.parent, output)
+
+
+def copy_tokenizer(folder: Path, output: Path) -> None:
+    """Copy the files of tokenizers that `folder` has."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, output / name)
 
 
 def check_tokenizer(tokenizer: Tokenizer, folder: Path, texts: Sequence[str]) -> None:
@@ -119,7 +124,6 @@ def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, 
 
 
 def _puts_space_before(model: Any) -> bool:
-    """Whether the model puts a space before every text."""
     return model.encode("a", out_type=str)[0].startswith(SPACE)
 
 

@@ -15,7 +15,7 @@ from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tenso
 from internevo.config.schema import ModelConfig
 from internevo.files.errors import UserError, some
 from internevo.hf.config_json import read_facts
-from internevo.hf.families import FAMILIES, Layout, Row
+from internevo.hf.families import FAMILIES, Row
 from internevo.hf.files import TensorFiles
 from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
@@ -55,8 +55,7 @@ class CheckpointWeights:
 class FolderWeights:
     """The weights of a Hugging Face folder, through its family's table.
 
-    Raises UserError when the folder lacks a tensor, has an unknown one, or one of another shape; and when a weight that
-    is read holds a number that is not finite.
+    Raises UserError for a tensor that is missing, unknown or of another shape; reading, for one that is not finite.
     """
 
     def __init__(self, folder: Path):
@@ -93,11 +92,11 @@ class FolderWeights:
 
     def read(self, name: str, dtype: torch.dtype | None = None, part: tuple[slice, ...] = ()) -> Tensor:
         row, theirs, number = self._rows[name]
-        if type(row.layout) is Layout:  # as it is, so that a part can be read alone
+        if len(row.ours) == 1:  # as it is, so that a part can be read alone
             tensor = self._files.read(theirs, part)
         else:
             if self._unpacked[0] != theirs:  # its neighbours are asked for next
-                self._unpacked = (theirs, tuple(row.layout.unpack(self._files.read(theirs), self.config)))
+                self._unpacked = (theirs, tuple(row.unpack(self._files.read(theirs), self.config)))
             tensor = self._unpacked[1][number][part]
         check_finite(f"{self.folder}: {theirs}", tensor)
         return tensor if dtype is None else tensor.to(dtype)
@@ -121,9 +120,8 @@ class FolderWeights:
     def _check_tied_head(self) -> None:
         """A tied head that is stored as well must be the embedding: versions of transformers differ in which counts."""
         head, embed = _head(self.facts.family), self._rows["embed.weight"][1]
-        if not self.config.tied or head not in self._files.where:
-            return
-        if not torch.equal(self._files.read(head), self._files.read(embed)):
+        stored = self.config.tied and head in self._files.where
+        if stored and not torch.equal(self._files.read(head), self._files.read(embed)):
             raise UserError(
                 f"{self.folder}: config.json says tie_word_embeddings, but {head} is not {embed}. transformers 5 "
                 f"computes with the stored head, transformers 4 with the embedding. Set tie_word_embeddings to false "

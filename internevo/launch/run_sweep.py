@@ -26,8 +26,6 @@ _POLL_S = 0.2
 
 
 class Status(StrEnum):
-    """The state of a run."""
-
     waiting = "waiting"
     started = "started"  # begun and not finished: running, or interrupted
     complete = "complete"
@@ -36,8 +34,6 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class RunState:
-    """A run with its state."""
-
     run: PlannedRun
     status: Status
     steps: int
@@ -131,7 +127,6 @@ def _ended(sweep: Sweep, run: PlannedRun, code: int) -> str:
 
 
 def _command(file: Path, number: int, processes: int) -> list[str]:
-    """The command that trains the run of this number on this machine."""
     mine = ["sweep", str(file), "--run", str(number)]
     if processes == 1:
         return [sys.executable, "-m", "internevo", *mine]

@@ -16,7 +16,7 @@ from string import Template
 
 from internevo.files.errors import UserError
 
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 _POLL_S = 1.0
 # a rank that Slurm ends because another has failed leaves with 143 too, so the code alone does not say it
 _REQUEUE = """if [ -n "$asked" ] && [ "$code" -eq 143 ]; then
@@ -26,8 +26,6 @@ fi"""
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """What to ask Slurm for."""
-
     name: str
     nodes: int
     processes: int  # on each node; one for each GPU
@@ -108,16 +106,9 @@ def submit(script: Path) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """The state of a job."""
-
     name: str  # Slurm's word, such as `RUNNING`; empty when Slurm no longer knows the job
     reason: str
     code: int
-
-    @property
-    def over(self) -> bool:
-        """Whether the job has ended."""
-        return not self.name or self.name in OVER
 
 
 def state(job: str) -> State:
@@ -136,7 +127,8 @@ def follow(job: str, log: Path, show: Callable[[str], None]) -> State:
     at, before = 0, ""
     while True:
         now = state(job)
-        if now.name != before and not now.over:
+        over = not now.name or now.name in _OVER
+        if now.name != before and not over:
             waits = f" ({now.reason})" if now.name == "PENDING" else ""
             show(f"job {job} is {now.name.lower()}{waits}\n")
         before = now.name
@@ -146,7 +138,7 @@ def follow(job: str, log: Path, show: Callable[[str], None]) -> State:
                 if text := file.read():
                     at += len(text)
                     show(text.decode(errors="replace"))
-        if now.over:
+        if over:
             return now
         time.sleep(_POLL_S)
 

@@ -1,21 +1,4 @@
-"""Many runs of one configuration: which they are.
-
-A sweep is a YAML file:
-
-    name: lr-by-width
-    config: ../tiny.yaml                 # relative to this file
-    runs: runs                           # its folder is runs/NAME
-    at_once: 2
-    set: {train.steps: 200}              # the same for all
-    grid:                                # every combination
-      model.hidden: [64, 128]
-      optimizer.lr: [1e-3, 3e-3, 1e-2]
-    where: ["optimizer.lr * model.hidden < 1"]
-    derive: {model.feed_forward.width: "2.5 * model.hidden"}
-    rank_by: heldout                     # or `train`, or `heldout/SOURCE`
-
-Instead of `grid`: `list`, the runs one by one, or `random`, a number of them drawn from ranges.
-"""
+"""Many runs of one configuration: which they are. `docs/sweeps.md` describes the file."""
 
 from __future__ import annotations
 
@@ -52,8 +35,6 @@ class RandomConfig:
 
 @dataclass
 class SweepConfig:
-    """The file."""
-
     name: str = ""
     config: str = ""
     runs: str = "runs"
@@ -70,8 +51,6 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep."""
-
     name: str
     varied: dict[str, Any]  # the keys in which the runs differ, with this run's values
     overrides: tuple[str, ...]  # the arguments of `internevo train CONFIG` for it
@@ -79,15 +58,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep with its runs, in order."""
-
     name: str
     folder: Path
     config: Path
     at_once: int
     processes: int
     rank_by: str
-    runs: tuple[PlannedRun, ...]
+    runs: tuple[PlannedRun, ...]  # in order
     left_out: int  # how many combinations `where` excludes
 
     def load(self, run: PlannedRun) -> RunConfig:
@@ -96,10 +73,7 @@ class Sweep:
 
 
 def read_sweep(path: Path, check_data: bool = True) -> Sweep:
-    """Read a sweep's file and plan its runs; every run's configuration is checked, its data if `check_data`.
-
-    Raises UserError for what is wrong in it, or in a run, which is named.
-    """
+    """The runs of a sweep's file, all checked; their data if `check_data`. Raises UserError, which names a bad run."""
     tree = read_tree(path)
     check_kind(path, tree, SWEEP)
     problems: list[str] = []
@@ -128,19 +102,9 @@ def read_sweep(path: Path, check_data: bool = True) -> Sweep:
             planned.append(run)
     if not planned:
         raise UserError(f"{path} has no runs: give `grid`, `list` or `random`, and a `where` that leaves some")
-    twice = {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}
-    if twice:
+    if twice := {run.name for run in planned if sum(one.name == run.name for one in planned) > 1}:
         raise UserError(f"{path}: two runs are called {', '.join(sorted(twice))}; give them names of their own")
-    return Sweep(
-        name,
-        folder,
-        config,
-        at_once=file.at_once,
-        processes=file.processes,
-        rank_by=file.rank_by,
-        runs=tuple(planned),
-        left_out=left_out,
-    )
+    return Sweep(name, folder, config, file.at_once, file.processes, file.rank_by, tuple(planned), left_out)
 
 
 def _combinations(path: Path, file: SweepConfig) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -21,11 +21,8 @@ def thin(steps: Sequence[Record]) -> list[int]:
     """Indices of the steps to draw: all of a short run, the extremes of each stretch of a long one."""
     if len(steps) <= 3 * BUCKETS:
         return list(range(len(steps)))
-
-    def by(key: str) -> Callable[[int], float]:
-        return lambda i: math.inf if steps[i][key] is None else steps[i][key]
-
-    loss, norm = by("loss"), by("grad_norm")
+    columns = ([math.inf if one[key] is None else one[key] for one in steps] for key in ("loss", "grad_norm"))
+    loss, norm = (column.__getitem__ for column in columns)
     chosen = {len(steps) - 1}
     for bucket in range(BUCKETS):
         inside = range(bucket * len(steps) // BUCKETS, (bucket + 1) * len(steps) // BUCKETS)
@@ -55,6 +52,9 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
 
     recorded = [step.get("recorded") or {} for step in steps]
     shares = [credible(step["mfu"]) for step in steps]
+    sources = dict.fromkeys(name for step in steps for name in step["sources"])
+    totals = {name: list(accumulate(step["sources"].get(name, 0) for step in steps)) for name in sources}
+    drawn = [line(name, colour, total) for colour, (name, total) in enumerate(totals.items())]
     waited = [step["data_s"] / step["step_s"] if step["step_s"] else None for step in steps]
     return {
         **{key: curve(how, column(key)) for key, how in shown(StepMetrics).items() if how.title},
@@ -71,7 +71,7 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
             percent=True,
         ),
         "time": chart("Waiting for data", "share of a step", x, [line("wait", 1, waited)], zero=True, percent=True),
-        "sources": chart("Tokens by source", "cumulative", x, _cumulative(steps, line), zero=True, height=260),
+        "sources": chart("Tokens by source", "cumulative", x, drawn, zero=True, height=260),
         "heldout": _heldout(evals),
     }
 
@@ -79,14 +79,6 @@ def build_charts(steps: Sequence[Record], evals: Sequence[Record]) -> dict[str, 
 def recorded_names(steps: Sequence[Record]) -> list[str]:
     """What parts of the model recorded in any of the steps."""
     return list(dict.fromkeys(name for step in steps for name in step.get("recorded") or {}))
-
-
-def _cumulative(steps: Sequence[Record], line: Any) -> list[dict[str, Any]]:
-    names = dict.fromkeys(name for step in steps for name in step["sources"])
-    return [
-        line(name, colour, list(accumulate(step["sources"].get(name, 0) for step in steps)))
-        for colour, name in enumerate(names)
-    ]
 
 
 def _heldout(evals: Sequence[Record]) -> dict[str, Any]:
@@ -118,4 +110,4 @@ def credible(share: float | None) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -23,10 +23,7 @@ _RECENT = 20
 
 
 class ConsoleSink:
-    """Prints to the terminal, or to `log` when that is given (plain text, with the time of day).
-
-    Raises OSError when a line could not be printed.
-    """
+    """Prints to the terminal, or to `log` (plain text, with the time of day). Raises OSError where that fails."""
 
     def __init__(self, config: RunConfig, log: Path | None):
         self.name = "the console" if log is None else str(log)
@@ -57,7 +54,7 @@ class ConsoleSink:
         recorded = "".join(
             f"  {key} {value:.4g}" for key, value in (metrics.recorded or {}).items() if value is not None
         )
-        line = f"{f'{metrics.stage:<10}'}{step:>15}{cells}{wait:>7.1%}{self._left(metrics.step):>9}{recorded}"
+        line = f"{metrics.stage:<10}{step:>15}{cells}{wait:>7.1%}{self._left(metrics.step):>9}{recorded}"
         self._print(escape(line) + ("  [bold red]skipped: not finite[/]" if metrics.skipped else ""))
 
     def evaluation(self, metrics: EvalMetrics) -> None:

@@ -17,8 +17,6 @@ from internevo.monitor.environment import DRIVER_VERSION, output, package_versio
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table."""
-
     name: str
     found: str  # a version or a count; empty when it is missing
     purpose: str

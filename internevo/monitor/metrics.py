@@ -34,8 +34,7 @@ class Shown:
     options: Mapping[str, Any] | None = None  # of the chart, as `report.js` knows them: zero, log, percent, height
     column: tuple[str, int, str] | None = None
     """Head, width and format of its column in the console; None for no column."""
-    share: bool = False
-    """Whether it is a share of a peak. Above 1 it is not shown: the peak was measured too low."""
+    share: bool = False  # whether it is a share of a peak. Above 1 it is not shown: the peak was measured too low
 
 
 _ZERO = {"zero": True}
@@ -57,8 +56,7 @@ class StepMetrics:
         float, Shown("Gradient norm", "before clipping", "norm", 3, options={"log": True}, column=("grad", 8, "{:.3f}"))
     ]
     lr: Annotated[
-        float,
-        Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}")),
+        float, Shown("Learning rate", label="learning rate", colour=4, options=_ZERO, column=("lr", 10, "{:.2e}"))
     ]
     seq_len: Annotated[int, Shown()]
     step_s: Annotated[float, Shown()]  # seconds from asking for the batch to the updated weights
@@ -136,8 +134,7 @@ _SCHEMAS: dict[str, type] = {METRICS: StepMetrics, EVALS: EvalMetrics}
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of a metrics or evals file, or of another of lines with a `step`; none when it does not exist.
 
-    Other lines, such as the half line that a killed process leaves at the end, are passed over; `damaged_lines` counts
-    them.
+    Others, such as the half line that a killed process leaves at the end, are passed over: see `damaged_lines`.
     """
     return [record for _, record in split_records(path, _SCHEMAS.get(path.name))[0]]
 

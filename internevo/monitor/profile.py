@@ -90,9 +90,8 @@ class StepProfiler:
 def breakdown(events: Sequence[Any], wall: float, device: str) -> dict[str, float]:
     """Seconds by kind, which add up to `wall`; `events` are torch.profiler's.
 
-    On a GPU, the time of kernels by the operator that launched them; kernels that run beside others count as well, and
-    idle is when none ran, so that with overlap the kinds add up to more than the wall. On a CPU, each operator's own
-    time; what is left over is Python between them.
+    On a GPU, the time of kernels by the operator that launched them, and idle is when none ran: where kernels run side
+    by side, the kinds add up to more. On a CPU, each operator's own time; idle is Python between them.
     """
     seconds = dict.fromkeys(KINDS, 0.0)
     busy: list[tuple[float, float]] = []

@@ -13,10 +13,10 @@ from typing import Any
 from internevo.config.derive import stage_steps
 from internevo.config.load import load_config
 from internevo.config.schema import RunConfig
+from internevo.data.mixing import Plan
 from internevo.files.errors import UserError
 from internevo.files.json_files import is_number, read_mapping
 from internevo.monitor.charts import Record, build_charts, credible, recorded_names
-from internevo.monitor.data_tables import mixture_table, packing_table
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
 from internevo.monitor.page import asset, card, figures, formatted, heat_table, human, note, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
@@ -30,10 +30,7 @@ _PEAKS = {
 
 
 def write_report(run: Path) -> Path:
-    """Write the page of a run, finished or not, and return its path.
-
-    Works with whatever the folder holds so far. Raises UserError when it is no run folder.
-    """
+    """Write the page of a run, finished or not, and return its path. Raises UserError when it is no run folder."""
     config_file = run / "config.yaml"
     if not config_file.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml. Give the folder of a run, runs/NAME.")
@@ -50,8 +47,8 @@ def write_report(run: Path) -> Path:
         recorded=_recorded(steps),
         speed_note=_speed_note(environment),
         smoothing=control(),
-        mixture=mixture_table(config, steps),
-        packing=packing_table(config, steps),
+        mixture=_mixture(config, steps),
+        packing=_packing(config, steps),
         time=_time(run),
         checkpoints=_checkpoints(run),
         environment=_environment(environment),
@@ -70,7 +67,6 @@ def write_report(run: Path) -> Path:
 
 
 def _damaged(run: Path) -> str:
-    """Which of the run's records could not be read."""
     counts = {name: damaged_lines(run / name) for name in (METRICS, EVALS)}
     told = [f"{count:,} lines of {name} are no records and are left out." for name, count in counts.items() if count]
     if (run / "environment.json").is_file() and not read_mapping(run / "environment.json"):
@@ -79,7 +75,6 @@ def _damaged(run: Path) -> str:
 
 
 def _stages(config: RunConfig) -> list[dict[str, Any]]:
-    """First and last step of each stage."""
     stages, first = [], 1
     for stage in config.stages:
         steps = stage_steps(stage.train)
@@ -160,18 +155,16 @@ def _learning(config: RunConfig, evals: Sequence[Record]) -> str:
     rows = []
     for source in dict.fromkeys(one["source"] for one in evals):
         alone = next(one["frequencies"] for one in reversed(evals) if one["source"] == source)
-        values = [formatted(alone), _loss(first.get(source)), *(_ended(ends.get((source, name))) for name in stages)]
+        values = [formatted(alone), _loss(first.get(source)), *(_loss(ends.get((source, name))) for name in stages)]
         rows.append([source, *values])
     return table(["source", "frequencies alone", "at the start", *(f"after {name}" for name in stages)], rows)
 
 
 def _loss(one: Record | None) -> str:
-    return "–" if one is None else formatted(one["loss"])
-
-
-def _ended(one: Record | None) -> str:
-    """The loss at a stage's end; before that the newest one within it, with its step."""
-    return _loss(one) if one is None or one["when"] == "end" else f"{_loss(one)} at step {one['step']:,}"
+    """An evaluation's loss; with its step where it is the newest one of a stage that is not over."""
+    if one is None:
+        return "–"
+    return formatted(one["loss"]) + (f" at step {one['step']:,}" if one["when"] == "middle" else "")
 
 
 def _positions(evals: Sequence[Record]) -> str:
@@ -220,6 +213,42 @@ def _speed_note(environment: Record) -> str:
         "<em>Full attention</em> is the older convention that counts whole squares of the row: with packed documents "
         "it may be above 100%, as most of a square is never computed. Padding counts in neither."
     )
+
+
+def _mixture(config: RunConfig, steps: Sequence[Record]) -> str:
+    """Tokens drawn by stage and source beside the shares that the configuration asks for."""
+    rows = []
+    for stage in config.stages:
+        plan = Plan.of(stage)
+        drawn: dict[str, float] = dict.fromkeys(plan.weights(0), 0)
+        wanted = dict(drawn)
+        for number, step in enumerate(one for one in steps if one["stage"] == stage.name):
+            weights = plan.weights(number)
+            tokens = sum(step["sources"].values())
+            for name, weight in weights.items():
+                wanted[name] += tokens * weight / sum(weights.values())
+            for name, of_source in step["sources"].items():
+                drawn[name] = drawn.get(name, 0) + of_source
+        total = sum(drawn.values())
+        for name, tokens in drawn.items():
+            shares = (formatted(part / total if total else None, ".2%") for part in (tokens, wanted.get(name, 0)))
+            rows.append([stage.name, name, f"{tokens:,}", *shares])
+    return table(["stage", "source", "real tokens", "share", "by its weights"], rows)
+
+
+def _packing(config: RunConfig, steps: Sequence[Record]) -> str:
+    """What packing made of documents and places, by stage."""
+    rows = []
+    for stage in config.stages:
+        mine = [step for step in steps if step["stage"] == stage.name]
+        if not mine:
+            continue
+        documents, cut, padding = (sum(one[key] for one in mine) for key in ("documents", "cut_documents", "padding"))
+        places = padding + sum(sum(one["sources"].values()) for one in mine)
+        cut_share = formatted(cut / documents if documents else None, ".2%")
+        empty_share = formatted(padding / places if places else None, ".3%")
+        rows.append([stage.name, stage.data.packing, f"{documents:,}", cut_share, empty_share])
+    return table(["stage", "packing", "documents", "cut over rows", "padding"], rows)
 
 
 def _time(run: Path) -> str:

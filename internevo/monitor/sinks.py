@@ -30,9 +30,6 @@ class Sink(Protocol):
     def evaluation(self, metrics: EvalMetrics) -> None:
         """A source was evaluated."""
 
-    def message(self, text: str) -> None:
-        """Something a person should read."""
-
     def close(self) -> None:
         """The run stops."""
 
@@ -44,8 +41,7 @@ class RecordError(UserError):
 class Sinks:
     """All sinks of a run as one. The record has every step; the others every `every`-th.
 
-    An error of the record is a RecordError. Any other sink that fails is closed, which is said once in those that are
-    left.
+    An error of the record is a RecordError. Any other sink that fails is closed, and the others say so once.
     """
 
     def __init__(self, record: RecordSink | None, others: Iterable[Sink], every: int):
@@ -63,7 +59,13 @@ class Sinks:
         self._show(lambda sink: sink.evaluation(metrics))
 
     def message(self, text: str) -> None:
-        self._show(lambda sink: sink.message(text))
+        """Print something that a person should read."""
+
+        def tell(sink: Sink) -> None:
+            if isinstance(sink, ConsoleSink):
+                sink.message(text)
+
+        self._show(tell)
 
     def close(self) -> None:
         try:
@@ -93,7 +95,7 @@ class Sinks:
         for sink in list(self.others):
             try:
                 act(sink)
-            except Exception as error:  # as in `open`
+            except Exception as error:  # as in `add`
                 self.others.remove(sink)
                 with suppress(Exception):
                     sink.close()
@@ -112,10 +114,7 @@ def check_sinks(config: RunConfig) -> None:
 
 
 def open_sinks(config: RunConfig, run: Path, step: int, rank: int = 0) -> Sinks:
-    """The sinks that `config.monitor` asks for, for a run that resumes after `step`; a log alone past rank 0.
-
-    One that cannot be opened is left out, and said so.
-    """
+    """The sinks that `config.monitor` asks for, for a run that resumes after `step`; past rank 0, a log alone."""
     log = run / "logs" / f"rank-{rank:04d}.log"
     sinks = Sinks(RecordSink(run), [], config.monitor.every) if rank == 0 else Sinks(None, [], every=1)
     if rank == 0:
@@ -209,9 +208,6 @@ class WandbSink:
     def evaluation(self, metrics: EvalMetrics) -> None:
         self._run.log({"step": metrics.step, **_eval_values(metrics)})
 
-    def message(self, text: str) -> None:
-        pass
-
     def close(self) -> None:
         self._run.finish()
 
@@ -244,9 +240,6 @@ class TensorBoardSink:
     def evaluation(self, metrics: EvalMetrics) -> None:
         for key, value in _eval_values(metrics).items():
             self._writer.add_scalar(key, value, metrics.step)
-
-    def message(self, text: str) -> None:
-        pass
 
     def close(self) -> None:
         try:

@@ -24,11 +24,8 @@ _POINTS = 300  # a chart shows about this many steps of each run
 
 @dataclass(frozen=True)
 class Result:
-    """The numbers of one run."""
-
     state: RunState
-    score: float | None
-    """What runs are ranked by; less is better. None before the run is complete."""
+    score: float | None  # what runs are ranked by; less is better. None before the run is complete
     train: float | None
     heldout: dict[str, float]  # the last held-out loss of each source
     tokens_per_s: float | None

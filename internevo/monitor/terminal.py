@@ -1,7 +1,4 @@
-"""Standard output and standard error that never stop the work.
-
-Printing fails when a pipe's reader has ended, a terminal was closed or a disk is full.
-"""
+"""Standard output and error that never stop the work, whether a pipe's reader has ended or a disk is full."""
 
 from __future__ import annotations
 

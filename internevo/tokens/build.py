@@ -12,19 +12,17 @@ Everything is made in `OUTPUT.partial`, which becomes `OUTPUT` at the end:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from internevo.files.durable import sync_folder, write_durable
 from internevo.tokens.prepared_folder import MANIFEST, NEGATED
 from internevo.tokens.shards import Joiner
 from internevo.tokens.tokenise import Counts
-from internevo.tokens.tokenizer import Tokenizer
 from internevo.tokens.work_folder import check_unchanged, plan_of, working_in
-from internevo.tokens.workers import Cut, Encoder, tokenised
+from internevo.tokens.workers import StoreJob, tokenised
 
 
 @dataclass
@@ -46,33 +44,10 @@ class Manifest(Counts):
 
 @dataclass(frozen=True)
 class BytesDone:
-    """How far the work is."""
-
     read: int
     size: int  # bytes of the input: done, and in all
     read_now: int  # without those of an earlier run that was stopped
     tokens_now: int
-
-
-@dataclass(frozen=True)
-class StoreJob:
-    """What a store is made of, and how."""
-
-    files: Sequence[Path]
-    held_files: Sequence[Path]  # held out whole
-    output: Path
-    cut: Cut
-    encoder: Encoder
-    tokenizer: Tokenizer | None
-    dtype: str
-    held_out: float
-    max_rejects: float
-    shard_tokens: int
-    piece_bytes: int
-    left_out: dict[str, int] = field(default_factory=dict)  # as in the manifest
-    options: dict[str, Any] = field(default_factory=dict)  # what else the result depends on, in plain values
-    masking: str = NEGATED
-    chat: dict[str, Any] = field(default_factory=dict)  # as in the manifest
 
 
 def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], None]) -> Manifest:
@@ -90,13 +65,10 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
     )
     partial = job.output.with_name(job.output.name + ".partial")
     with working_in(partial, plan):
-        joiner = Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects)
-        try:
+        with closing(Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects)) as joiner:
             _join_all(job, joiner, workers, progress)
             check_unchanged(plan, partial)
             made = joiner.finish()
-        finally:
-            joiner.close()
         manifest = Manifest(
             **asdict(made.counts),
             inputs=[str(file) for file in (*job.files, *job.held_files)],
@@ -120,16 +92,7 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
 def _join_all(job: StoreJob, joiner: Joiner, workers: int, progress: Callable[[BytesDone], None]) -> None:
     size = sum(file.stat().st_size for file in (*job.files, *job.held_files))
     read = tokens = 0
-    pieces = tokenised(
-        job.files,
-        job.held_files,
-        cut=job.cut,
-        encoder=job.encoder,
-        workers=workers,
-        folder=joiner.folder / "pieces",
-        skip=joiner.joined.pieces,
-        piece_bytes=job.piece_bytes,
-    )
+    pieces = tokenised(job, workers, joiner.folder / "pieces", skip=joiner.joined.pieces)
     with closing(pieces):  # ends its workers, whatever happens here
         for ready in pieces:
             before = joiner.tokens

@@ -22,8 +22,8 @@ NAMED = (*ENDINGS, ".bin")  # of files that can be named themselves
 _TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _CHUNK = 2**24  # tokens that are looked at together when documents are found
 _NUMPY = b"\x93NUMPY"
-_LLM_C: dict[tuple[int, int], np.dtype[Any]] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
-"""The first two numbers of llm.c's files, and what they say of the tokens (llm.c, dev/data/data_common.py)."""
+_LLM_C: dict[int, tuple[int, np.dtype[Any]]] = {20240520: (1, _TYPES[2]), 20240801: (7, _TYPES[4])}
+"""By the first number of llm.c's files: the second one, a version, and the tokens (llm.c, dev/data/data_common.py)."""
 _LLM_C_HEAD = 256 * 4
 
 
@@ -139,17 +139,13 @@ def _tokens(path: Path, token_bytes: int) -> np.ndarray:
 
 
 def _llm_c(path: Path, size: int) -> np.ndarray | None:
-    """The ids of a file of llm.c's, `[tokens]`; None for any other.
-
-    Raises StoreError for one that is cut off, or of a version that is not known.
-    """
+    """The ids of a file of llm.c's, `[tokens]`; None for any other. Raises StoreError for one that cannot be read."""
     head = np.fromfile(path, "<i4", 3).tolist()
-    known = dict(_LLM_C.keys())
-    if len(head) < 3 or head[0] not in known:
+    if len(head) < 3 or head[0] not in _LLM_C:
         return None
-    if head[1] != known[head[0]]:
-        raise StoreError(f"{path} is a file of llm.c's of version {head[1]}; version {known[head[0]]} is read.")
-    dtype = _LLM_C[head[0], head[1]]
+    version, dtype = _LLM_C[head[0]]
+    if head[1] != version:
+        raise StoreError(f"{path} is a file of llm.c's of version {head[1]}; version {version} is read.")
     if size != (whole := _LLM_C_HEAD + head[2] * dtype.itemsize):
         raise StoreError(f"{path} is torn: its head makes it {whole:,} bytes for {head[2]:,} tokens, it has {size:,}.")
     return np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=_LLM_C_HEAD, shape=(head[2],)))

@@ -21,11 +21,12 @@ from internevo.files.errors import UserError
 from internevo.files.hashing import share_of
 from internevo.text.documents import Reject
 from internevo.text.pieces import PIECE_BYTES, LineRange, line_ranges
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.build import BytesDone, Manifest, build_store
 from internevo.tokens.megatron import pair_file
 from internevo.tokens.prepared_folder import check_output
-from internevo.tokens.tokenise import Documents, Record, TokenisedPiece
+from internevo.tokens.tokenise import Record, TokenisedPiece
 from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.workers import StoreJob
 
 DTYPE = np.dtype(np.int32)
 """Of what is imported: signed for masked ids, and how large they are is known only at the end."""
@@ -115,8 +116,7 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool) ->
     Raises UserError where the file and its `.meta` disagree.
     """
     record = Record()
-    train: Documents = []
-    heldout: Documents = []
+    documents = []
     for begin, line in piece.lines():
         record.lines += 1
         tokens = _tokens(line, ids)
@@ -127,12 +127,11 @@ def read_piece(ids: int, held_out: float, piece: IdLines, all_held_out: bool) ->
         elif not len(tokens):
             record.counts.empty += 1
         else:
-            held = all_held_out or (held_out > 0 and share_of(tokens.tobytes()) < held_out)
-            (heldout if held else train).append(tokens)
+            documents.append((tokens, all_held_out or share_of(tokens.tobytes()) < held_out))
             record.counts.masked_tokens += int((tokens < 0).sum())
     if piece.said is not None and record.lines < len(piece.said[1]):
         raise _disagree(piece.file, piece.said[0] + record.lines + 1, "the file has fewer lines")
-    return TokenisedPiece.of(record, train, heldout, DTYPE)
+    return TokenisedPiece.of(record, documents, DTYPE)
 
 
 def _tokens(line: bytes, ids: int) -> np.ndarray | str:

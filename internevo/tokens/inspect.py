@@ -27,8 +27,6 @@ class Lengths:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What a store holds."""
-
     path: str
     documents: int
     tokens: int

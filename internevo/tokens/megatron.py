@@ -69,10 +69,7 @@ class MegatronPair:
         return len(self._borders) - 1
 
     def starts(self, documents: np.ndarray) -> np.ndarray:
-        """Where these documents begin in `data`, int64; the one past the last begins where `data` ends.
-
-        Raises StoreError for an index that cannot be right.
-        """
+        """Where documents begin in `data`, int64; after the last, where it ends. Raises StoreError for a bad index."""
         sequences = self._borders[documents]
         starts = np.full(sequences.shape, self.tokens, np.int64)
         # a document without sequences, as Megatron's tools write for empty text, may stand after the last sequence

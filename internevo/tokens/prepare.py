@@ -11,11 +11,12 @@ import numpy as np
 
 from internevo.text.corpus import input_files
 from internevo.text.pieces import PIECE_BYTES, cut
-from internevo.tokens.build import BytesDone, Manifest, StoreJob, build_store
+from internevo.tokens.build import BytesDone, Manifest, build_store
 from internevo.tokens.prepared_folder import check_output
 from internevo.tokens.store_writer import token_dtype
 from internevo.tokens.tokenise import text_encoder
 from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.workers import StoreJob
 
 
 def prepare(

@@ -48,8 +48,6 @@ Show = Callable[[int, int], None]  # called with how many bytes are copied, and 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object."""
-
     path: str
     size: int
     tag: str  # changes when the object does
@@ -79,9 +77,6 @@ class RemoteStore:
         flat = part == TRAIN
         chosen = [name for name in self.files if re.fullmatch(part + _PAIR, name) or (flat and _flat(name))]
         return [self.files[name] for name in (MANIFEST, *sorted(chosen)) if name in self.files]
-
-    def wanted_bytes(self, part: str) -> int:
-        return sum(file.size for file in self.wanted(part))
 
 
 def local_copy(path: str | Path, part: str, cache: str | Path, show: Show = lambda done, total: None) -> Path:
@@ -124,12 +119,11 @@ def look(url: str) -> RemoteStore:
 
 def fetch(urls: dict[str, str], show: Show) -> None:
     """Copy the training and held-out documents of stores, each URL with its cache, with one account of all bytes."""
-    parts = [(url, part) for url in urls for part in (TRAIN, HELDOUT)]
-    total = sum(look(url).wanted_bytes(part) for url, part in parts)
-    before = 0
-    for url, part in parts:
+    sizes = {(url, part): sum(one.size for one in look(url).wanted(part)) for url in urls for part in (TRAIN, HELDOUT)}
+    before, total = 0, sum(sizes.values())
+    for (url, part), size in sizes.items():
         local_copy(url, part, urls[url], lambda done, _, base=before: show(base + done, total))  # type: ignore[misc]
-        before += look(url).wanted_bytes(part)
+        before += size
         show(before, total)
 
 

@@ -97,7 +97,9 @@ class Joiner:
         self._check_rejects()  # an earlier run, which read the last piece, may have allowed more
         counts = self.joined.counts
         if not counts.documents:
-            raise UserError("no document is left to train on: " + (_why(counts) or "the input holds no documents"))
+            named = {"held out": counts.heldout_documents, "empty": counts.empty, "unreadable": counts.rejected}
+            why = ", ".join(f"{count:,} {what}" for what, count in named.items() if count)
+            raise UserError(f"no document is left to train on: {why or 'the input holds no documents'}")
         if any(writer.tokens for writer in self._writers):
             self._end_shard()
         self._sync_rejects()  # some may have come after the last shard
@@ -183,8 +185,3 @@ class Joiner:
                 f"{self.joined.last_reject}. More than {self._max_rejects:.1%} is taken for a mistake in the input; "
                 "--max-rejects allows more."
             )
-
-
-def _why(counts: Counts) -> str:
-    named = {"held out": counts.heldout_documents, "empty": counts.empty, "unreadable": counts.rejected}
-    return ", ".join(f"{count:,} {what}" for what, count in named.items() if count)

@@ -20,8 +20,7 @@ def label_counts(
     """How often each id below `vocab` is a label in the store, float64 `[vocab]`.
 
     `holds` says by their lengths which documents count; all without it. Every token is a label but the first of each
-    document and those that are masked. Of more than `most` tokens, evenly spaced documents are counted; a stretch of a
-    very long one stands for all of it.
+    document and those that are masked. Of more than `most` tokens, evenly spaced documents and stretches are counted.
     """
     counts = np.zeros(vocab)
     documents = np.linspace(0, len(store) - 1, min(len(store), _LOOKED_AT)).astype(np.int64)

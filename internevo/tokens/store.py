@@ -23,9 +23,8 @@ class TokenStore:
     """Documents of token ids on disk.
 
     `path` is that of a `.bin`/`.idx` pair without the endings, or of shards `PREFIX-00000-of-00003` and so on, as
-    internevo, Megatron-LM, NeMo and datatrove write them; of datatrove's and nanotron's `.ds`; of a `.npy` or `.bin`
-    that was indexed; or of a folder of flat files, taken in the order of their names. Raises StoreError for a file that
-    is missing, torn or of another kind.
+    internevo, Megatron-LM, NeMo and datatrove write them; of datatrove's and nanotron's `.ds`; of an indexed `.npy` or
+    `.bin`; or of a folder of flat files, in the order of names. Raises StoreError for what is none of these, or torn.
     """
 
     def __init__(self, path: str | Path):
@@ -67,10 +66,7 @@ class TokenStore:
         return self.spans(documents)[1]
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where these documents begin in the line of all tokens, and their lengths, both int64.
-
-        Raises StoreError for an index that cannot be right.
-        """
+        """Where documents begin in the line of tokens, and their lengths, int64. Raises StoreError for a bad index."""
         starts = self.starts(documents)
         lengths = self.starts(documents + 1) - starts
         if (lengths < 0).any():

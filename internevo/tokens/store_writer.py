@@ -21,13 +21,13 @@ class TokenStoreWriter:
     """Appends documents to a new store. Its files get their names when it is closed without an error."""
 
     def __init__(self, prefix: str | Path, dtype: type[np.generic] | str):
-        self.prefix, self.dtype = Path(prefix), np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._code = next(code for code, known in DTYPES.items() if known is self.dtype.type)
         self._limits = np.iinfo(self.dtype)
-        for path in (pair_file(self.prefix, ".bin"), pair_file(self.prefix, ".idx")):
+        self._data, self._index = (pair_file(Path(prefix), ending) for ending in (".bin", ".idx"))
+        for path in (self._data, self._index):
             if path.exists():
                 raise StoreError(f"{path} exists already; it is not overwritten. Choose another name or remove it.")
-        self._data = pair_file(self.prefix, ".bin")
         self._file = aside_of(self._data).open("wb")
         self._lengths = array("i")
         self._hash = hashlib.sha256()
@@ -66,10 +66,7 @@ class TokenStoreWriter:
         aside_of(self._data).unlink(missing_ok=True)
 
     def close(self) -> dict[str, str]:
-        """Write the index and give both files their names, the index last; returns the SHA-256 of each, by its name.
-
-        On return both are on the disk.
-        """
+        """Write the index and name both files, which are then on the disk; the SHA-256 of each, by its name."""
         self._file.close()
         lengths = np.array(self._lengths, dtype="<i4")
         ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
@@ -78,8 +75,8 @@ class TokenStoreWriter:
         header = HEADER.pack(MAGIC, 1, self._code, len(lengths), len(borders))
         index = header + lengths.tobytes() + pointers.tobytes() + borders.tobytes()
         make_durable(self._data)
-        index_file = write_durable(pair_file(self.prefix, ".idx"), index)
-        return {self._data.name: self._hash.hexdigest(), index_file.name: hashlib.sha256(index).hexdigest()}
+        write_durable(self._index, index)
+        return {self._data.name: self._hash.hexdigest(), self._index.name: hashlib.sha256(index).hexdigest()}
 
 
 def digest(path: Path) -> str:

@@ -59,10 +59,6 @@ class Record:
     rejects: list[Reject] = field(default_factory=list)
 
 
-Documents = list[np.ndarray]
-"""Token ids of each, in the store's dtype: Python's own numbers would take ten times the memory."""
-
-
 @dataclass(frozen=True)
 class TokenisedPiece:
     """Tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
@@ -74,14 +70,16 @@ class TokenisedPiece:
     heldout_lengths: np.ndarray
 
     @classmethod
-    def of(cls, record: Record, train: Documents, heldout: Documents, dtype: np.dtype[Any]) -> TokenisedPiece:
-        """These documents, which are counted."""
+    def of(cls, record: Record, documents: list[tuple[np.ndarray, bool]], dtype: np.dtype[Any]) -> TokenisedPiece:
+        """These documents, each as its ids and whether it is held out. They are counted."""
+        # arrays, since Python's own numbers would take ten times the memory
+        train, heldout = ([ids for ids, held in documents if held is wanted] for wanted in (False, True))
         counts = record.counts
         counts.documents, counts.tokens = len(train), sum(map(len, train))
         counts.heldout_documents, counts.heldout_tokens = len(heldout), sum(map(len, heldout))
         arrays: list[np.ndarray] = []
-        for documents in (train, heldout):
-            arrays += np.concatenate([np.empty(0, dtype), *documents]), np.array([*map(len, documents)], np.int32)
+        for part in (train, heldout):
+            arrays += np.concatenate([np.empty(0, dtype), *part]), np.array([*map(len, part)], np.int32)
         return cls(record, *arrays)
 
     def save(self, path: Path) -> None:
@@ -112,20 +110,15 @@ def text_encoder(
 def tokenise(
     tokenizer: Tokenizer, text_key: str, held_out: float, dtype: np.dtype[Any], piece: Piece, all_held_out: bool
 ) -> TokenisedPiece:
-    """Each document of a piece becomes BOS, its tokens, EOS; held out when a hash of its text falls below `held_out`.
-
-    Raises UserError for input that is damaged.
-    """
+    """Documents of a piece as BOS, tokens, EOS; held out by a hash of the text. Raises UserError for damaged input."""
     record = Record()
-    limit = 2.0 if all_held_out else held_out
-    train: Documents = []
-    heldout: Documents = []
+    documents = []
     for texts in in_batches(_texts(piece, text_key, record), len, _GROUP_CHARACTERS):
         for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            held = limit > 0 and share_of(text.encode()) < limit
+            held = all_held_out or share_of(text.encode()) < held_out
             framed = np.fromiter((tokenizer.bos_id, *ids, tokenizer.eos_id), dtype, len(ids) + 2)
-            (heldout if held else train).append(framed)
-    return TokenisedPiece.of(record, train, heldout, dtype)
+            documents.append((framed, held))
+    return TokenisedPiece.of(record, documents, dtype)
 
 
 def _texts(piece: Piece, text_key: str, record: Record) -> Iterator[str]:

@@ -50,10 +50,7 @@ class Tokenizer(ABC):
         """Whether an id has a piece."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`.
-
-        SentencePiece gives U+2581 back as a space.
-        """
+        """The text of these ids; special tokens have none, and an id without a piece shows as `<id 4093>`."""
         runs = groupby((int(i) for i in ids), self._has)
         return "".join(self._decode(list(run)) if known else "".join(f"<id {i}>" for i in run) for known, run in runs)
 
@@ -85,19 +82,13 @@ class Tokenizer(ABC):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load a SentencePiece `.model`, a `tokenizer.json`, or a folder that holds one of them.
-
-    Raises TokenizerError when there is none, or when it has no end-of-document token.
-    """
+    """Load a SentencePiece `.model`, a `tokenizer.json`, or a folder with one. Raises TokenizerError if that fails."""
     file = _defining_file(Path(path))
     return HuggingFaceTokenizer(file) if file.suffix == ".json" else SentencePieceTokenizer(file)
 
 
 def fingerprint(path: str | Path) -> str:
-    """A hash of the file that defines a tokenizer and of the names of BOS and EOS beside it, 16 hex digits.
-
-    Raises TokenizerError when there is none.
-    """
+    """A hash of a tokenizer's file and of the names of BOS and EOS beside it, 16 hex digits. Raises TokenizerError."""
     file = _defining_file(Path(path))
     found = hashlib.sha256(file.read_bytes())
     if file.suffix == ".json":  # a SentencePiece model says itself how documents are framed
@@ -117,8 +108,6 @@ def _defining_file(path: Path) -> Path:
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model."""
-
     def __init__(self, path: Path):
         from sentencepiece import SentencePieceProcessor, set_min_log_level
 

@@ -1,6 +1,4 @@
-"""The folder that `data prepare` works in: one process at a time, and only with the options and inputs that it was
-begun with, which are in `plan.json`.
-"""
+"""The folder that `data prepare` works in: one process at a time, with the options and inputs of its `plan.json`."""
 
 from __future__ import annotations
 

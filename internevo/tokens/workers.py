@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from internevo.files.errors import UserError
 from internevo.files.processes import ctrl_c_held, worker_pool
+from internevo.tokens.prepared_folder import NEGATED
 from internevo.tokens.tokenise import TokenisedPiece
+from internevo.tokens.tokenizer import Tokenizer
 
 Cut = Callable[[Iterable[Path], int], Iterable[Any]]
 """Files and a number of bytes to pieces of about that size, in order; they have `size` and `begins`."""
@@ -20,9 +22,28 @@ Encoder = Callable[[], Encode]  # picklable; called once in each worker
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A piece that is tokenised."""
+class StoreJob:
+    """What a store is made of, and how."""
 
+    files: Sequence[Path]
+    held_files: Sequence[Path]  # held out whole
+    output: Path
+    cut: Cut
+    encoder: Encoder
+    tokenizer: Tokenizer | None
+    dtype: str
+    held_out: float
+    max_rejects: float
+    shard_tokens: int
+    piece_bytes: int
+    left_out: dict[str, int] = field(default_factory=dict)  # as in the manifest
+    options: dict[str, Any] = field(default_factory=dict)  # what else the result depends on, in plain values
+    masking: str = NEGATED
+    chat: dict[str, Any] = field(default_factory=dict)  # as in the manifest
+
+
+@dataclass(frozen=True)
+class Ready:
     begins: bool  # whether it is the first of its file
     size: int  # bytes of input
     new: bool  # whether it was tokenised now, not by an earlier run
@@ -40,26 +61,16 @@ def piece_file(folder: Path, number: int) -> Path:
     return folder / f"{number // 1000:06}" / f"{number:09}.npz"
 
 
-def tokenised(
-    files: Sequence[Path],
-    held_files: Sequence[Path],
-    *,
-    cut: Cut,
-    encoder: Encoder,
-    workers: int,
-    folder: Path,
-    skip: int,
-    piece_bytes: int,
-) -> Generator[Ready, None, None]:
-    """The pieces of `files`, then of `held_files`, all held out, after the first `skip`; in order.
+def tokenised(job: StoreJob, workers: int, folder: Path, skip: int) -> Generator[Ready, None, None]:
+    """The pieces of `job.files`, then of `job.held_files`, all held out, after the first `skip`; in order.
 
     One that is whole in `folder` already stays. Raises UserError for damaged input and when a worker is killed.
     """
 
     def todo() -> Iterator[tuple[Any, bool, Ready]]:
         number = 0
-        for group, held in ((files, False), (held_files, True)):
-            for piece in cut(group, piece_bytes):
+        for group, held in ((job.files, False), (job.held_files, True)):
+            for piece in job.cut(group, job.piece_bytes):
                 if number >= skip:
                     path = piece_file(folder, number)
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +79,7 @@ def tokenised(
                 number += 1
 
     if workers <= 1:
-        encode = encoder()
+        encode = job.encoder()
         for piece, held, ready in todo():
             if ready.new:
                 encode(piece, held).save(ready.path)
@@ -76,7 +87,7 @@ def tokenised(
         return
     waiting: deque[tuple[Future[None] | None, Ready]] = deque()
     remedy = "The same command resumes here; fewer --workers take less memory."
-    with worker_pool(workers, _start_worker, (encoder,), remedy) as pool:
+    with worker_pool(workers, _start_worker, (job.encoder,), remedy) as pool:
         for piece, held, ready in todo():
             with ctrl_c_held():  # workers are started as they are needed
                 future = pool.submit(_work, piece, held, ready.path) if ready.new else None

@@ -1,12 +1,14 @@
-"""One run over several machines that ssh reaches: torchrun on each, their output line by line with the machine's name.
+"""One run on several processes, through torchrun: of this machine, or of several that ssh reaches.
 
-All machines see the same folders (the working directory, Python's environment, the data) under the same paths.
+All machines see the same folders (the working directory, Python's environment, the data) under the same paths. Their
+output comes line by line with the machine's name.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -16,28 +18,55 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from internevo.files.errors import UserError
-from internevo.files.signals import stops_noted
-from internevo.launch.local import GRACE, GRACE_S
+from internevo.files.signals import stop_signals, stops_noted
 
+_GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+_GRACE_S = 3600  # seconds that ranks have to save when they are asked to stop; torchrun would kill them after 30
 PASSED = ("CUDA_", "GLOO_", "HF_", "NCCL_", "OMP_", "PYTHON", "TORCH", "WANDB_", "XDG_CACHE_HOME", "PATH", "LD_LIBRARY")
 """Environment variables with names that begin with one of these go to every machine."""
 _POLL_S = 0.2
-_GRACE_S = 3600.0  # how long the other machines may take to save after one has failed
+
+
+def launch_here(arguments: Sequence[str], processes: int) -> int:
+    """Run `internevo ARGUMENTS` as `processes` ranks on this machine; the exit code that the run ended with.
+
+    When one rank fails, the others are stopped. On SIGTERM, Ctrl-C or SIGHUP (not under nohup) all save and leave.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault(_GRACE, str(_GRACE_S))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        signals_to_handle=",".join(one.name for one in (*stop_signals(), signal.SIGQUIT)),
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "internevo", *arguments)
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
 
 
 def launch_over_ssh(
-    arguments: Sequence[str],
-    nodes: Sequence[str],
-    processes: int,
-    show: Callable[[str], None],
-    ssh: Sequence[str],
+    arguments: Sequence[str], nodes: Sequence[str], processes: int, show: Callable[[str], None], ssh: Sequence[str]
 ) -> int:
     """Run `internevo ARGUMENTS` with `processes` ranks on each of `nodes`; the exit code that the run ended with.
 
     `show` is given every line of their output, from several threads. The ranks meet on the first node, at port 29400.
-    SIGTERM, Ctrl-C and SIGHUP (not under nohup) go to every rank, which then save and leave; so do the ranks of a node
-    whose connection is lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have
-    one name.
+    On SIGTERM, Ctrl-C or SIGHUP (not under nohup) all ranks save and leave; so do those of a node whose connection is
+    lost. When one node's part fails, the others are stopped. Raises UserError when two nodes have one name.
     """
     if len(set(nodes)) < len(nodes):
         raise UserError(f"--nodes names one machine twice: {', '.join(nodes)}")
@@ -55,8 +84,6 @@ def launch_over_ssh(
 
 
 class _Part:
-    """One machine's share."""
-
     def __init__(self, node: str, command: Sequence[str], show: Callable[[str], None]):
         self.node, self._show_line = node, show
         # a session of its own: Ctrl-C reaches the ranks through us, once. Its input says there that we are alive
@@ -118,7 +145,7 @@ def _command(arguments: Sequence[str], nodes: Sequence[str], number: int, proces
         "internevo",
         *arguments,
     ]
-    passed = {GRACE: GRACE_S, **{key: value for key, value in os.environ.items() if key.startswith(PASSED)}}
+    passed = {_GRACE: str(_GRACE_S), **{key: value for key, value in os.environ.items() if key.startswith(PASSED)}}
     variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(passed.items()))
     # the shell's number stays that of torchrun, so that it can be told to stop: by us, or when the connection is gone,
     # with which the input ends
