@@ -259,7 +259,8 @@ def test_a_marked_template_is_taken_at_its_word(tmp_path: Path) -> None:
 def test_a_turn_that_a_template_does_not_end_is_refused(tmp_path: Path) -> None:
     """Here calls of tools lack their end: the next token that ends a turn is the tool's."""
     folder = write_tokenizer(tmp_path, FORMATS["ChatML"], 0)
-    text = CHATML.replace("'<|im_end|>'", "('' if message.tool_calls else '<|im_end|>')")
+    end = "(message.tool_calls[0].function.name if message.tool_calls else '<|im_end|>')"
+    text = CHATML.replace("'<|im_end|>'", end)
     (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
     chat = [
         said("user", "a"),
