@@ -83,7 +83,7 @@ def _documents(name: str, documents: Mapping[int, Parts]) -> str:
         inner = "".join(
             f"<mark>{escape(text)}</mark>" if some_masked and not masked else escape(text) for text, masked in parts
         )
-        said = f"document {number:,}" + (": what is marked is trained" if some_masked else "")
+        said = f"document {number:,}" + (": what is green is trained" if some_masked else "")
         texts.append(f'{note(said)}<pre class="document">{inner}</pre>')
     return f"<h3>{escape(name)}</h3>{''.join(texts)}"
 
