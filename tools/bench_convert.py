@@ -41,7 +41,7 @@ def write_random(folder: Path, preset: str, family: str, shard_bytes: int) -> in
         empty = Transformer(config).state_dict()
     entries = []
     for number, (row, ours, theirs) in enumerate(FAMILIES[family].tensors(config)):
-        shape = tuple(row.pack([empty[name] for name in ours], config).shape)
+        shape = tuple(row.layout.pack([empty[name] for name in ours], config).shape)
 
         def make(shape: tuple[int, ...] = shape, number: int = number) -> torch.Tensor:
             generator = torch.Generator().manual_seed(number)

@@ -90,7 +90,7 @@ class _Job:
                 rounded = self.weights.read(name, dtype)
                 check_finite(name, rounded)
             parts.append(rounded)
-        return row.pack(parts, self.config)
+        return row.layout.pack(parts, self.config)
 
 
 def export(

@@ -1,7 +1,7 @@
 """Names and layouts of models in the Hugging Face world: one table for each family, read in both directions.
 
 A family is data: the names of its tensors, the shape of its models, and its `config.json`. `{n}` in a name stands for
-the layer.
+the layer. A row with several of our names is stored as one of their tensors.
 """
 
 from __future__ import annotations
@@ -18,34 +18,51 @@ from internevo.files.errors import UserError
 from internevo.model.transformer import Transformer
 
 
-@dataclass(frozen=True)
-class Row:
-    """One of their tensors. It is one of ours, or q, k and v of a layer as InternLM2's `wqkv`.
-
-    `wqkv` has for each kv head its query heads, then its key, then its value: weights `[heads * head_dim, hidden]` and
-    `[kv_heads * head_dim, hidden]` twice become `[(heads + 2 * kv_heads) * head_dim, hidden]`. Tensor parallelism can
-    cut the result by rows.
-    """
-
-    ours: tuple[str, ...]
-    theirs: str
+class Layout:
+    """One tensor of theirs is one of ours."""
 
     def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
         """Theirs, from ours."""
-        if len(self.ours) == 1:
-            return ours[0]
+        return ours[0]
+
+    def unpack(self, theirs: Tensor, config: ModelConfig) -> Sequence[Tensor]:
+        """The inverse of `pack`."""
+        return (theirs,)
+
+
+class GroupedQKV(Layout):
+    """InternLM2's `wqkv`: for each kv head its query heads, then its key, then its value.
+
+    Weights `[heads * head_dim, hidden]`, `[kv_heads * head_dim, hidden]` twice, to
+    `[(heads + 2 * kv_heads) * head_dim, hidden]`. Tensor parallelism can cut the result by rows.
+    """
+
+    def pack(self, ours: Sequence[Tensor], config: ModelConfig) -> Tensor:
         heads = [tensor.unflatten(0, (config.attention.kv_heads, -1, config.attention.head_dim)) for tensor in ours]
         return torch.cat(heads, dim=1).flatten(0, 2)
 
     def unpack(self, theirs: Tensor, config: ModelConfig) -> Sequence[Tensor]:
-        """The inverse of `pack` for q, k and v."""
         group = config.attention.heads // config.attention.kv_heads
         heads = theirs.unflatten(0, (config.attention.kv_heads, group + 2, config.attention.head_dim))
         return [part.flatten(0, 2) for part in heads.split([group, 1, 1], dim=1)]
 
 
+AS_IT_IS, GROUPED_QKV = Layout(), GroupedQKV()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    layout: Layout = AS_IT_IS
+
+
 @dataclass(frozen=True)
 class Family:
+    """A model family of the Hugging Face world."""
+
     architecture: str  # the class in transformers
     rows: tuple[Row, ...]
     qkv_bias: bool = False
@@ -92,7 +109,7 @@ class Family:
         with torch.device("meta"):
             empty = Transformer(config).state_dict()
         return {
-            theirs: tuple(row.pack([empty[name] for name in ours], config).shape)
+            theirs: tuple(row.layout.pack([empty[name] for name in ours], config).shape)
             for row, ours, theirs in self.tensors(config)
         }
 
@@ -137,7 +154,7 @@ def _internlm2_rows() -> tuple[Row, ...]:
         "feed_forward.up.weight": "feed_forward.w3.weight",
         "feed_forward.down.weight": "feed_forward.w2.weight",
     }
-    return _rows("tok_embeddings", block, "output", Row(qkv, "model.layers.{n}.attention.wqkv.weight"))
+    return _rows("tok_embeddings", block, "output", Row(qkv, "model.layers.{n}.attention.wqkv.weight", GROUPED_QKV))
 
 
 _QWEN_SETTINGS = {"attention_dropout": 0.0, "sliding_window": None, "use_sliding_window": False}
@@ -180,7 +197,11 @@ FAMILIES: dict[str, Family] = {
         defaults={"num_key_value_heads": 8, "sliding_window": 4096},
     ),
     "qwen2": Family(
-        "Qwen2ForCausalLM", _llama_rows(qkv_bias=True), qkv_bias=True, settings=_QWEN_SETTINGS, defaults=_QWEN_DEFAULTS
+        "Qwen2ForCausalLM",
+        _llama_rows(qkv_bias=True),
+        qkv_bias=True,
+        settings=_QWEN_SETTINGS,
+        defaults=_QWEN_DEFAULTS,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
@@ -198,13 +219,17 @@ FORMATS = ("auto", *FAMILIES)
 
 
 def choose_family(name: str, config: ModelConfig) -> str:
-    """The family `name`, or with `auto` the plainest that holds the model. Raises UserError when it cannot."""
+    """The family called `name`, or with `auto` the plainest that holds the model.
+
+    Raises UserError where there is no such family, or with the reason when it cannot hold the model.
+    """
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
-    holds = [one for one in FAMILIES if FAMILIES[one].why_not(config) is None]
     if name == "auto":
-        name = next((one for one in ("llama", "qwen2", "qwen3") if one in holds), "llama")
+        order = ("llama", "qwen2", "qwen3")
+        name = next((one for one in order if FAMILIES[one].why_not(config) is None), "llama")
     if (reason := FAMILIES[name].why_not(config)) is not None:
+        holds = [one for one in FAMILIES if FAMILIES[one].why_not(config) is None]
         others = f"What can: {', '.join(holds)}." if holds else "No family here can."
         raise UserError(f"{name} cannot hold this model: {reason}. {others}")
     return name

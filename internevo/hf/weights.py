@@ -15,7 +15,7 @@ from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tenso
 from internevo.config.schema import ModelConfig
 from internevo.files.errors import UserError, some
 from internevo.hf.config_json import read_facts
-from internevo.hf.families import FAMILIES, Row
+from internevo.hf.families import FAMILIES, Layout, Row
 from internevo.hf.files import TensorFiles
 from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
@@ -92,11 +92,11 @@ class FolderWeights:
 
     def read(self, name: str, dtype: torch.dtype | None = None, part: tuple[slice, ...] = ()) -> Tensor:
         row, theirs, number = self._rows[name]
-        if len(row.ours) == 1:  # as it is, so that a part can be read alone
+        if type(row.layout) is Layout:  # as it is, so that a part can be read alone
             tensor = self._files.read(theirs, part)
         else:
             if self._unpacked[0] != theirs:  # its neighbours are asked for next
-                self._unpacked = (theirs, tuple(row.unpack(self._files.read(theirs), self.config)))
+                self._unpacked = (theirs, tuple(row.layout.unpack(self._files.read(theirs), self.config)))
             tensor = self._unpacked[1][number][part]
         check_finite(f"{self.folder}: {theirs}", tensor)
         return tensor if dtype is None else tensor.to(dtype)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from internevo.files.errors import UserError
 from internevo.hf import config_json, families
 from internevo.hf.export import ExportError, export
-from internevo.hf.families import Row
+from internevo.hf.families import GroupedQKV
 from internevo.hf.weights import FolderWeights, load_model
 from internevo.model.transformer import Transformer
 from internevo.tokens.tokenizer import load_tokenizer
@@ -158,7 +158,7 @@ def test_bf16_is_stored_as_bf16(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-class Swapped(Row):
+class Swapped(GroupedQKV):
     """A wrong layout that passes every check of names and shapes: the heads' key and value change places."""
 
     def pack(self, ours, config):
@@ -168,7 +168,7 @@ class Swapped(Row):
 
 def test_a_wrong_layout_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = families.FAMILIES["internlm2"]
-    rows = tuple(Swapped(row.ours, row.theirs) if "wqkv" in row.theirs else row for row in family.rows)
+    rows = tuple(replace(row, layout=Swapped()) if "wqkv" in row.theirs else row for row in family.rows)
     monkeypatch.setitem(families.FAMILIES, "internlm2", replace(family, rows=rows))
     with pytest.raises(ExportError, match="the first part to differ is layer 0"):
         write(our_model(), tmp_path / "out", "internlm2")
