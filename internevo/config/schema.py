@@ -225,6 +225,9 @@ class TrainConfig:
     loss: Literal["auto", "chunked", "torch", "liger", "plain"] = "auto"
     """How output head and cross-entropy are computed. `auto` and `chunked`: ours, the logits of a part of the tokens at
     a time. `torch`: torch's linear_cross_entropy. `liger`: Liger-Kernel. `plain`: all logits at once."""
+    average: Literal["token", "message", "conversation"] = "token"
+    """What counts alike in a step's loss: every trained token, every message (trained tokens side by side), or every
+    conversation (a document; an unmasked text too). Exact over the whole step, whatever the layout."""
     fp8: Literal["none", "tensorwise", "rowwise"] = "none"
     """Matrix products in FP8, by torchao: `none`, `tensorwise` (one scale a tensor, fastest) or `rowwise` (one a row,
     more exact)."""

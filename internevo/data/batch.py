@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,15 @@ class Batch:
     """Documents that end in one of all rows ..."""
     cut_documents: int = 0
     """... and of these, the ones that began in another."""
+    weights: np.ndarray | None = None
+    """float32 `[local rows, seq]`: how much each label counts, 0 where there is none; None: all count 1."""
+    weight_sum: float = 0.0
+    """The weights of all rows, added up."""
+
+    @property
+    def divisor(self) -> int | float:
+        """By which the summed loss of all rows is divided: real labels, or their weights. 0 when there are none."""
+        return self.label_count if self.weights is None else self.weight_sum
 
     @property
     def local_lengths(self) -> tuple[tuple[int, ...], ...]:
@@ -51,7 +61,10 @@ class Batch:
     @cached_property
     def row_digests(self) -> bytes:
         """The hashes of the rows in the arrays, 8 bytes each, in row order; computed once."""
-        rows = zip(self.tokens, self.labels, self.positions, self.local_lengths, strict=True)
+        arrays = [self.tokens, self.labels, self.positions]
+        if self.weights is not None:
+            arrays.append(self.weights.view(np.int32))
+        rows = zip(*arrays, self.local_lengths, strict=True)
         return b"".join(_row_digest((len(row[0]),), *row) for row in rows)
 
 
@@ -63,11 +76,11 @@ def digest(batch: Batch) -> str:
     """A fingerprint of all that a step's data gives to the gradient, in hex digits; the batch must hold all rows.
 
     It covers, of every row in order, the token ids, the labels with the ignored ones, the positions and the lengths of
-    the document pieces, and the number of labels by which the loss is divided. It does not cover how rows are cut into
-    micro-batches and over ranks. It is a hash of the rows' hashes, so that ranks which hold some of the rows can make
-    it together.
+    the document pieces, the labels' weights if they have any, and the number by which the loss is divided. It does not
+    cover how rows are cut into micro-batches and over ranks. It is a hash of the rows' hashes, so that ranks which hold
+    some of the rows can make it together.
     """
-    return combine_digests([batch.row_digests], batch.label_count)
+    return combine_digests([batch.row_digests], batch.divisor)
 
 
 def _row_digest(*parts: Sequence[int] | np.ndarray) -> bytes:
@@ -78,9 +91,10 @@ def _row_digest(*parts: Sequence[int] | np.ndarray) -> bytes:
     return found.digest()
 
 
-def combine_digests(rows: Iterable[bytes], label_count: int) -> str:
-    """The step's fingerprint from its rows' hashes, in row order, and the number of all its labels."""
-    found = hashlib.blake2b(label_count.to_bytes(8, "little"), digest_size=DIGEST_DIGITS // 2)
+def combine_digests(rows: Iterable[bytes], divisor: int | float) -> str:
+    """The step's fingerprint from its rows' hashes, in row order, and what its loss is divided by."""
+    number = divisor.to_bytes(8, "little") if isinstance(divisor, int) else struct.pack("<d", divisor)
+    found = hashlib.blake2b(number, digest_size=DIGEST_DIGITS // 2)
     for some in rows:
         found.update(some)
     return found.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 
 from internevo.config.schema import SourceConfig
 from internevo.data.batch import IGNORE, Batch
+from internevo.data.label_weights import label_weights
 from internevo.data.length_band import Band
 from internevo.data.mixing import Asked, Mixture, Plan, capped_shares, source_name, tokens_drawn
 from internevo.data.packing import Pieces, pack_best_fit
@@ -119,7 +120,7 @@ class Loader:
             )
         self._step += 1
         places = {stream.name: stream.cursor for stream in self._streams}
-        batch = materialise(plan, self._plan.seq_len, self._part)
+        batch = materialise(plan, self._plan.seq_len, self._part, self._plan.average)
         return self._prepare(batch), Cursor({**self.cursor.sources, **places}, self._asked, self._shares)
 
     def _draw(self) -> tuple[str, TokenStore, Row]:
@@ -160,8 +161,13 @@ def _open(source: SourceConfig, plan: Plan, seed: int, cursor: Cursor) -> Source
     return stream
 
 
-def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part: Part = WHOLE) -> Batch:
-    """The planned rows (source name, store, row) as a batch; only the rows of `part` are read."""
+def materialise(
+    plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part: Part = WHOLE, average: str = "token"
+) -> Batch:
+    """The planned rows (source name, store, row) as a batch; only the rows of `part` are read.
+
+    `average` says what counts alike in the loss, as `train.average` does.
+    """
     share = len(plan) // part.parts
     rows = slice(part.number * share, (part.number + 1) * share)
     tokens = np.full((share, seq_len), PADDING, np.int64)
@@ -180,9 +186,23 @@ def materialise(plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part:
         documents += int(ends.sum())
         cut += int((ends & row.continued).sum())
     names = tuple(name for name, _, _ in plan)
-    return Batch(
+    batch = Batch(
         tokens, labels, positions, tuple(lengths), tuple(real_tokens), names, label_count, rows, documents, cut
     )
+    return batch if average == "token" else _weighted(batch, plan, average)
+
+
+def _weighted(batch: Batch, plan: Sequence[tuple[str, TokenStore, Row]], average: str) -> Batch:
+    """The batch with the weights of its labels, whose sum is that of all rows."""
+    weights = np.zeros(batch.labels.shape, np.float32)
+    first, total = batch.rows.start, 0.0
+    for number, (_, store, row) in enumerate(plan):
+        if len(row.length):
+            found = label_weights(store, row, average)
+            total += float(found.sum())
+            if first <= number < batch.rows.stop:
+                weights[number - first, : len(found)] = found
+    return replace(batch, weights=weights, weight_sum=total)
 
 
 def _fill(tokens: np.ndarray, labels: np.ndarray, positions: np.ndarray, store: TokenStore, row: Row) -> None:
@@ -227,9 +247,8 @@ def evaluation_batches(
         plan = []
         for number in range(start, min(start + rows, len(packed))):
             pieces = packed[number]
-            continues = pieces.start + pieces.length < lengths[pieces.document]
             first = starts[pieces.document] + pieces.start
-            plan.append((name, store, Row(first, pieces.length, continues, pieces.start > 0)))
+            plan.append((name, store, Row(first, pieces.start, pieces.length, lengths[pieces.document])))
         if padded:
             plan += [(name, store, EMPTY)] * (rows - len(plan))
         yield materialise(plan, seq_len, part)

@@ -47,6 +47,8 @@ class Plan:
     """The folder that remote stores are copied into."""
     block_size: int = BLOCK
     """Documents of a source that are packed together."""
+    average: str = "token"
+    """What counts alike in the loss."""
 
     @classmethod
     def constant(
@@ -68,6 +70,7 @@ class Plan:
             stage_steps(train),
             data.cache,
             data.block,
+            train.average,
         )
 
     def rows_at(self, step: int) -> int:

@@ -67,14 +67,24 @@ class Row:
 
     first: np.ndarray
     """Where each piece begins."""
+    start: np.ndarray
+    """The same, counted in its document."""
     length: np.ndarray
-    continues: np.ndarray
-    """Whether the document continues after the piece, so that its last token has a label."""
-    continued: np.ndarray
-    """Whether the document began before the piece."""
+    whole: np.ndarray
+    """The length of its document."""
+
+    @property
+    def continues(self) -> np.ndarray:
+        """Whether the document continues after the piece, so that its last token has a label."""
+        return self.start + self.length < self.whole
+
+    @property
+    def continued(self) -> np.ndarray:
+        """Whether the document began before the piece."""
+        return self.start > 0
 
 
-EMPTY = Row(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool))
+EMPTY = Row(*(np.empty(0, np.int64) for _ in range(4)))
 """A row of nothing but padding."""
 
 
@@ -125,13 +135,8 @@ class SourceStream:
             tokens=self.cursor.tokens + real,
             share_tokens=self.cursor.share_tokens + real,
         )
-        end = pieces.start + pieces.length
-        return Row(
-            self._starts[pieces.document] + pieces.start,
-            pieces.length,
-            continues=end < self._lengths[pieces.document],
-            continued=pieces.start > 0,
-        )
+        first = self._starts[pieces.document] + pieces.start
+        return Row(first, pieces.start, pieces.length, self._lengths[pieces.document])
 
     def _open_block(self) -> None:
         """Pack the current block as the cursor's history says it was packed, and stand where it says."""

@@ -37,7 +37,7 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
     """Raise UserError if the stage cannot be trained by this many processes, on this device, with what is installed."""
     make_layout(stage, world)
     stage_kernel(stage, device)
-    choose_loss(stage.train.loss, device, stage.parallel.tensor)
+    choose_loss(stage.train.loss, device, stage.parallel.tensor, stage.train.average)
     if stage.train.fp8 != "none":
         check_fp8(device)
     if is_yours(stage.model.attention.kind) or is_yours(stage.model.feed_forward.kind):

@@ -59,7 +59,8 @@ class Engine(ABC):
 
     @abstractmethod
     def forward_backward(self, staged: Staged) -> Tensor:
-        """Run a step's micro-batches and add to every parameter's gradient that of the mean loss over all labels.
+        """Run a step's micro-batches and add to every parameter's gradient that of the mean loss over all labels, each
+        by its weight.
 
         Returns that loss, the same on all ranks, a scalar on the device.
         """
@@ -365,7 +366,7 @@ def joint_digest(batch: Batch, readers: Place, device: torch.device) -> str:
     """`data.batch.digest` of a step of which each rank of `readers` has its rows; the same on all. Waits for them."""
     hashes = torch.frombuffer(bytearray(batch.row_digests), dtype=torch.uint8)
     everyones = gather_dim(hashes.to(device), 0, readers) if readers.size > 1 else hashes
-    return combine_digests([everyones.cpu().numpy().tobytes()], batch.label_count)
+    return combine_digests([everyones.cpu().numpy().tobytes()], batch.divisor)
 
 
 def _hand_gradient_to(moved: nn.Parameter) -> Callable[[Tensor], None]:

@@ -52,14 +52,16 @@ class LossModel(nn.Module):
         weight = self.vocabulary.rows(self.transformer.head.weight)
         if not summed:
             return label_losses(features, weight, micro.labels, self.vocabulary)
-        return summed_cross_entropy(features, weight, micro.labels, self.vocabulary, self.kind, self.compiled)
+        return summed_cross_entropy(
+            features, weight, micro.labels, micro.weights, self.vocabulary, self.kind, self.compiled
+        )
 
 
 def loss_model(
     transformer: Transformer, stage: StageConfig, device: torch.device, place: Place = ONE_RANK
 ) -> LossModel:
     """The model with the loss that the stage asks for. Raises UserError when that cannot be computed here."""
-    kind = choose_loss(stage.train.loss, device, place.size)
+    kind = choose_loss(stage.train.loss, device, place.size, stage.train.average)
     return LossModel(transformer, Vocabulary(place, stage.model.vocab), kind, stage.train.compile)
 
 
@@ -67,35 +69,40 @@ def summed_cross_entropy(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
+    weights: Tensor | None = None,
     vocabulary: Vocabulary = WHOLE,
     kind: str = "chunked",
     compiled: bool = False,
 ) -> Tensor:
-    """Cross-entropy in nats of `softmax(features @ weight.T)`, summed over the real labels.
+    """Cross-entropy in nats of `softmax(features @ weight.T)`, summed over the real labels, each times its weight.
 
     features: `[batch, seq, hidden]`, the model's last hidden states; weight: the head's `[vocab, hidden]`, same
-    dtype; labels: int64 `[batch, seq]` with IGNORE where there is none. Returns an fp32 scalar (float64 for
-    float64 inputs); softmax and sum are in that precision.
+    dtype; labels: int64 `[batch, seq]` with IGNORE where there is none; weights: fp32 `[batch, seq]`, or None for 1
+    everywhere. Returns an fp32 scalar (float64 for float64 inputs); softmax and sum are in that precision.
 
     With a `vocabulary` over ranks, each of them holds its part of the head's rows: the loss is that of the whole
     vocabulary, the features' gradient this rank's part of a sum, and two numbers a token are what is exchanged.
 
     `kind` is what `choose_loss` gave; `compiled` lets torch.compile join the passes over the logits.
 
-    The sum is what ranks and micro-batches add up; whoever knows the number of real labels in the *global* batch
-    divides by it, so that the loss does not depend on how a batch was split.
+    The sum is what ranks and micro-batches add up; whoever knows the number of real labels in the *global* batch, or
+    the sum of their weights, divides by it, so that the loss does not depend on how a batch was split.
     """
     features, labels = features.flatten(0, -2), labels.flatten()
+    weights = None if weights is None else weights.flatten()
     if kind == "chunked":
-        return chunked_cross_entropy(features, weight, labels, vocabulary, compiled)
-    return {"plain": _plain, "torch": _torch, "liger": _liger}[kind](features, weight, labels)
+        return chunked_cross_entropy(features, weight, labels, weights, vocabulary, compiled)
+    if kind == "liger":
+        assert weights is None, "choose_loss refuses it"
+        return _liger(features, weight, labels)
+    return {"plain": _plain, "torch": _torch}[kind](features, weight, labels, weights)
 
 
-def choose_loss(name: str, device: torch.device, tensor: int = 1) -> str:
+def choose_loss(name: str, device: torch.device, tensor: int = 1, average: str = "token") -> str:
     """Who computes the loss that `train.loss` means. Raises UserError when what it asks for is not there.
 
     `auto` is our own: torch's gives a 16-bit loss (off by up to 2% at 8,000 nats), Liger's chunks are small; both have
-    one rank's vocabulary only. `tensor` is the number of ranks that share the vocabulary.
+    one rank's vocabulary only. `tensor` is the number of ranks that share the vocabulary, `average` is `train.average`.
     """
     if name in ("auto", "chunked"):
         return "chunked"
@@ -104,6 +111,8 @@ def choose_loss(name: str, device: torch.device, tensor: int = 1) -> str:
     if name == "torch" and not hasattr(F, "linear_cross_entropy"):
         raise UserError(f"train.loss: torch {torch.__version__} has no linear_cross_entropy; use chunked.")
     if name == "liger":
+        if average != "token":
+            raise UserError(f"train.loss: liger gives all tokens the same weight; use chunked for average={average}.")
         if find_spec("liger_kernel") is None:
             raise UserError("train.loss: liger needs liger-kernel: pip install liger-kernel, or use chunked.")
         if device.type == "cpu":
@@ -111,20 +120,25 @@ def choose_loss(name: str, device: torch.device, tensor: int = 1) -> str:
     return name
 
 
-def _plain(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def _plain(features: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """All logits at once: what the others are compared with."""
     logits = (features @ weight.T).to(torch.promote_types(weight.dtype, torch.float32))
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    if weights is None:
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return (F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none") * weights).sum()
 
 
-def _torch(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def _torch(features: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     options = torch.nn.LinearCrossEntropyOptions()
     # its sum would have the dtype of the features, so in 16 bits tokens' losses are added up here
-    reduction = "sum" if features.dtype in (torch.float32, torch.float64) else "none"
-    losses = F.linear_cross_entropy(  # type: ignore[attr-defined, unused-ignore]
-        features, weight, labels, reduction=reduction, ignore_index=IGNORE, options=options
+    summed = weights is None and features.dtype in (torch.float32, torch.float64)
+    losses: Tensor = F.linear_cross_entropy(  # type: ignore[attr-defined, unused-ignore]
+        features, weight, labels, reduction="sum" if summed else "none", ignore_index=IGNORE, options=options
     )
-    return losses.float().sum() if reduction == "none" else losses
+    if summed:
+        return losses
+    losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    return (losses if weights is None else losses * weights).sum()
 
 
 def _liger(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -144,10 +158,15 @@ def chunk_tokens(vocab: int, device: torch.device) -> int:
 
 
 def chunked_cross_entropy(
-    features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Vocabulary = WHOLE, compiled: bool = False
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    vocabulary: Vocabulary = WHOLE,
+    compiled: bool = False,
 ) -> Tensor:
     """The summed loss of `features` `[tokens, hidden]`; other arguments as for `summed_cross_entropy`."""
-    return _LinearCrossEntropy.apply(features, weight, labels, vocabulary, compiled)
+    return _LinearCrossEntropy.apply(features, weight, labels, weights, vocabulary, compiled)
 
 
 @torch.no_grad()
@@ -158,37 +177,47 @@ def label_losses(features: Tensor, weight: Tensor, labels: Tensor, vocabulary: V
     """
     size = chunk_tokens(vocabulary.each or len(weight), features.device)
     parts = zip(features.flatten(0, -2).split(size), labels.flatten().split(size), strict=True)
-    done = [_chunk(part @ weight.T, target, torch.float32, vocabulary, differentiate=False) for part, target in parts]
+    done = [
+        _chunk(part @ weight.T, target, None, torch.float32, vocabulary, differentiate=False) for part, target in parts
+    ]
     return torch.cat([losses for losses, _ in done]).view_as(labels)
 
 
 def _chunk(
     logits: Tensor,
     labels: Tensor,
+    weights: Tensor | None,
     accumulate: torch.dtype,
     vocabulary: Vocabulary,
     compiled: bool = False,
     differentiate: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """The losses of some tokens, and their gradient by the logits: `softmax - one_hot(label)`, 0 without a label."""
+    """The losses of some tokens, and their gradient by the logits: `softmax - one_hot(label)`, 0 without a label; both
+    times the tokens' weights."""
     if vocabulary.place.size > 1:
-        return _chunk_over_ranks(logits.to(accumulate), labels, vocabulary, differentiate)
-    return (_compiled() if compiled else _whole_chunk)(logits, labels, accumulate, differentiate)
+        return _chunk_over_ranks(logits.to(accumulate), labels, weights, vocabulary, differentiate)
+    return (_compiled() if compiled else _whole_chunk)(logits, labels, weights, accumulate, differentiate)
 
 
 def _whole_chunk(
-    logits: Tensor, labels: Tensor, accumulate: torch.dtype, differentiate: bool
+    logits: Tensor, labels: Tensor, weights: Tensor | None, accumulate: torch.dtype, differentiate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    real, target = (labels != IGNORE).to(accumulate), labels.clamp(min=0)[:, None]
+    counts, target = _counts(labels, weights, accumulate), labels.clamp(min=0)[:, None]
     log_probs = F.log_softmax(logits, dim=-1, dtype=accumulate)
-    losses = -log_probs.gather(1, target)[:, 0] * real
-    return losses, _gradient(log_probs, target, None, real) if differentiate else None
+    losses = -log_probs.gather(1, target)[:, 0] * counts
+    return losses, _gradient(log_probs, target, None, counts) if differentiate else None
+
+
+def _counts(labels: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """How much each token counts: 0 without a label."""
+    real = (labels != IGNORE).to(dtype)
+    return real if weights is None else real * weights
 
 
 def _chunk_over_ranks(
-    logits: Tensor, labels: Tensor, vocabulary: Vocabulary, differentiate: bool
+    logits: Tensor, labels: Tensor, weights: Tensor | None, vocabulary: Vocabulary, differentiate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    real = (labels != IGNORE).to(logits.dtype)
+    counts = _counts(labels, weights, logits.dtype)
     ids = labels.clamp(min=0)[:, None] - vocabulary.first
     ours = (ids >= 0) & (ids < logits.shape[1])
     target, hit = ids.where(ours, 0), ours.to(logits.dtype)
@@ -196,14 +225,14 @@ def _chunk_over_ranks(
     chosen = logits.gather(1, target) * hit
     both = sum_over(torch.cat((logits.exp().sum(1, keepdim=True), chosen), dim=1), vocabulary.place)
     log_total, chosen = both[:, :1].log(), both[:, 1:]
-    losses = (log_total - chosen)[:, 0] * real
-    return losses, _gradient(logits - log_total, target, hit, real) if differentiate else None
+    losses = (log_total - chosen)[:, 0] * counts
+    return losses, _gradient(logits - log_total, target, hit, counts) if differentiate else None
 
 
-def _gradient(log_probs: Tensor, target: Tensor, hit: Tensor | None, real: Tensor) -> Tensor:
+def _gradient(log_probs: Tensor, target: Tensor, hit: Tensor | None, counts: Tensor) -> Tensor:
     """Made in the memory of the log-probabilities, which are gone after it. `hit` says which labels are here."""
-    one = real.new_ones(target.shape) if hit is None else hit
-    return log_probs.exp_().scatter_add_(1, target, -one).mul_(real[:, None])
+    one = counts.new_ones(target.shape) if hit is None else hit
+    return log_probs.exp_().scatter_add_(1, target, -one).mul_(counts[:, None])
 
 
 @cache
@@ -218,7 +247,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, vocabulary: Vocabulary, compiled: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        vocabulary: Vocabulary,
+        compiled: bool,
     ) -> Tensor:
         accumulate = torch.promote_types(weight.dtype, torch.float32)
         total = torch.zeros((), dtype=accumulate, device=features.device)
@@ -229,7 +264,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(features), size):
             part = slice(start, start + size)
             losses, by_logits = _chunk(
-                features[part] @ weight.T, labels[part], accumulate, vocabulary, compiled, need_features or need_weight
+                features[part] @ weight.T,
+                labels[part],
+                None if weights is None else weights[part],
+                accumulate,
+                vocabulary,
+                compiled,
+                need_features or need_weight,
             )
             total += losses.sum()
             if by_logits is None:
@@ -251,4 +292,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (grad,) = grads
         scaled = (None if saved is None else saved * grad.to(saved.dtype) for saved in ctx.saved_tensors)
         grad_features, grad_weight = scaled
-        return grad_features, grad_weight, None, None, None
+        return grad_features, grad_weight, None, None, None, None

@@ -19,12 +19,14 @@ from internevo.parallel.context import ContextCut
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some rows of a batch, on the device. Integers `[rows, seq]`."""
+    """Some rows of a batch, on the device, `[rows, seq]`; integers but for the weights."""
 
     tokens: Tensor
     labels: Tensor
     positions: Tensor
     documents: Documents
+    weights: Tensor | None = None
+    """fp32: how much each label counts; None: all alike."""
     filler: bool = False
     """Whether it only fills up a step that a pipeline's schedule wants to be longer: nothing of it counts."""
 
@@ -65,8 +67,8 @@ class Staged:
             now.wait_event(self._arrived)
             for micro in self._micros:
                 documents = micro.documents
-                tensors = micro.tokens, micro.labels, micro.positions, documents.offsets, *documents.mask_tensors
-                for tensor in tensors:
+                tensors = [micro.tokens, micro.labels, micro.positions, documents.offsets, *documents.mask_tensors]
+                for tensor in tensors if micro.weights is None else [*tensors, micro.weights]:
                     tensor.record_stream(now)  # made on one stream and used on another
         return iter(self._micros)
 
@@ -83,11 +85,14 @@ def _micro_batches(
     for start in range(0, len(batch.tokens), rows):
         part = slice(start, start + rows)
         arrays = [batch.tokens[part], batch.labels[part], batch.positions[part]]
+        if batch.weights is not None:
+            arrays.append(batch.weights[part])
         lengths = batch.local_lengths[part]
         if cut is None:
             documents = Documents.of(list(chain.from_iterable(lengths)), device)
         else:
             index, documents = cut(lengths)
             arrays = [np.take_along_axis(array, index, axis=1) for array in arrays]
-        tokens, labels, positions = (to_device(torch.from_numpy(array), device) for array in arrays)
-        yield MicroBatch(tokens, labels, positions, prepare_documents(documents, kernel))
+        tokens, labels, positions, *more = (to_device(torch.from_numpy(array), device) for array in arrays)
+        weights = more[0] if more else None
+        yield MicroBatch(tokens, labels, positions, prepare_documents(documents, kernel), weights)

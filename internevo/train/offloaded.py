@@ -111,11 +111,11 @@ class OffloadedEngine(Engine):
                 self._set_master(name, first)
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        labels = max(1, staged.batch.label_count)
+        labels, divisor = max(1, staged.batch.label_count), staged.batch.divisor or 1
         total = torch.zeros((), device=self.device)
         for micro in staged:
             run = partial(self.engine, micro)
-            loss = self.recorder.forward(self.engine.module, run, micro.tokens.numel(), labels) / labels
+            loss = self.recorder.forward(self.engine.module, run, micro.tokens.numel(), labels) / divisor
             self.engine.backward(loss * self.ranks.size)  # DeepSpeed averages over them
             total += loss.detach()
         return sum_over(total, self.ranks)

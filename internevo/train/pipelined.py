@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from internevo.config.derive import parts_per_rank, step_sizes
 from internevo.config.schema import StageConfig
-from internevo.data.batch import IGNORE
+from internevo.data.batch import IGNORE, Batch
 from internevo.model.recompute import Policy
 from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
@@ -24,7 +24,7 @@ from internevo.parallel.tensor import Vocabulary
 from internevo.parallel.tied import TiedHead
 from internevo.parallel.zero import reshard
 from internevo.train.engine import Losses, Runner
-from internevo.train.loss import chunked_cross_entropy, label_losses
+from internevo.train.loss import label_losses, summed_cross_entropy
 from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.recorder import Recorder
 
@@ -37,15 +37,16 @@ class PartModel(nn.Module):
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
         """What is still to come, in the order in which every schedule lets a part run micro-batches forward."""
-        self.labels: int | None = 1
-        """The step's real labels, which divide the summed loss; None for the loss at every position."""
+        self.batch: Batch | None = None
+        """The step that runs, which says what the summed loss is divided by; None for the loss at every position."""
         self.recorder = recorder
 
     def forward(self, x: Tensor | None = None) -> Tensor:
         micro = next(self.micros)
         if micro.filler:
             return self.recorder.pass_over(self.part, partial(self._run, x, micro))
-        return self.recorder.forward(self.part, partial(self._run, x, micro), micro.tokens.numel(), self.labels or 1)
+        labels = 1 if self.batch is None else max(1, self.batch.label_count)
+        return self.recorder.forward(self.part, partial(self._run, x, micro), micro.tokens.numel(), labels)
 
     def _run(self, x: Tensor | None, micro: MicroBatch) -> Tensor:
         part = self.part
@@ -56,11 +57,12 @@ class PartModel(nn.Module):
         if not self.last:
             return x
         weight = self.vocabulary.rows(part.head.weight)
-        if self.labels is None:
+        if self.batch is None:
             return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
-        features, labels = part.norm(x).flatten(0, -2), micro.labels.flatten()
-        scale = self.recorder.replicas / self.labels  # ZeRO averages over them
-        return chunked_cross_entropy(features, weight, labels, self.vocabulary, self.compiled)[None] * scale
+        total = summed_cross_entropy(
+            part.norm(x), weight, micro.labels, micro.weights, self.vocabulary, compiled=self.compiled
+        )
+        return total[None] * (self.recorder.replicas / (self.batch.divisor or 1))  # ZeRO averages over them
 
 
 class Pipelined(Runner):
@@ -116,12 +118,11 @@ class Pipelined(Runner):
         return {name: parameter for name, parameter in super().parameters.items() if parameter is not copy}
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        labels = max(1, staged.batch.label_count)
         micros = list(staged)
         filler = replace(micros[0], labels=torch.full_like(micros[0].labels, IGNORE), filler=True)
         micros += [filler] * (micro_batches_run(self.pipeline.config, len(micros)) - len(micros))
         for model in self.models.values():
-            model.micros, model.labels = iter(micros), labels
+            model.micros, model.batch = iter(micros), staged.batch
         loss = self.pipeline.forward_backward(len(micros)) / self.mesh.replicas.size
         if self.tied is not None:
             self.tied.give_gradient()
@@ -134,7 +135,7 @@ class Pipelined(Runner):
     def losses(self, staged: Staged) -> Losses:
         micros = list(staged)
         for model in self.models.values():
-            model.micros, model.labels = iter(micros), None
+            model.micros, model.batch = iter(micros), None
         given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)

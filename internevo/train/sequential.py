@@ -36,12 +36,12 @@ class Sequential(Runner):
         return [self.model.transformer]
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        labels = max(1, staged.batch.label_count)
+        labels, divisor = max(1, staged.batch.label_count), staged.batch.divisor or 1
         total = torch.zeros((), device=self.mesh.device)
         for number, micro in enumerate(staged):
             prepare_micro_batch(self.model, self.zero_stage, last=number == len(staged) - 1)
             run = partial(self.model, micro)
-            loss = self.recorder.forward(self.model, run, micro.tokens.numel(), labels) / labels
+            loss = self.recorder.forward(self.model, run, micro.tokens.numel(), labels) / divisor
             (loss * self.mesh.replicas.size).backward()  # ZeRO averages over them
             total += loss.detach()
         return total

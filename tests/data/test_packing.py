@@ -31,8 +31,7 @@ def packed(lengths: list[int], seq_len: int, packing: str, folder: Path) -> Batc
     plan: list[tuple[str, TokenStore, Row]] = []
     for number in range(len(rows)):
         row = rows[number]
-        continues = row.start + row.length < full[row.document]
-        plan.append(("web", store, Row(starts[row.document] + row.start, row.length, continues, row.start > 0)))
+        plan.append(("web", store, Row(starts[row.document] + row.start, row.start, row.length, full[row.document])))
     return materialise(plan, seq_len)
 
 

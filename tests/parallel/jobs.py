@@ -61,13 +61,16 @@ class Trained:
     """Those before the first step, whole."""
 
 
-def write_documents(prefix: Path, vocab: int = VOCAB) -> Path:
-    """Documents of wildly different lengths: many of one token, some longer than a row."""
+def write_documents(prefix: Path, vocab: int = VOCAB, masked: bool = False) -> Path:
+    """Documents of wildly different lengths: many of one token, some longer than a row. Stretches may be masked."""
     rng = np.random.default_rng(5)
-    with TokenStoreWriter(prefix, np.uint16) as writer:
+    with TokenStoreWriter(prefix, np.int32 if masked else np.uint16) as writer:
         for number in range(400):
             length = [1, int(rng.integers(2, 8)), int(rng.integers(8, 64)), int(rng.integers(64, 200))][number % 4]
-            writer.append(3 + rng.geometric(0.03, length) % (vocab - 3))
+            ids = 3 + rng.geometric(0.03, length) % (vocab - 3)
+            writer.append(np.where(np.arange(length) % 11 < number % 9, ~ids, ids) if masked else ids)
+    if masked:
+        prefix.with_name("manifest.json").write_text('{"masked": true, "masking": "complement"}')
     return prefix
 
 
@@ -105,6 +108,8 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         activation_gib=changes.get("activation_gib", 0.0),
         compile=changes.get("compile", False),
         fp8=changes.get("fp8", "none"),
+        average=changes.get("average", "token"),
+        loss=changes.get("loss", "auto"),
         steps=20,
     )
     optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"), state=changes.get("state", "fp32"))
@@ -397,12 +402,9 @@ def next_batches(store: Path, engine: Engine, count: int) -> Iterator[Batch]:
 
 
 def _loader(store: Path, packing: str, engine: Engine) -> Loader:
-    source = SourceConfig(str(store), name="web")
-    return Loader(
-        Plan.constant([source], seq_len=engine.stage.train.seq_len, rows=ROWS, packing=packing),
-        seed=1,
-        part=engine.part,
-    )
+    source, train = SourceConfig(str(store), name="web"), engine.stage.train
+    plan = Plan.constant([source], seq_len=train.seq_len, rows=ROWS, packing=packing)
+    return Loader(replace(plan, average=train.average), seed=1, part=engine.part)
 
 
 def one_step(engine: TorchEngine, batch: Batch, result: Trained) -> None:

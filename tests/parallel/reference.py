@@ -30,6 +30,8 @@ class Rows:
     """int64 `[rows, seq]`; negative where there is nothing to predict."""
     lengths: Sequence[Sequence[int]]
     """Lengths of each row's documents, which add up to `seq`."""
+    weights: Tensor | None = None
+    """`[rows, seq]`: how much each label counts; None: all alike."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ def learning_rate(config: Config, step: int) -> float:
 
 
 def mean_loss(model: Config, w: Mapping[str, Tensor], rows: Rows) -> Tensor:
-    """Cross-entropy in nats, the mean over all labels of the step."""
+    """Cross-entropy in nats, the mean over all labels of the step by their weights."""
     seq = rows.tokens.shape[1]
     positions = torch.stack([torch.cat([torch.arange(n) for n in lengths]) for lengths in rows.lengths])
     document = torch.stack([torch.repeat_interleave(torch.tensor(lengths)) for lengths in rows.lengths])
@@ -134,7 +136,9 @@ def mean_loss(model: Config, w: Mapping[str, Tensor], rows: Rows) -> Tensor:
     scores = rms_norm(x, w["norm.weight"], model) @ head.T
     real = rows.labels >= 0
     chosen = scores[real].gather(1, rows.labels[real][:, None])[:, 0]
-    return (scores[real].logsumexp(1) - chosen).sum() / max(1, int(real.sum()))
+    weights = torch.ones(rows.labels.shape) if rows.weights is None else rows.weights
+    counted = weights.to(scores.dtype)[real]
+    return ((scores[real].logsumexp(1) - chosen) * counted).sum() / (counted.sum() or 1)
 
 
 def rms_norm(x: Tensor, weight: Tensor, model: Config) -> Tensor:

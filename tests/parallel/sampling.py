@@ -99,7 +99,9 @@ def combination(number: int) -> Combination:
     tree = {"model": model, "optimizer": optimizer, "schedule": schedule, "train": train, "parallel": parallel}
     tree["data"] = {"packing": draw.choice(["best_fit", "concat"]), "block": draw.choice([64, 4096])}
     tree["data"]["sources"] = [{"path": name} for name in draw.choice([("web",), ("masked",), ("web", "masked")])]
-    return Combination(world, tree, continued=draw.random() < 0.6)
+    continued = draw.random() < 0.6
+    train["average"] = draw.choice(["token", "message", "conversation"])
+    return Combination(world, tree, continued)
 
 
 def write_stores(folder: Path) -> Path:
@@ -337,7 +339,15 @@ def expectation(
         write_tensors(start, folder / "start")
     with Loader(Plan.of(stage), seed=stage.train.seed) as loader:
         batches = [loader.next() for _ in range(STEPS)]
-    rows = [reference.Rows(torch.from_numpy(b.tokens), torch.from_numpy(b.labels), b.lengths) for b in batches]
+    rows = [
+        reference.Rows(
+            torch.from_numpy(b.tokens),
+            torch.from_numpy(b.labels),
+            b.lengths,
+            None if b.weights is None else torch.from_numpy(b.weights),
+        )
+        for b in batches
+    ]
     weights, moments = split_state(start)
     expected = reference.train(asdict(stage), weights, rows, moments, BEFORE * one.continued)
     digests = [engine.digest(batch) for batch in batches]

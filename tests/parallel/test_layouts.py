@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.jobs import ALONE, SEQ_LEN, VOCAB, Trained, train, train_on_one_row
+from tests.parallel.jobs import ALONE, SEQ_LEN, VOCAB, Trained, train, train_on_one_row, write_documents
 
 # Micro-batches of one row, if not said otherwise; of two where messages between many ranks take most of the time.
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -174,6 +174,38 @@ def test_a_layout_in_bf16(name: str, store: Path, ranks: Any) -> None:
         assert got.gradients[key].dtype == torch.float32
         error = (got.gradients[key] - gradient).norm() / gradient.norm()
         assert error < 3e-2, (key, float(error))
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_documents(tmp_path_factory.mktemp("masked") / "train", masked=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "average", "loss"),
+    [
+        ("pp2, zbv", "message", "auto"),
+        ("dp2, zero 1", "conversation", "torch"),
+        ("dp2 x tp2, zero 3", "message", "auto"),
+        ("ring2", "conversation", "plain"),
+        pytest.param("ring2 x ulysses2 x pp2, zero 3", "message", "auto", marks=pytest.mark.heavy),
+        pytest.param("dp2 x pp2, interleaved, zero 3, tied head", "conversation", "auto", marks=pytest.mark.heavy),
+    ],
+)
+def test_a_layout_in_which_messages_or_conversations_count_alike(
+    name: str, average: str, loss: str, masked: Path, ranks: Any
+) -> None:
+    world, changes = LAYOUTS[name]
+    shape = shape_of(changes)
+    plain = reference(masked, **shape, precision="fp32", steps=2)
+    expected = reference(masked, **shape, precision="fp32", steps=2, average=average)
+    assert abs(plain.norms[0] / expected.norms[0] - 1) > 1e-2
+    got = ranks(world).run(train, {**changes, "average": average, "loss": loss}, masked, 2)[0]
+    assert got.digests == expected.digests != plain.digests
+    assert got.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert got.norms[0] == pytest.approx(expected.norms[0], rel=1e-4)
+    for key, gradient in expected.gradients.items():
+        assert (got.gradients[key] - gradient).norm() <= 1e-4 * gradient.norm(), key
 
 
 @pytest.mark.parametrize(

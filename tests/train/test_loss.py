@@ -29,9 +29,10 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
     st.floats(0, 1),
     st.integers(0, 2**31),
     st.sampled_from([1, 7, 512]),
+    st.booleans(),
 )
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_values_and_gradients(dtype, batch, seq, vocab, ignored, seed, chunk) -> None:
+def test_values_and_gradients(dtype, batch, seq, vocab, ignored, seed, chunk, weighted) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "chunk_tokens", lambda vocab, device: chunk)
         torch.manual_seed(seed)
@@ -40,9 +41,11 @@ def test_values_and_gradients(dtype, batch, seq, vocab, ignored, seed, chunk) ->
         labels[torch.rand(batch, seq) < ignored] = IGNORE
         wide = [x.to(dtype).double().requires_grad_() for x in (features, weight)]
         logits = (wide[0] @ wide[1].T).flatten(0, 1)
-        expected = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, reduction="sum")
+        weights = torch.rand(batch, seq) if weighted else None
+        expected = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, reduction="none")
+        expected = (expected if weights is None else expected * weights.flatten()).sum()
         narrow = [x.to(dtype).requires_grad_() for x in (features, weight)]
-        got = summed_cross_entropy(*narrow, labels)
+        got = summed_cross_entropy(*narrow, labels, weights)
         expected_grads = torch.autograd.grad(expected / 7, wide)
         got_grads = torch.autograd.grad(got / 7, narrow)
         assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -56,7 +59,8 @@ KINDS = ["plain", "torch", "chunked, compiled"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_kind(kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_kind(kind: str, dtype: torch.dtype, weighted: bool) -> None:
     """The other ways to compute the loss: same values, same gradients."""
     if kind == "torch" and not hasattr(F, "linear_cross_entropy"):
         pytest.skip(f"torch {torch.__version__} has no linear_cross_entropy")
@@ -66,10 +70,12 @@ def test_every_kind(kind: str, dtype: torch.dtype) -> None:
     labels[torch.rand(2, 300) < 0.2] = IGNORE
     wide = [x.double().requires_grad_() for x in (features, weight)]
     logits = (wide[0] @ wide[1].T).flatten(0, 1)
-    expected = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    weights = torch.rand(2, 300) if weighted else None
+    losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, reduction="none")
+    expected = (losses if weights is None else losses * weights.flatten()).sum()
     narrow = [x.clone().requires_grad_() for x in (features, weight)]
     name, _, compiled = kind.partition(", ")
-    got = summed_cross_entropy(*narrow, labels, kind=name, compiled=bool(compiled))
+    got = summed_cross_entropy(*narrow, labels, weights, kind=name, compiled=bool(compiled))
     assert got.dtype == torch.float32
     assert got.item() == pytest.approx(expected.item(), rel=1e-6 if dtype == torch.float32 else 2e-3)
     for a, b in zip(torch.autograd.grad(got / 7, narrow), torch.autograd.grad(expected / 7, wide), strict=True):
@@ -82,6 +88,8 @@ def test_choice() -> None:
         choose_loss("torch", CPU, tensor=2)
     with pytest.raises(UserError, match=r"train\.loss: liger needs"):
         choose_loss("liger", CPU)
+    with pytest.raises(UserError, match=r"use chunked for average=message"):
+        choose_loss("liger", CPU, average="message")
 
 
 LIGER = """
