@@ -65,6 +65,10 @@ def tokenizer_train(
     max_characters: Annotated[
         int, option("Maximum characters of text to learn from.", "CHARACTERS", least=1, most=10**15)
     ] = 200_000_000,
+    control: Annotated[
+        list[str] | None,
+        option("A control token that chat templates write, as <|im_end|>; repeat for more.", "TOKEN"),
+    ] = None,
 ) -> None:
     """Train a SentencePiece BPE tokenizer on text.
 
@@ -80,7 +84,7 @@ def tokenizer_train(
     documents = (one for path in inputs for one in read_documents(path, text_key))
     texts = (one.text for one in documents if isinstance(one, Document))
     with out.status("training the tokenizer"):
-        train_tokenizer(texts, output, vocab, max_characters)
+        train_tokenizer(texts, output, vocab, max_characters, control or ())
     out.print(f"wrote {plain(output)}: {vocab:,} pieces")
     _say_left_out(left_out)
     then(f"internevo data prepare {' '.join(map(str, inputs))} --tokenizer {output} --out tokens/NAME")

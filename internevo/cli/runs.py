@@ -131,16 +131,17 @@ def verify(
 @app.command()
 def quickstart(
     folder: Annotated[Path, option("The folder to work in.", "FOLDER", "--out")] = Path("quickstart"),
+    chat: Annotated[bool, option("Then finetune the model on conversations, and ask it questions.")] = False,
 ) -> None:
     """The whole job on this machine: corpus, tokenizer, tokens, three stages, export, a sample, a report.
 
     The corpus is this Python's own standard library. Run it again to resume where it stopped.
 
-    Example: `internevo quickstart --out quickstart`
+    Example: `internevo quickstart --out quickstart --chat`
     """
     from internevo.quickstart.run import quickstart as run_quickstart
 
-    stopped = run_quickstart(folder, out)
+    stopped = run_quickstart(folder, out, chat)
     if stopped is not None:
         raise SystemExit(128 + stopped)
 

@@ -17,6 +17,7 @@ from internevo.data.mixing import Plan
 from internevo.files.errors import UserError
 from internevo.files.json_files import is_number, read_mapping
 from internevo.monitor.charts import Record, build_charts, credible, recorded_names
+from internevo.monitor.conversations import conversations
 from internevo.monitor.metrics import EVALS, METRICS, damaged_lines, read_metrics
 from internevo.monitor.page import asset, card, figures, formatted, heat_table, human, note, table, write_page
 from internevo.monitor.profile import KINDS, read_profiles
@@ -44,6 +45,7 @@ def write_report(run: Path) -> Path:
         cards=_cards(steps, evals, environment),
         learning=_learning(config, evals),
         positions=_positions(evals),
+        conversations=conversations(run),
         recorded=_recorded(steps),
         speed_note=_speed_note(environment),
         smoothing=control(),

@@ -7,8 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,9 @@ from internevo.hf.export import export
 from internevo.monitor.metrics import EVALS, read_metrics
 from internevo.monitor.report import write_report
 from internevo.quickstart.corpus import KINDS, SELECTED, build_corpus
+from internevo.quickstart.steps import step, write_config
+from internevo.quickstart.talk import STEPS as TALK_STEPS
+from internevo.quickstart.talk import talk
 from internevo.tokens.prepare import prepare
 from internevo.tokens.tokenizer import load_tokenizer
 from internevo.tokens.train_tokenizer import train_tokenizer
@@ -29,39 +30,43 @@ from internevo.train.run import train
 from internevo.train.sample import sample_text
 from internevo.train.stored_model import open_model
 
-VOCAB = 2048
+VOCAB, STEPS = 2048, 7
 PROMPT = '"""A class that'
 
 
-def quickstart(folder: Path, out: Console) -> signal.Signals | None:
+def quickstart(folder: Path, out: Console, chat: bool = False) -> signal.Signals | None:
     """Do all of it in `folder`, printing to `out`; returns the signal that stopped the training early, or None.
+
+    With `chat`, the base model is then finetuned to one that talks.
 
     What is there from an earlier, unfinished time is used.
     """
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    config = _write_config(folder)
+    config = write_config(folder, "config.yaml")
+    last = STEPS + TALK_STEPS * chat
     load_config(config, check_data=False)  # where YAML cannot be read, say so before the work
     corpus, tokens, tokenizer = folder / "corpus", folder / "tokens", folder / "tokenizer.model"
-    with _step(out, "1/7  corpus: Python's standard library as prose, code, long and selected documents"):
+    with step(out, f"1/{last}  corpus: Python's standard library as prose, code, long and selected documents"):
         if not corpus.exists():
             sizes = build_corpus(folder / "corpus.partial")
             (folder / "corpus.partial").rename(corpus)
             out.print(f"     {sum(sizes.values()) / 1e6:.1f} MB of text")
-    with _step(out, f"2/7  tokenizer: {VOCAB:,} pieces of byte-pair encoding"):
+    with step(out, f"2/{last}  tokenizer: {VOCAB:,} pieces of byte-pair encoding"):
         if not tokenizer.exists():
-            train_tokenizer(_texts(corpus / "code.jsonl", corpus / "prose.jsonl"), tokenizer, VOCAB, 6_000_000)
-    with _step(out, "3/7  token stores with held-out documents"):
+            texts = _texts(corpus / "code.jsonl", corpus / "prose.jsonl")
+            train_tokenizer(texts, tokenizer, VOCAB, 6_000_000, control=("<|im_start|>", "<|im_end|>"))
+    with step(out, f"3/{last}  token stores with held-out documents"):
         _prepare(corpus, tokens, tokenizer, out)
     run = folder / "runs" / "quickstart"
     same = escape(f"{config}; `internevo train {config}` does the same")
-    out.print(f"[bold]4/7  training three stages[/]  ({same})")
+    out.print(f"[bold]4/{last}  training three stages[/]  ({same})")
     stopped = train(load_config(config), sys.argv)
     if stopped is not None:
         out.print("stopped and saved; the same command resumes")
         return stopped
     exported = folder / "export"
-    with _step(out, "5/7  export to Hugging Face, logits compared with transformers"):
+    with step(out, f"5/{last}  export to Hugging Face, logits compared with transformers"):
         if not exported.exists():
             model = open_model(run)
             written = export(
@@ -74,28 +79,22 @@ def quickstart(folder: Path, out: Console) -> signal.Signals | None:
                 dtype=torch.float32,
             )
             out.print(f"     {escape(str(written))}")
-    out.print("[bold]6/7  a sample[/]")
+    out.print(f"[bold]6/{last}  a sample[/]")
     for piece in sample_text(open_model(run), PROMPT, 96, temperature=0.7, top_p=0.9, seed=0):
         out.print(escape(piece), end="")
     out.print()
-    out.print("[bold]7/7  what was learned[/] (held-out loss in nats per token)")
+    out.print(f"[bold]7/{last}  what was learned[/] (held-out loss in nats per token)")
     _show_learning(read_metrics(run / EVALS), out)
     report = write_report(run)
+    if chat and (stopped := talk(folder, out, STEPS + 1)) is not None:
+        out.print("stopped and saved; the same command resumes")
+        return stopped
     out.print(f"done in {time.perf_counter() - start:.0f} s")
     out.print(
         f"[dim]next:[/] open {escape(str(report))} in a browser · internevo generate {escape(str(run))} --prompt "
         f"'import ' · AutoModelForCausalLM.from_pretrained('{escape(str(exported))}')"
     )
     return None
-
-
-@contextmanager
-def _step(out: Console, title: str) -> Iterator[None]:
-    out.print(f"[bold]{title}[/]")
-    start = time.perf_counter()
-    with out.status("working"):
-        yield
-    out.print(f"     [dim]{time.perf_counter() - start:.1f} s[/]")
 
 
 def _texts(*paths: Path) -> Iterator[str]:
@@ -113,16 +112,6 @@ def _prepare(corpus: Path, tokens: Path, tokenizer: Path, out: Console) -> None:
                 f"     {kind}: {made.tokens:,} tokens in {made.documents:,} documents, held out "
                 f"{made.heldout_tokens:,} in {made.heldout_documents:,}"
             )
-
-
-def _write_config(folder: Path) -> Path:
-    path = folder / "config.yaml"
-    if not path.exists():
-        text = files("internevo.quickstart").joinpath("config.yaml").read_text(encoding="utf-8")
-        # on CPUs without bf16 units, bf16 is several times slower than fp32
-        precision = "bf16" if torch.cuda.is_available() else "fp32"
-        path.write_text(text.replace("FOLDER", folder.as_posix()).replace("PRECISION", precision), encoding="utf-8")
-    return path
 
 
 def _show_learning(evals: list[dict[str, Any]], out: Console) -> None:

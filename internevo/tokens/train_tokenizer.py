@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -20,19 +20,30 @@ LONGEST = 4096
 """Characters of a training sentence; longer documents are given in stretches, since SentencePiece drops them."""
 
 
-def train_tokenizer(texts: Iterable[str], output: Path | str, vocab: int, max_characters: int = 200_000_000) -> Path:
+def train_tokenizer(
+    texts: Iterable[str],
+    output: Path | str,
+    vocab: int,
+    max_characters: int = 200_000_000,
+    control: Sequence[str] = (),
+) -> Path:
     """Train a BPE model of `vocab` pieces and write it to `output`, a `.model` file.
 
-    It learns from the first `max_characters` of `texts`. Digits are split one by one, unknown characters fall back to
+    It learns from the first `max_characters` of `texts`. `control` are names of more control tokens, as a chat template
+    writes them: they are among the pieces, and no text becomes one. Digits are split one by one, unknown characters fall back to
     bytes, and text is neither normalised nor trimmed, nor is a space put before it: code comes back exactly, except
-    that U+2581 comes back as a space, for which it stands in SentencePiece. Ids: unknown 0, BOS 1, EOS 2. Raises
-    UserError when `output` exists or there is too little text for this number of pieces.
+    that U+2581 comes back as a space, for which it stands in SentencePiece. Ids: unknown 0, BOS 1, EOS 2, then `control`.
+    Raises UserError when `output` exists, there is too little text for this number of pieces, or a name in `control`
+    is no word or stands there twice.
     """
+    for name in control:
+        if not name or name.split() != [name] or control.count(name) > 1:
+            raise UserError(f"{name!r} cannot name a control token: give each one name, without spaces.")
     output = Path(output)
     if output.exists():
         raise UserError(f"{output} exists already; it is not overwritten. Choose another name or remove it.")
     try:
-        model = _in_a_process(_stretches(texts, max_characters), vocab)
+        model = _in_a_process(_stretches(texts, max_characters), vocab, list(control))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot train a tokenizer of {vocab:,} pieces on this text: {reason}") from None
@@ -50,12 +61,12 @@ def _stretches(texts: Iterable[str], max_characters: int) -> Iterator[str]:
             return
 
 
-def _in_a_process(sentences: Iterable[str], vocab: int) -> bytes:
+def _in_a_process(sentences: Iterable[str], vocab: int, control: list[str]) -> bytes:
     """The model. SentencePiece takes long and hears nothing of Ctrl-C, so it runs in a process of its own; a thread
     would abort an interpreter that is at its end.
     Through a pipe go the sentences and then None; back comes the model, or the text of a RuntimeError."""
     pipe, end = multiprocessing.Pipe()
-    command = [sys.executable, "-c", f"from {__name__} import _serve; _serve({end.fileno()}, {vocab})"]
+    command = [sys.executable, "-c", f"from {__name__} import _serve; _serve({end.fileno()}, {vocab}, {control!r})"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     # a process group of its own: a terminal's Ctrl-C is for this process alone
     with subprocess.Popen(command, pass_fds=[end.fileno()], process_group=0, env=environment) as process:
@@ -76,18 +87,18 @@ def _in_a_process(sentences: Iterable[str], vocab: int) -> bytes:
     return answer
 
 
-def _serve(descriptor: int, vocab: int) -> None:
+def _serve(descriptor: int, vocab: int, control: list[str]) -> None:
     """In that process."""
     pipe: Connection[bytes | str, str | None] = Connection(descriptor)
     with suppress(EOFError, OSError):  # the process that asked is no more
         try:
-            answer: bytes | str = _train(iter(pipe.recv, None), vocab)
+            answer: bytes | str = _train(iter(pipe.recv, None), vocab, control)
         except RuntimeError as error:
             answer = str(error)
         pipe.send(answer)
 
 
-def _train(sentences: Iterator[str], vocab: int) -> bytes:
+def _train(sentences: Iterator[str], vocab: int, control: list[str]) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
@@ -105,6 +116,7 @@ def _train(sentences: Iterator[str], vocab: int) -> bytes:
         allow_whitespace_only_pieces=True,
         # newlines and tabs as pieces of their own, so that they are not three-character byte sequences
         user_defined_symbols=["\n", "\t"],
+        control_symbols=control,
         max_sentence_length=4 * LONGEST,
         train_extremely_large_corpus=True,
         unk_id=0,
