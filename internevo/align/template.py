@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from typing import Any
 from internevo.align.conversation import Conversation, Message, NotAConversation, Speaker
 from internevo.files.errors import UserError
 from internevo.hf.tokenizer_files import fast_from_sentencepiece
-from internevo.tokens.tokenizer import load_tokenizer
+from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 
 INTERNLM2 = "internlm2"
 """The name of the template that comes with the package."""
@@ -94,6 +94,10 @@ class ChatTemplate:
             found = {number: self._answer(conversation, number, text) for number in trained}
         self._check_whole(conversation, text, found)
         return Rendered(text, found)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text after which the assistant answers. Raises NotAConversation where the template refuses it."""
+        return self._render(Conversation(tuple(messages)), len(messages), prompt=True)[0]
 
     def _check_whole(self, conversation: Conversation, text: str, answers: Mapping[int, Answer]) -> None:
         """Raise NotAConversation where the template leaves something out, but for thoughts, or changes it."""
@@ -167,6 +171,28 @@ def load_template(tokenizer: Path, template: str | None = None) -> ChatTemplate:
     ends a turn would be trained: such a model never stops.
     """
     loaded = load_tokenizer(tokenizer)
+    settings = _json_beside(loaded.path, "tokenizer_config.json")
+    found = _with_tokenizer(_template_text(loaded.path, settings, template), loaded, settings)
+    found.stops = frozenset({loaded.eos_id, *_declared_stops(loaded.path), _end_of_turn(found)})
+    _check(found)
+    return found
+
+
+def recorded_template(tokenizer: Path, text: str, variables: Mapping[str, Any], stops: Iterable[int]) -> ChatTemplate:
+    """A template as `data chat` recorded it in a store: it was checked when the store was made."""
+    loaded = load_tokenizer(tokenizer)
+    found = _with_tokenizer(text, loaded, _json_beside(loaded.path, "tokenizer_config.json"))
+    return replace(found, variables={**found.variables, **variables}, stops=frozenset(stops))
+
+
+def has_template(tokenizer: Path) -> bool:
+    """Whether the tokenizer brings a chat template."""
+    file = load_tokenizer(tokenizer).path
+    return _own_template(file, _json_beside(file, "tokenizer_config.json")) is not None
+
+
+def _with_tokenizer(text: str, loaded: Tokenizer, settings: Mapping[str, Any]) -> ChatTemplate:
+    """A template with the names that it uses for the tokenizer's tokens."""
     if loaded.path.suffix == ".json":
         from tokenizers import Tokenizer as Fast
 
@@ -175,17 +201,12 @@ def load_template(tokenizer: Path, template: str | None = None) -> ChatTemplate:
         fast.no_padding()
     else:
         fast = fast_from_sentencepiece(loaded.path)
-    settings = _json_beside(loaded.path, "tokenizer_config.json")
-    text = _template_text(loaded.path, settings, template)
     names: dict[str, Any] = {
         f"{kind}_token": _name(settings.get(f"{kind}_token")) for kind in ("bos", "eos", "pad", "unk")
     }
     names["bos_token"] = names["bos_token"] or (fast.id_to_token(loaded.bos_id) if loaded.prefix else "")
     names["eos_token"] = names["eos_token"] or fast.id_to_token(loaded.eos_id)
-    found = ChatTemplate(text, fast, names)
-    found.stops = frozenset({loaded.eos_id, *_declared_stops(loaded.path), _end_of_turn(found)})
-    _check(found)
-    return found
+    return ChatTemplate(text, fast, names)
 
 
 def _template_text(tokenizer: Path, settings: Mapping[str, Any], template: str | None) -> str:
@@ -196,17 +217,23 @@ def _template_text(tokenizer: Path, settings: Mapping[str, Any], template: str |
         if not file.is_file():
             raise UserError(f"the template {template} is no file; {INTERNLM2!r} is the name of one that is built in")
         return file.read_text(encoding="utf-8")
-    if (file := tokenizer.with_name("chat_template.jinja")).is_file():
-        return file.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, by name
-        found = next((one.get("template") for one in found if one.get("name") == "default"), None)
-    if not isinstance(found, str):
+    found = _own_template(tokenizer, settings)
+    if found is None:
         raise UserError(
             f"{tokenizer.parent} has no chat template. Name a file of one with --template, or --template {INTERNLM2} "
             "for InternLM2's."
         )
     return found
+
+
+def _own_template(tokenizer: Path, settings: Mapping[str, Any]) -> str | None:
+    """The template beside a tokenizer's file."""
+    if (file := tokenizer.with_name("chat_template.jinja")).is_file():
+        return file.read_text(encoding="utf-8")
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several, by name
+        found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+    return found if isinstance(found, str) else None
 
 
 def _json_beside(tokenizer: Path, name: str) -> dict[str, Any]:

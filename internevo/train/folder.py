@@ -32,6 +32,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.evals = path / "evals.jsonl"
         self.environment = path / "environment.json"
+        self.tokenizer = path / "tokenizer"
+        self.chat = path / "chat.json"
         self.log = path / "logs" / "rank-0000.log"
         self._held = ExitStack()
 

@@ -34,6 +34,7 @@ from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
 from internevo.train.initial_weights import begin_from
 from internevo.train.interrupt import Interrupt
+from internevo.train.own_files import write_own_files
 from internevo.train.preflight import preflight
 from internevo.train.resume import find_standing, stand
 from internevo.train.trainer import Peak, StageTrainer
@@ -160,6 +161,7 @@ class Run:
         world, saving = self.world, self.config.checkpoint
         world.on_main(lambda: self.folder.adopt(self.config))
         world.on_main(lambda: self._record(command))
+        world.on_main(lambda: write_own_files(self.folder, self.config.stages))
         try:
             self.sinks = open_sinks(self.config, self.folder.path, self.progress.step, world.rank)
         except RecordError as error:

@@ -19,6 +19,7 @@ from internevo.model.transformer import Transformer
 from internevo.parallel.block_settings import compute_dtype
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 from internevo.train.folder import RunFolder
+from internevo.train.own_files import StoreChat, kept_tokenizer, read_chats
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class StoredModel:
     step: int
     notes: tuple[str, ...] = ()
     """What a person should know: where transformers computes something else from the folder that it comes from."""
+    chats: tuple[StoreChat, ...] = ()
+    """How the stores of conversations that it was trained on were written, by stages up to its own."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -85,18 +88,20 @@ def _of_run(path: Path, step: int | None) -> StoredModel:
     checkpoint = choose_checkpoint(folder.checkpoints, step)
     config = load_config(folder.config_file, check_data=False, check_values=False)
     state = read_state(checkpoint)
-    stage = next((stage for stage in config.stages if stage.name == state["stage"]), None)
-    if stage is None:
+    number = next((i for i, stage in enumerate(config.stages) if stage.name == state["stage"]), None)
+    if number is None:
         raise UserError(f"{checkpoint} belongs to stage {state['stage']!r}, which {folder.config_file} lacks.")
+    stage = config.stages[number]
     return StoredModel(
         name=f"{path}, step {state['step']:,}",
         weights=CheckpointWeights(checkpoint),
         config=stage.model,
         seq_len=stage.train.seq_len,
-        tokenizer_path=Path(stage.tokenizer) if stage.tokenizer else None,
+        tokenizer_path=kept_tokenizer(folder) or (Path(stage.tokenizer) if stage.tokenizer else None),
         family=None,
         dtype=compute_dtype(stage),
         step=state["step"],
+        chats=read_chats(folder, config.stages[: number + 1]),
     )
 
 
