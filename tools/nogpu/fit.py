@@ -41,7 +41,9 @@ HARDWARE = {
     "internlm2-20b": Hardware(64, "80 GB"),
     "internlm2-7b": Hardware(8, "80 GB"),
     "internlm2-7b-one-gpu": Hardware(1, "141 GB"),
+    "internlm2-7b-sft": Hardware(8, "80 GB"),
     "llama3-8b": Hardware(8, "80 GB"),
+    "llama3-8b-sft": Hardware(8, "80 GB"),
     "tiny": Hardware(1, "40 GB"),
 }
 
