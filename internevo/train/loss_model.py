@@ -45,7 +45,9 @@ class LossModel(nn.Module):
         )
         if not summed:
             return predictions.losses()
-        return predictions.summed(micro.weights) if self.objective is None else self.objective.loss(predictions)
+        if self.objective is None or micro.filler:
+            return predictions.summed(micro.weights)
+        return self.objective.loss(predictions)
 
 
 def loss_model(

@@ -32,7 +32,7 @@ class MicroBatch:
     sources: tuple[str, ...] = ()
     """The source of each row."""
     filler: bool = False
-    """Whether it only fills up a step that a pipeline's schedule wants to be longer: nothing of it counts."""
+    """Whether it only fills up a step, as where a pipeline wants more: it has no label, and does not count."""
 
 
 class Staged:

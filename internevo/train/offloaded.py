@@ -217,7 +217,7 @@ class OffloadedEngine(Engine):
     def _make_moments(self) -> None:
         """Let DeepSpeed make the optimizer's state, wherever it keeps it: by a step of no gradient and no size."""
         zeros = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-        nothing = MicroBatch(zeros, zeros + IGNORE, zeros, Documents.of([1, 1], self.device))
+        nothing = MicroBatch(zeros, zeros + IGNORE, zeros, Documents.of([1, 1], self.device), filler=True)
         self.engine.backward(self.engine(nothing))
         self.update(torch.zeros(()), lr=0.0)
         self._link_moments()

@@ -73,7 +73,8 @@ class PartModel(nn.Module):
         if self.batch is None:
             return predictions.losses()
         divisor = self.objective.divisor(self.batch) or 1
-        return self.objective.loss(predictions)[None] * (self.recorder.replicas / divisor)  # ZeRO averages over them
+        total = predictions.summed(None) if micro.filler else self.objective.loss(predictions)
+        return total[None] * (self.recorder.replicas / divisor)  # ZeRO averages over them
 
 
 class Pipelined(Runner):
