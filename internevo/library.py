@@ -26,6 +26,7 @@ from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.build import check_engine, choose_device, make_engine
 from internevo.train.initial_weights import shape_differences
+from internevo.train.objective import make_objective
 from internevo.train.run import train as train_run
 from internevo.train.step import StepResult, train_step
 from internevo.train.stored_model import StoredModel, open_model
@@ -99,7 +100,11 @@ class Trainer:
         self.engine = make_engine(self.stage, World.alone(device), self.model)
         self.steps = 0  # that have been done
         self._loader = Loader(
-            Plan.of(self.stage), seed=self.stage.train.seed, part=self.engine.part, prepare=self.engine.stage_batch
+            Plan.of(self.stage),
+            seed=self.stage.train.seed,
+            part=self.engine.part,
+            prepare=self.engine.stage_batch,
+            extras=make_objective(self.stage).extras(World.alone(device)),
         )
 
     def step(self) -> StepResult:

@@ -31,7 +31,8 @@ from internevo.tokens.workers import StoreJob
 DTYPE = np.dtype(np.int32)
 """Of the store: signed, for masked ids."""
 ENDINGS = (*JSON_LINES, *PARQUET, *ARROW, ".json")
-_TOGETHER = 256  # conversations that are rendered and encoded at a time
+LEFT_OUT = "messages after the last answer, left out"
+TOGETHER = 256  # conversations that are rendered and encoded at a time
 
 
 def prepare_chat(
@@ -55,8 +56,37 @@ def prepare_chat(
 
     Raises UserError as `prepare` does, and for a template from which it cannot be told what the assistant writes.
     """
+    encoder = partial(_encoder, Path(tokenizer), template, options, held_out)
+    job = chat_job(
+        inputs,
+        output,
+        tokenizer,
+        template,
+        options,
+        encoder,
+        held_out=held_out,
+        max_rejects=max_rejects,
+        shard_tokens=shard_tokens,
+        piece_bytes=piece_bytes,
+    )
+    return build_store(job, workers, progress)
+
+
+def chat_job(
+    inputs: Sequence[Path | str],
+    output: Path | str,
+    tokenizer: Path | str,
+    template: str | None,
+    options: ChatOptions,
+    encoder: Callable[[], Callable[[Piece, bool], TokenisedPiece]],
+    **settings: Any,
+) -> StoreJob:
+    """What makes a store of conversations in files, each piece of which `encoder` makes tokens of.
+
+    Raises UserError as `prepare_chat` does.
+    """
     loaded = load_tokenizer(tokenizer)
-    found_template = _with(load_template(Path(tokenizer), template), options)
+    found_template = with_variables(load_template(Path(tokenizer), template), options)
     output = Path(output)
     given = [Path(path) for path in inputs]
     found = [input_files(path) for path in given]
@@ -75,34 +105,30 @@ def prepare_chat(
     }
     # such a template writes the day into each conversation
     today = {"day": date.today().isoformat()} if "strftime_now" in found_template.text else {}
-    job = StoreJob(
+    return StoreJob(
         files=files,
         held_files=(),
         left_out=dict(left_out),
         output=output,
         cut=cut,
-        encoder=partial(_encoder, Path(tokenizer), template, options, held_out),
+        encoder=encoder,
         tokenizer=loaded,
         dtype=DTYPE.name,
-        held_out=held_out,
-        max_rejects=max_rejects,
-        shard_tokens=shard_tokens,
-        piece_bytes=piece_bytes,
         options={"chat": chat, **today},
         masking=COMPLEMENT,
         chat=chat,
+        **settings,
     )
-    return build_store(job, workers, progress)
 
 
-def _with(template: ChatTemplate, options: ChatOptions) -> ChatTemplate:
+def with_variables(template: ChatTemplate, options: ChatOptions) -> ChatTemplate:
     return replace(template, variables={**template.variables, **dict(options.variables)})
 
 
 def _encoder(
     tokenizer: Path, template: str | None, options: ChatOptions, held_out: float
 ) -> Callable[[Piece, bool], TokenisedPiece]:
-    encode = ChatEncoder(_with(load_template(tokenizer, template), options), options)
+    encode = ChatEncoder(with_variables(load_template(tokenizer, template), options), options)
     return partial(_encode_piece, encode, held_out)
 
 
@@ -110,10 +136,10 @@ def _encode_piece(encode: ChatEncoder, held_out: float, piece: Piece, all_held_o
     record = Record()
     tallies: Counter[str] = Counter()
     found: list[tuple[np.ndarray, bool]] = []
-    for conversations in in_batches(_conversations(piece, record, tallies), lambda one: 1, _TOGETHER):
+    for conversations in in_batches(_conversations(piece, record, tallies), lambda one: 1, TOGETHER):
         for (reject, one), documents in zip(conversations, encode([one for _, one in conversations]), strict=True):
             if isinstance(documents, str):
-                _reject(record, replace(reject, reason=documents))
+                record.reject(replace(reject, reason=documents))
                 continue
             held = all_held_out or (held_out > 0 and share_of(_identity(one)) < held_out)
             for document in documents:
@@ -130,24 +156,19 @@ def _identity(one: Conversation) -> bytes:
     return json.dumps([message.for_template() for message in one.messages], sort_keys=True).encode()
 
 
-def _reject(record: Record, reject: Reject) -> None:
-    record.counts.rejected += 1
-    record.rejects.append(reject)
-
-
 def _conversations(piece: Piece, record: Record, tallies: Counter[str]) -> Iterator[tuple[Reject, Conversation]]:
     """What can be read of a piece, each with the reject that it would be; what cannot goes into the record."""
     for file, record.lines, value in piece.rows():
         if isinstance(value, Reject):
-            _reject(record, value)
+            record.reject(value)
         elif value is not None:
             place = Reject(str(file), record.lines, "")
             try:
                 one = read_conversation(value)
             except NotAConversation as error:
-                _reject(record, replace(place, reason=str(error)))
+                record.reject(replace(place, reason=str(error)))
                 continue
-            tallies["messages after the last answer, left out"] += one.left_out
+            tallies[LEFT_OUT] += one.left_out
             yield place, one
 
 

@@ -51,6 +51,11 @@ MaxRejectsOption = Annotated[
         "SHARE",
     ),
 ]
+TemplateOption = Annotated[
+    str | None, option("A file of a chat template, or internlm2; the tokenizer's own when absent.", "TEMPLATE")
+]
+ThinkingOption = Annotated[Thinking, option("What becomes of the assistant's thoughts.")]
+VariablesOption = Annotated[list[str] | None, option("What the template knows besides.", "NAME=VALUE", "--set")]
 ShardTokensOption = Annotated[
     int, option("A larger store becomes several pairs of files.", "TOKENS", least=1, most=10**15)
 ]
@@ -127,18 +132,16 @@ def data_chat(
     inputs: Annotated[list[Path], argument("Files of conversations, or folders of them.", "FILE...")],
     tokenizer: Annotated[Path, option("A .model file, tokenizer.json or Hugging Face folder.", "TOKENIZER")],
     output: OutputOption,
-    template: Annotated[
-        str | None, option("A file of a chat template, or internlm2; the tokenizer's own when absent.", "TEMPLATE")
-    ] = None,
+    template: TemplateOption = None,
     max_tokens: Annotated[
         int | None, option("Tokens of the longest conversation: those of a row.", "TOKENS", least=2, most=10**9)
     ] = None,
     longer: Annotated[Longer, option("What becomes of longer ones.")] = Longer.refuse,
-    thinking: Annotated[Thinking, option("What becomes of the assistant's thoughts.")] = Thinking.keep,
+    thinking: ThinkingOption = Thinking.keep,
     turns: Annotated[
         Turns, option("Whether all answers of a conversation stand in one document, or each in its own.")
     ] = Turns.together,
-    variables: Annotated[list[str] | None, option("What the template knows besides.", "NAME=VALUE", "--set")] = None,
+    variables: VariablesOption = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
     max_rejects: MaxRejectsOption = 0.01,
@@ -153,21 +156,65 @@ def data_chat(
     """
     from internevo.align.chat_store import prepare_chat
 
-    for one in variables or []:
-        if "=" not in one:
-            raise UserError(f"--set {one}: expected NAME=VALUE")
-    named = tuple((name, value) for name, _, value in (one.partition("=") for one in variables or []))
     make = partial(
         prepare_chat,
         inputs,
         output,
         tokenizer,
         template=template,
-        options=ChatOptions(max_tokens, longer, thinking, turns, named),
+        options=ChatOptions(max_tokens, longer, thinking, turns, _named(variables)),
         held_out=held_out,
     )
     _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
     then(f"internevo data inspect {output} --tokenizer {tokenizer}, then name {output} in a config and train")
+
+
+@data_app.command("pairs")
+def data_pairs(
+    inputs: Annotated[list[Path], argument("Files of pairs, or folders of them.", "FILE...")],
+    tokenizer: Annotated[Path, option("A .model file, tokenizer.json or Hugging Face folder.", "TOKENIZER")],
+    output: OutputOption,
+    template: TemplateOption = None,
+    max_tokens: Annotated[
+        int | None, option("Tokens of the longest pair, both sides together: those of a row.", "TOKENS", least=4)
+    ] = None,
+    thinking: ThinkingOption = Thinking.keep,
+    variables: VariablesOption = None,
+    domain: Annotated[str | None, option("Only pairs whose field `domain` says this.", "NAME")] = None,
+    held_out: HeldOutOption = 0.0,
+    workers: WorkersOption = 0,
+    max_rejects: MaxRejectsOption = 0.01,
+    shard_tokens: ShardTokensOption = 2**30,
+) -> None:
+    """Turn pairs of answers, one chosen and one rejected, into a token store to learn preferences from.
+
+    Takes `prompt`, `chosen` and `rejected`, or `chosen` and `rejected` as whole conversations, in JSON lines, JSON
+    lists, .parquet and .arrow. Trained is what the assistant says from where the sides differ. Stopped at any moment,
+    the same command resumes.
+
+    Example: `internevo data pairs pairs.jsonl --tokenizer tokenizer.model --template internlm2 --out tokens/pairs`
+    """
+    from internevo.align.pairs import prepare_pairs
+
+    make = partial(
+        prepare_pairs,
+        inputs,
+        output,
+        tokenizer,
+        template=template,
+        options=ChatOptions(max_tokens, thinking=thinking, variables=_named(variables)),
+        domain=domain,
+        held_out=held_out,
+    )
+    _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
+    then(f"internevo data reference {output} --model MODEL, with the model that training begins with")
+
+
+def _named(variables: list[str] | None) -> tuple[tuple[str, str], ...]:
+    for one in variables or []:
+        if "=" not in one:
+            raise UserError(f"--set {one}: expected NAME=VALUE")
+    return tuple((name, value) for name, _, value in (one.partition("=") for one in variables or []))
 
 
 Origin = StrEnum("Origin", "internevo")  # whose token files are imported

@@ -189,6 +189,17 @@ class BatchLeg:
 
 
 @dataclass
+class ObjectiveConfig:
+    """What a step makes smaller."""
+
+    kind: Annotated[Literal["next_token"], OrYours()] = "next_token"
+    """`next_token`: the cross-entropy of every trained token. `internevo.align.dpo:DPO` learns from pairs which answers
+    are preferred."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """For a kind other than `next_token`: what it asks for."""
+
+
+@dataclass
 class TrainConfig:
     """What one step is, and how long the stage lasts."""
 
@@ -228,6 +239,8 @@ class TrainConfig:
     average: Literal["token", "message", "conversation"] = "token"
     """What counts alike in a step's loss: every trained token, every message (trained tokens side by side), or every
     conversation (a document; an unmasked text too). Exact over the whole step, whatever the layout."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """See `train.objective`."""
     fp8: Literal["none", "tensorwise", "rowwise"] = "none"
     """Matrix products in FP8, by torchao: `none`, `tensorwise` (one scale a tensor, fastest) or `rowwise` (one a row,
     more exact)."""

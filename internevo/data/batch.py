@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -40,13 +40,15 @@ class Batch:
     rows: slice
     """Which of all rows the arrays hold."""
     documents: int = 0
-    """Documents that end in one of all rows ..."""
+    """Documents, or pairs, that end in one of all rows ..."""
     cut_documents: int = 0
     """... and of these, the ones that began in another."""
     weights: np.ndarray | None = None
     """float32 `[local rows, seq]`: how much each label counts, 0 where there is none; None: all count 1."""
     weight_sum: float = 0.0
     """The weights of all rows, added up."""
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """int64 or float32 `[local rows, seq]`, by name: what an objective has to know of each place besides."""
 
     @property
     def divisor(self) -> int | float:
@@ -63,7 +65,9 @@ class Batch:
         """The hashes of the rows in the arrays, 8 bytes each, in row order; computed once."""
         arrays = [self.tokens, self.labels, self.positions]
         if self.weights is not None:
-            arrays.append(self.weights.view(np.int32))
+            arrays.append(self.weights)
+        arrays += [self.extras[name] for name in sorted(self.extras)]
+        arrays = [one.view(np.int32) if one.dtype == np.float32 else one for one in arrays]
         rows = zip(*arrays, self.local_lengths, strict=True)
         return b"".join(_row_digest((len(row[0]),), *row) for row in rows)
 
@@ -76,9 +80,9 @@ def digest(batch: Batch) -> str:
     """A fingerprint of all that a step's data gives to the gradient, in hex digits; the batch must hold all rows.
 
     It covers, of every row in order, the token ids, the labels with the ignored ones, the positions and the lengths of
-    the document pieces, the labels' weights if they have any, and the number by which the loss is divided. It does not
-    cover how rows are cut into micro-batches and over ranks. It is a hash of the rows' hashes, so that ranks which hold
-    some of the rows can make it together.
+    the document pieces, the labels' weights and an objective's extras if there are any, and the number of labels, or
+    the sum of their weights. It does not cover how rows are cut into micro-batches and over ranks. It is a hash of the
+    rows' hashes, so that ranks which hold some of the rows can make it together.
     """
     return combine_digests([batch.row_digests], batch.divisor)
 

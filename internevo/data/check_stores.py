@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from internevo.config.schema import StageConfig
 from internevo.data.length_band import ALL, Band
 from internevo.data.mixing import Plan, source_name, tokens_drawn
@@ -15,6 +17,9 @@ from internevo.tokens.megatron import StoreError
 from internevo.tokens.remote import look
 from internevo.tokens.store import TokenStore
 from internevo.tokens.tokenizer import fingerprint
+
+_TOGETHER = 2**20
+"""Documents whose lengths are looked at at a time."""
 
 
 def store_problems(stages: Iterable[StageConfig], copy: bool = True) -> list[str]:
@@ -54,7 +59,37 @@ def store_problems(stages: Iterable[StageConfig], copy: bool = True) -> list[str
         if stage.tokenizer is not None
     }
     found += [*tokenizer_problems({**manifests, **own}), *_too_many_pieces(manifests, vocab)]
-    return [*found, *_supply_problems(stages, stores)]
+    return [*found, *_pair_problems(stages, stores), *_supply_problems(stages, stores)]
+
+
+def _pair_problems(stages: Iterable[StageConfig], stores: Mapping[str, TokenStore]) -> Iterator[str]:
+    """Pairs that would be cut, and those of a stage that trains on texts."""
+    for stage in stages:
+        for source in stage.data.sources:
+            store = stores.get(source.path)
+            if store is None or not store.paired:
+                continue
+            if stage.train.objective.kind == "next_token":
+                yield (
+                    f"{source.path}: holds pairs (chosen, rejected), and stage {stage.name} would train on both alike; "
+                    "set train.objective.kind to what learns from pairs, as internevo.align.dpo:DPO does"
+                )
+            elif stage.data.packing != "best_fit":
+                yield f"{source.path}: holds pairs, which data.packing={stage.data.packing} would cut; use best_fit"
+            elif longest := _longest_above(store, Band(source.min_tokens, source.max_tokens), stage.train.seq_len):
+                yield (
+                    f"{source.path}: its longest pair has {longest:,} tokens, more than train.seq_len "
+                    f"{stage.train.seq_len:,}, and a pair is never cut; raise it, or set max_tokens of the source"
+                )
+
+
+def _longest_above(store: TokenStore, band: Band, most: int) -> int:
+    """The length of the longest document of these lengths, if it is more than `most`; else 0."""
+    found = 0
+    for first in range(0, len(store), _TOGETHER):
+        lengths = store.lengths(np.arange(first, min(first + _TOGETHER, len(store))))
+        found = max(found, int(lengths[band.holds(lengths)].max(initial=0)))
+    return found if found > most else 0
 
 
 def tokenizer_problems(manifests: Mapping[str, Mapping[str, object]]) -> list[str]:

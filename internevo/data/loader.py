@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from internevo.data.label_weights import label_weights
 from internevo.data.length_band import Band
 from internevo.data.mixing import Asked, Mixture, Plan, capped_shares, source_name, tokens_drawn
 from internevo.data.packing import Pieces, pack_best_fit
-from internevo.data.source_stream import EMPTY, Row, SourceCursor, SourceStream
+from internevo.data.source_stream import EMPTY, Row, SourceCursor, SourceStream, row_of
 from internevo.tokens.megatron import StoreError
 from internevo.tokens.store import TokenStore
 
@@ -32,6 +32,16 @@ class Part:
 
 
 WHOLE = Part(0, 1)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What an objective has to know of each place of a row, beside its token and label."""
+
+    dtypes: Mapping[str, type[np.generic]]
+    """By name: int64 or float32."""
+    of_row: Callable[[TokenStore, Row], Mapping[str, np.ndarray]]
+    """By name, `[real tokens of the row]`; padding has 0."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +82,18 @@ class Loader:
         step: int = 0,
         part: Part = WHOLE,
         prepare: Callable[[Batch], Any] = lambda batch: batch,
+        extras: Extras | None = None,
     ):
         """Open the sources and stand at `cursor`, before step `step` of the stage.
 
-        Batches hold the rows of `part`, which must divide the rows of every step. `prepare` turns a batch into what
-        `next` returns, in the loader's thread: it may bring it to a device. Raises StoreError for a store that cannot
-        be used, and when the sources may not give as many tokens as the stage takes.
+        Batches hold the rows of `part`, which must divide the rows of every step, with what `extras` adds. `prepare`
+        turns a batch into what `next` returns, in the loader's thread: it may bring it to a device. Raises StoreError
+        for a store that cannot be used, and when the sources may not give as many tokens as the stage takes.
         """
         self.cursor = cursor or Cursor()
         """Where the data stands after the last batch that `next` returned."""
         self._plan, self._step, self._part, self._prepare = plan, step, part, prepare
+        self._extras = extras
         # by name, so that the order in which a configuration lists them decides nothing
         self._streams = [_open(source, plan, seed, self.cursor) for source in sorted(plan.sources, key=source_name)]
         tokens_drawn(plan, step, {stream.name: stream.left for stream in self._streams})
@@ -120,7 +132,7 @@ class Loader:
             )
         self._step += 1
         places = {stream.name: stream.cursor for stream in self._streams}
-        batch = materialise(plan, self._plan.seq_len, self._part, self._plan.average)
+        batch = materialise(plan, self._plan.seq_len, self._part, self._plan.average, self._extras)
         return self._prepare(batch), Cursor({**self.cursor.sources, **places}, self._asked, self._shares)
 
     def _draw(self) -> tuple[str, TokenStore, Row]:
@@ -162,7 +174,11 @@ def _open(source: SourceConfig, plan: Plan, seed: int, cursor: Cursor) -> Source
 
 
 def materialise(
-    plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int, part: Part = WHOLE, average: str = "token"
+    plan: Sequence[tuple[str, TokenStore, Row]],
+    seq_len: int,
+    part: Part = WHOLE,
+    average: str = "token",
+    extras: Extras | None = None,
 ) -> Batch:
     """The planned rows (source name, store, row) as a batch; only the rows of `part` are read.
 
@@ -183,13 +199,24 @@ def materialise(
         real_tokens.append(real)
         ends = ~row.continues
         label_count += real - int(ends.sum()) - (_masked(store, row) if store.masked else 0)
-        documents += int(ends.sum())
+        documents += int(ends.sum()) // (2 if store.paired else 1)
         cut += int((ends & row.continued).sum())
     names = tuple(name for name, _, _ in plan)
     batch = Batch(
         tokens, labels, positions, tuple(lengths), tuple(real_tokens), names, label_count, rows, documents, cut
     )
+    if extras is not None:
+        batch = replace(batch, extras=_extras(extras, plan[rows], seq_len))
     return batch if average == "token" else _weighted(batch, plan, average)
+
+
+def _extras(extras: Extras, plan: Sequence[tuple[str, TokenStore, Row]], seq_len: int) -> dict[str, np.ndarray]:
+    found = {name: np.zeros((len(plan), seq_len), dtype) for name, dtype in extras.dtypes.items()}
+    for number, (_, store, row) in enumerate(plan):
+        if len(row.length):
+            for name, values in extras.of_row(store, row).items():
+                found[name][number, : len(values)] = values
+    return found
 
 
 def _weighted(batch: Batch, plan: Sequence[tuple[str, TokenStore, Row]], average: str) -> Batch:
@@ -230,25 +257,32 @@ def _masked(store: TokenStore, row: Row) -> int:
 
 
 def evaluation_batches(
-    name: str, store: TokenStore, seq_len: int, rows: int, max_tokens: int, part: Part = WHOLE, padded: bool = False
+    name: str,
+    store: TokenStore,
+    seq_len: int,
+    rows: int,
+    max_tokens: int,
+    part: Part = WHOLE,
+    padded: bool = False,
+    extras: Extras | None = None,
 ) -> Iterator[Batch]:
     """The first documents of a held-out store, at most `max_tokens` tokens of them, packed by best fit.
 
     Each batch has `rows` rows, of which the arrays hold those of `part`. The last batch may have fewer, or, with
-    `padded`, rows of padding. At least one document is used, cut if it must be.
+    `padded`, rows of padding. At least one document is used, cut if it must be; a pair that must be is left out.
     """
     documents = np.arange(min(len(store), max_tokens))
     lengths = store.lengths(documents)
     used = max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right")))
     documents, lengths = documents[:used], np.minimum(lengths[:used], max_tokens)
+    if store.paired:
+        lengths[store.lengths(documents) > min(seq_len, max_tokens)] = 0
     starts = store.starts(documents)
     packed = pack_best_fit(Pieces.whole(lengths), seq_len)
     for start in range(0, len(packed), rows):
         plan = []
         for number in range(start, min(start + rows, len(packed))):
-            pieces = packed[number]
-            first = starts[pieces.document] + pieces.start
-            plan.append((name, store, Row(first, pieces.start, pieces.length, lengths[pieces.document])))
+            plan.append((name, store, row_of(store, packed[number], documents, starts, lengths)))
         if padded:
             plan += [(name, store, EMPTY)] * (rows - len(plan))
-        yield materialise(plan, seq_len, part)
+        yield materialise(plan, seq_len, part, extras=extras)

@@ -25,6 +25,7 @@ from internevo.config.schema import BLOCK, MOST_IN_BLOCK
 from internevo.data.length_band import ALL, Band
 from internevo.data.packing import NO_ROWS, PACKERS, Pieces, Rows
 from internevo.data.permutation import Permutation
+from internevo.tokens.megatron import StoreError
 from internevo.tokens.store import TokenStore
 
 
@@ -72,6 +73,8 @@ class Row:
     length: np.ndarray
     whole: np.ndarray
     """The length of its document."""
+    document: np.ndarray
+    """Which document of the store it is of."""
 
     @property
     def continues(self) -> np.ndarray:
@@ -84,8 +87,24 @@ class Row:
         return self.start > 0
 
 
-EMPTY = Row(*(np.empty(0, np.int64) for _ in range(4)))
+EMPTY = Row(*(np.empty(0, np.int64) for _ in range(5)))
 """A row of nothing but padding."""
+
+
+def row_of(store: TokenStore, pieces: Pieces, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Row:
+    """The row of pieces of `documents` of the store, which begin at `starts` and have these `lengths`; of a pair, each
+    side is a piece of its own. Raises StoreError for a pair that is cut.
+    """
+    document, start, whole = (one[pieces.document] for one in (documents, starts, lengths))
+    if not store.paired:
+        return Row(start + pieces.start, pieces.start, pieces.length, whole, document)
+    if (cut := pieces.length != whole).any():
+        raise StoreError(
+            f"{store.path}: pair {document[cut][0]:,} has {whole[cut][0]:,} tokens and would be cut. Raise "
+            "train.seq_len, or leave long pairs out with max_tokens of its source."
+        )
+    first, sides = (one.ravel() for one in store.sides(document))
+    return Row(first, np.zeros_like(first), sides, sides, np.repeat(document, 2))
 
 
 @dataclass
@@ -135,8 +154,7 @@ class SourceStream:
             tokens=self.cursor.tokens + real,
             share_tokens=self.cursor.share_tokens + real,
         )
-        first = self._starts[pieces.document] + pieces.start
-        return Row(first, pieces.start, pieces.length, self._lengths[pieces.document])
+        return row_of(self.store, pieces, self._numbers, self._starts, self._lengths)
 
     def _open_block(self) -> None:
         """Pack the current block as the cursor's history says it was packed, and stand where it says."""
@@ -146,8 +164,8 @@ class SourceStream:
         if self._over:
             self._rows, self._row = NO_ROWS, 0
             return
-        documents = self._documents(epoch, block)
-        self._starts, self._lengths = self.store.spans(documents)
+        self._numbers = self._documents(epoch, block)
+        self._starts, self._lengths = self.store.spans(self._numbers)
         if self.band != ALL:
             self._lengths[~self.band.holds(self._lengths)] = 0
         earlier, self._row = list(self.cursor.taken), 0

@@ -23,7 +23,7 @@ from internevo.parallel.context import ContextCut
 from internevo.parallel.layout import make_layout
 from internevo.parallel.tensor import local
 from internevo.parallel.world import World
-from internevo.train.loss import LossModel
+from internevo.train.loss_model import LossModel
 from internevo.train.micro_batch import MicroBatch
 from internevo.train.stored_model import StoredModel
 

@@ -37,6 +37,7 @@ class Manifest(Counts):
     dtype: str = ""
     masked: bool = False  # whether ids may be negative: such a token is one that nothing is to learn to predict
     masking: str = NEGATED  # and which id that is
+    pairs: bool = False  # whether each document is two sequences, one chosen and one rejected
     held_out: float = 0.0
     chat: dict[str, Any] = field(default_factory=dict)  # of conversations: how they were written
     sha256: dict[str, str] = field(default_factory=dict)  # of every file of the folder but this one
@@ -65,7 +66,7 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
     )
     partial = job.output.with_name(job.output.name + ".partial")
     with working_in(partial, plan):
-        with closing(Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects)) as joiner:
+        with closing(Joiner(partial, job.dtype, job.shard_tokens, job.max_rejects, job.sequences)) as joiner:
             _join_all(job, joiner, workers, progress)
             check_unchanged(plan, partial)
             made = joiner.finish()
@@ -79,6 +80,7 @@ def build_store(job: StoreJob, workers: int, progress: Callable[[BytesDone], Non
             dtype=job.dtype,
             masked=made.counts.masked_tokens > 0,
             masking=job.masking,
+            pairs=job.sequences == 2,
             chat=job.chat,
             held_out=job.held_out,
             sha256=made.sha256,

@@ -2,8 +2,9 @@
 
 The index is a header (`MMIDIDX\\0\\0`, version, dtype code, number of sequences, number of document borders), then
 int32 sequence lengths, int64 byte offsets and int64 document borders, all little-endian. Everything is memory
-mapped: opening a pair costs the same whatever its size. Pairs are written with one sequence a document; reading
-also takes those of Megatron's tools, with several sequences or none.
+mapped: opening a pair costs the same whatever its size. Pairs are written with one sequence a document, or with two
+where a document is a preference (chosen, rejected); reading also takes those of Megatron's tools, with several
+sequences or none.
 """
 
 from __future__ import annotations
@@ -80,6 +81,13 @@ class MegatronPair:
             document = documents[outside][0]
             raise StoreError(f"{self.index} is damaged: document {document:,} begins outside the data.")
         return starts
+
+    def first_lengths(self, documents: np.ndarray) -> np.ndarray:
+        """Tokens of the first of the two sequences of documents, int64. Raises StoreError for one that has not two."""
+        first = self._borders[documents]
+        if (wrong := self._borders[documents + 1] - first != 2).any():
+            raise StoreError(f"{self.index} is damaged: document {documents[wrong][0]:,} has not two sequences.")
+        return (self._pointers[first + 1] - self._pointers[first]) // self.dtype.itemsize
 
 
 def _instead(missing: Path, data: Path) -> str:

@@ -48,10 +48,11 @@ class Joined:
 class Joiner:
     """Writes the store of a folder of work, and resumes after the last whole shard."""
 
-    def __init__(self, folder: Path, dtype: str, shard_tokens: int, max_rejects: float):
+    def __init__(self, folder: Path, dtype: str, shard_tokens: int, max_rejects: float, sequences: int = 1):
         self.folder, self.store = folder, folder / "store"
         self.joined = Joined.load(folder / "joined.json")
         self._dtype, self._shard_tokens, self._max_rejects = dtype, shard_tokens, max_rejects
+        self._sequences = sequences
         self._removed = 0
         if self.joined.shards and not self.store.exists():
             # it became the output, which was taken away since: nothing is left to resume
@@ -153,7 +154,9 @@ class Joiner:
         for kind in (TRAIN, HELDOUT):  # of a run that was killed
             for file in self.store.glob(f"{kind}-{number:05}.*"):
                 file.unlink()
-        train, heldout = (TokenStoreWriter(self._prefix(kind, number), self._dtype) for kind in (TRAIN, HELDOUT))
+        train, heldout = (
+            TokenStoreWriter(self._prefix(kind, number), self._dtype, self._sequences) for kind in (TRAIN, HELDOUT)
+        )
         return train, heldout
 
     def _end_shard(self) -> None:

@@ -44,6 +44,8 @@ class TokenStore:
         if self.masked and masking not in (NEGATED, COMPLEMENT):
             raise StoreError(f"{self.path}: its {MANIFEST} says masking {masking!r}, which this version does not know.")
         self._complement = masking == COMPLEMENT
+        self.paired = bool(self.manifest.get("pairs"))
+        """Whether each document is a pair of sequences: the chosen one and the rejected one."""
 
     @classmethod
     def open_source(cls, path: str | Path, cache: str | Path = CACHE) -> TokenStore:
@@ -86,6 +88,25 @@ class TokenStore:
             local = self._shards[number].starts(documents[here] - self._first_document[number])
             starts[here] = local + self._first_token[number]
         return starts
+
+    def sides(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a store of pairs: where each side begins in the line of tokens, and its length, int64 `[documents, 2]`.
+
+        The chosen side is the first. Raises StoreError for a bad index.
+        """
+        starts, lengths = self.spans(documents)
+        shards = np.searchsorted(self._first_document, documents, side="right") - 1
+        chosen = np.zeros(documents.shape, np.int64)
+        for number in np.unique(shards):
+            here, shard = shards == number, self._shards[number]
+            if not isinstance(shard, MegatronPair):
+                raise StoreError(f"{self.path}: pairs are read from .bin and .idx files alone")
+            chosen[here] = shard.first_lengths(documents[here] - self._first_document[number])
+        if (wrong := (chosen < 1) | (chosen >= lengths)).any():
+            raise StoreError(
+                f"{self.path}: its index is damaged: a side of pair {documents[wrong][0]:,} has no tokens."
+            )
+        return np.stack([starts, starts + chosen], 1), np.stack([chosen, lengths - chosen], 1)
 
     def slice(self, begin: int, end: int) -> np.ndarray:
         """Tokens `begin` to `end` of the line, in the store's dtype: of one shard a view of the file."""

@@ -18,9 +18,13 @@ def token_dtype(vocab_size: int) -> type[np.generic]:
 
 
 class TokenStoreWriter:
-    """Appends documents to a new store. Its files get their names when it is closed without an error."""
+    """Appends documents to a new store. Its files get their names when it is closed without an error.
 
-    def __init__(self, prefix: str | Path, dtype: type[np.generic] | str):
+    A document is one sequence, or several: `sequences`, such as the two sides of a pair.
+    """
+
+    def __init__(self, prefix: str | Path, dtype: type[np.generic] | str, sequences: int = 1):
+        self.sequences = sequences
         self.dtype = np.dtype(dtype)
         self._code = next(code for code, known in DTYPES.items() if known is self.dtype.type)
         self._limits = np.iinfo(self.dtype)
@@ -34,11 +38,11 @@ class TokenStoreWriter:
         self.tokens = 0  # tokens of all documents so far
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add one document. Raises StoreError for an empty one or an id that the dtype cannot hold."""
+        """Add one sequence. Raises StoreError for an empty one or an id that the dtype cannot hold."""
         self.extend(tokens, np.array([len(tokens)]))
 
     def extend(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Add documents that stand one after the other in `tokens`. Raises StoreError as `append` does."""
+        """Add sequences that stand one after the other in `tokens`. Raises StoreError as `append` does."""
         if not lengths.all():
             raise StoreError("a document without tokens cannot be stored")
         if tokens.dtype != self.dtype and len(tokens):
@@ -69,9 +73,11 @@ class TokenStoreWriter:
         """Write the index and name both files, which are then on the disk; the SHA-256 of each, by its name."""
         self._file.close()
         lengths = np.array(self._lengths, dtype="<i4")
+        if len(lengths) % self.sequences:
+            raise StoreError(f"{len(lengths):,} sequences are no whole documents of {self.sequences}")
         ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
         pointers = np.concatenate(([0], ends))[: len(lengths)].astype("<i8")
-        borders = np.arange(len(lengths) + 1, dtype="<i8")
+        borders = np.arange(0, len(lengths) + 1, self.sequences, dtype="<i8")
         header = HEADER.pack(MAGIC, 1, self._code, len(lengths), len(borders))
         index = header + lengths.tobytes() + pointers.tobytes() + borders.tobytes()
         make_durable(self._data)

@@ -58,10 +58,15 @@ class Record:
     lines: int = 0
     rejects: list[Reject] = field(default_factory=list)
 
+    def reject(self, one: Reject) -> None:
+        """Keep something aside that cannot be used."""
+        self.counts.rejected += 1
+        self.rejects.append(one)
+
 
 @dataclass(frozen=True)
 class TokenisedPiece:
-    """Tokens `[tokens]` in the store's dtype and int32 lengths `[documents]`, to train on and held out."""
+    """Tokens `[tokens]` in the store's dtype and int32 lengths `[sequences]`, to train on and held out."""
 
     record: Record
     train: np.ndarray
@@ -70,13 +75,15 @@ class TokenisedPiece:
     heldout_lengths: np.ndarray
 
     @classmethod
-    def of(cls, record: Record, documents: list[tuple[np.ndarray, bool]], dtype: np.dtype[Any]) -> TokenisedPiece:
-        """These documents, each as its ids and whether it is held out. They are counted."""
+    def of(
+        cls, record: Record, found: list[tuple[np.ndarray, bool]], dtype: np.dtype[Any], sequences: int = 1
+    ) -> TokenisedPiece:
+        """These sequences, each as its ids and whether it is held out; so many are a document. They are counted."""
         # arrays, since Python's own numbers would take ten times the memory
-        train, heldout = ([ids for ids, held in documents if held is wanted] for wanted in (False, True))
+        train, heldout = ([ids for ids, held in found if held is wanted] for wanted in (False, True))
         counts = record.counts
-        counts.documents, counts.tokens = len(train), sum(map(len, train))
-        counts.heldout_documents, counts.heldout_tokens = len(heldout), sum(map(len, heldout))
+        counts.documents, counts.tokens = len(train) // sequences, sum(map(len, train))
+        counts.heldout_documents, counts.heldout_tokens = len(heldout) // sequences, sum(map(len, heldout))
         arrays: list[np.ndarray] = []
         for part in (train, heldout):
             arrays += np.concatenate([np.empty(0, dtype), *part]), np.array([*map(len, part)], np.int32)
@@ -125,8 +132,7 @@ def _texts(piece: Piece, text_key: str, record: Record) -> Iterator[str]:
     """Usable texts; the rest goes into the record."""
     for record.lines, one in piece.read(text_key):
         if isinstance(one, Reject):
-            record.counts.rejected += 1
-            record.rejects.append(one)
+            record.reject(one)
         elif isinstance(one, Document) and one.text.strip():
             record.counts.characters += len(one.text)
             yield one.text

@@ -39,6 +39,7 @@ class StoreJob:
     left_out: dict[str, int] = field(default_factory=dict)  # as in the manifest
     options: dict[str, Any] = field(default_factory=dict)  # what else the result depends on, in plain values
     masking: str = NEGATED
+    sequences: int = 1  # of a document: two where it is a pair
     chat: dict[str, Any] = field(default_factory=dict)  # as in the manifest
 
 

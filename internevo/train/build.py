@@ -16,6 +16,7 @@ from internevo.parallel.layout import ONE_PROCESS, make_layout
 from internevo.parallel.world import World
 from internevo.train.engine import Engine, TorchEngine
 from internevo.train.loss import choose_loss
+from internevo.train.objective import make_objective
 from internevo.train.offloaded import OffloadedEngine, import_deepspeed
 from internevo.train.pipelined import Pipelined
 from internevo.train.sequential import Sequential
@@ -38,6 +39,7 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
     make_layout(stage, world)
     stage_kernel(stage, device)
     choose_loss(stage.train.loss, device, stage.parallel.tensor, stage.train.average)
+    make_objective(stage)
     if stage.train.fp8 != "none":
         check_fp8(device)
     if is_yours(stage.model.attention.kind) or is_yours(stage.model.feed_forward.kind):

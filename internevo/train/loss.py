@@ -1,5 +1,5 @@
-"""The next-token loss: a transformer with it, who computes it, and our own: head and cross-entropy in chunks of tokens,
-on one rank or with the vocabulary over several."""
+"""The cross-entropy of labels: who computes it, and our own: head and cross-entropy in chunks of tokens, on one rank or
+with the vocabulary over several."""
 
 from __future__ import annotations
 
@@ -10,59 +10,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from internevo.config.schema import StageConfig
 from internevo.data.batch import IGNORE
 from internevo.files.errors import UserError
 from internevo.files.quiet import quiet
-from internevo.model.transformer import Transformer
 from internevo.parallel.collectives import largest_over, sum_over
-from internevo.parallel.mesh import ONE_RANK, Place
+from internevo.parallel.mesh import ONE_RANK
 from internevo.parallel.tensor import Vocabulary
-from internevo.train.micro_batch import MicroBatch
 
 WHOLE = Vocabulary(ONE_RANK, 0)
 """That of a rank with all of the head."""
 LOGITS = {"cpu": 2**21, "cuda": 2**28}
 """Logits that exist at one time, by device. Each chunk adds to the whole weight's gradient, so that on a GPU few large
 ones are faster; on a CPU small ones stay in its caches."""
-
-
-class LossModel(nn.Module):
-    """From a micro-batch to the sum of its losses, or with `summed=False` to the loss at every position.
-
-    `vocabulary` says which of the head's rows are here; `kind` and `compiled` say how the loss is
-    computed.
-    """
-
-    def __init__(
-        self,
-        transformer: Transformer,
-        vocabulary: Vocabulary = WHOLE,
-        kind: str = "chunked",
-        compiled: bool = False,
-    ):
-        super().__init__()
-        self.transformer = transformer
-        self.vocabulary, self.kind, self.compiled = vocabulary, kind, compiled
-
-    def forward(self, micro: MicroBatch, summed: bool = True) -> Tensor:
-        features = self.transformer.features(micro.tokens, micro.positions, micro.documents)
-        weight = self.vocabulary.rows(self.transformer.head.weight)
-        if not summed:
-            return label_losses(features, weight, micro.labels, self.vocabulary)
-        return summed_cross_entropy(
-            features, weight, micro.labels, micro.weights, self.vocabulary, self.kind, self.compiled
-        )
-
-
-def loss_model(
-    transformer: Transformer, stage: StageConfig, device: torch.device, place: Place = ONE_RANK
-) -> LossModel:
-    """The model with the loss that the stage asks for. Raises UserError when that cannot be computed here."""
-    kind = choose_loss(stage.train.loss, device, place.size, stage.train.average)
-    return LossModel(transformer, Vocabulary(place, stage.model.vocab), kind, stage.train.compile)
 
 
 def summed_cross_entropy(

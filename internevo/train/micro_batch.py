@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 
@@ -27,8 +27,12 @@ class MicroBatch:
     documents: Documents
     weights: Tensor | None = None
     """fp32: how much each label counts; None: all alike."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """int64 or fp32: what the objective has to know of each place, by name."""
+    sources: tuple[str, ...] = ()
+    """The source of each row."""
     filler: bool = False
-    """Whether it only fills up a step that a pipeline's schedule wants to be longer: nothing of it counts."""
+    """Whether it only fills up a step, as where a pipeline wants more: it has no label, and does not count."""
 
 
 class Staged:
@@ -68,7 +72,8 @@ class Staged:
             for micro in self._micros:
                 documents = micro.documents
                 tensors = [micro.tokens, micro.labels, micro.positions, documents.offsets, *documents.mask_tensors]
-                for tensor in tensors if micro.weights is None else [*tensors, micro.weights]:
+                tensors += [*micro.extras.values(), *([] if micro.weights is None else [micro.weights])]
+                for tensor in tensors:
                     tensor.record_stream(now)  # made on one stream and used on another
         return iter(self._micros)
 
@@ -87,6 +92,7 @@ def _micro_batches(
         arrays = [batch.tokens[part], batch.labels[part], batch.positions[part]]
         if batch.weights is not None:
             arrays.append(batch.weights[part])
+        arrays += [batch.extras[name][part] for name in batch.extras]
         lengths = batch.local_lengths[part]
         if cut is None:
             documents = Documents.of(list(chain.from_iterable(lengths)), device)
@@ -94,5 +100,7 @@ def _micro_batches(
             index, documents = cut(lengths)
             arrays = [np.take_along_axis(array, index, axis=1) for array in arrays]
         tokens, labels, positions, *more = (to_device(torch.from_numpy(array), device) for array in arrays)
-        weights = more[0] if more else None
-        yield MicroBatch(tokens, labels, positions, prepare_documents(documents, kernel), weights)
+        weights = more.pop(0) if batch.weights is not None else None
+        extras = dict(zip(batch.extras, more, strict=True))
+        sources = batch.sources[batch.rows][part]
+        yield MicroBatch(tokens, labels, positions, prepare_documents(documents, kernel), weights, extras, sources)

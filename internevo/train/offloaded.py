@@ -33,8 +33,9 @@ from internevo.parallel.collectives import sum_over
 from internevo.parallel.mesh import Place
 from internevo.parallel.world import World, start_groups
 from internevo.train.engine import Engine, Losses, joint_digest, refuse_frozen
-from internevo.train.loss import loss_model
+from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import MicroBatch, Staged
+from internevo.train.objective import make_objective
 from internevo.train.recorder import Recorder
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -77,7 +78,7 @@ class OffloadedEngine(Engine):
             warn_of_locks()
         self.linear = nn.functional.linear
         """torch's own, in whose place stage 3 puts another for the whole process."""
-        self.stage, self.device = stage, world.device
+        self.stage, self.device, self.objective = stage, world.device, make_objective(stage)
         self.part = Part(world.rank, world.size)
         if not dist.is_initialized():  # DeepSpeed wants a group even for one process
             os.environ.setdefault("LOCAL_RANK", "0")
@@ -111,7 +112,7 @@ class OffloadedEngine(Engine):
                 self._set_master(name, first)
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        labels, divisor = max(1, staged.batch.label_count), staged.batch.divisor or 1
+        labels, divisor = max(1, staged.batch.label_count), self.objective.divisor(staged.batch) or 1
         total = torch.zeros((), device=self.device)
         for micro in staged:
             run = partial(self.engine, micro)
@@ -216,7 +217,7 @@ class OffloadedEngine(Engine):
     def _make_moments(self) -> None:
         """Let DeepSpeed make the optimizer's state, wherever it keeps it: by a step of no gradient and no size."""
         zeros = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-        nothing = MicroBatch(zeros, zeros + IGNORE, zeros, Documents.of([1, 1], self.device))
+        nothing = MicroBatch(zeros, zeros + IGNORE, zeros, Documents.of([1, 1], self.device), filler=True)
         self.engine.backward(self.engine(nothing))
         self.update(torch.zeros(()), lr=0.0)
         self._link_moments()

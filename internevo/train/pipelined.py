@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -18,22 +18,32 @@ from internevo.model.rope import rotary_tables
 from internevo.model.transformer import Transformer
 from internevo.parallel.block_settings import compute_dtype
 from internevo.parallel.build_rank_model import build_rank_model
-from internevo.parallel.mesh import Mesh
+from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.pipeline import Pipeline, micro_batches_run, parts_of, split_layers
 from internevo.parallel.tensor import Vocabulary
 from internevo.parallel.tied import TiedHead
 from internevo.parallel.zero import reshard
 from internevo.train.engine import Losses, Runner
-from internevo.train.loss import label_losses, summed_cross_entropy
 from internevo.train.micro_batch import MicroBatch, Staged
+from internevo.train.objective import Objective, Predictions, make_objective
 from internevo.train.recorder import Recorder
 
 
 class PartModel(nn.Module):
     """One part: its blocks, before them the embedding if it is the first, after them the loss if it is the last."""
 
-    def __init__(self, part: Transformer, last: bool, vocabulary: Vocabulary, compiled: bool, recorder: Recorder):
+    def __init__(
+        self,
+        part: Transformer,
+        last: bool,
+        vocabulary: Vocabulary,
+        compiled: bool,
+        recorder: Recorder,
+        objective: Objective,
+        sharing: Sequence[Place],
+    ):
         super().__init__()
+        self.objective, self.sharing = objective, sharing
         self.part, self.last, self.vocabulary, self.compiled = part, last, vocabulary, compiled
         self.micros: Iterator[MicroBatch] = iter(())
         """What is still to come, in the order in which every schedule lets a part run micro-batches forward."""
@@ -57,12 +67,14 @@ class PartModel(nn.Module):
         if not self.last:
             return x
         weight = self.vocabulary.rows(part.head.weight)
-        if self.batch is None:
-            return label_losses(part.norm(x), weight, micro.labels, self.vocabulary)
-        total = summed_cross_entropy(
-            part.norm(x), weight, micro.labels, micro.weights, self.vocabulary, compiled=self.compiled
+        predictions = Predictions(
+            micro, part.norm(x), weight, part, self.vocabulary, compiled=self.compiled, sharing=self.sharing
         )
-        return total[None] * (self.recorder.replicas / (self.batch.divisor or 1))  # ZeRO averages over them
+        if self.batch is None:
+            return predictions.losses()
+        divisor = self.objective.divisor(self.batch) or 1
+        total = predictions.summed(None) if micro.filler else self.objective.loss(predictions)
+        return total[None] * (self.recorder.replicas / divisor)  # ZeRO averages over them
 
 
 class Pipelined(Runner):
@@ -72,6 +84,7 @@ class Pipelined(Runner):
         self.mesh, config = mesh, stage.parallel.pipeline
         layers = split_layers(stage.model, config.size * parts_per_rank(config))
         self.models: dict[int, PartModel] = {}
+        objective = make_objective(stage)
         for number in parts_of(mesh.pipeline.rank, config):
             run = partial(
                 PartModel,
@@ -79,6 +92,8 @@ class Pipelined(Runner):
                 vocabulary=Vocabulary(mesh.tensor, stage.model.vocab),
                 compiled=stage.train.compile,
                 recorder=recorder,
+                objective=objective,
+                sharing=(mesh.ring, mesh.ulysses),
             )
             self.models[number] = build_rank_model(stage, mesh, run, layers[number])
         train = stage.train

@@ -14,8 +14,9 @@ from internevo.parallel.build_rank_model import build_rank_model
 from internevo.parallel.mesh import Mesh
 from internevo.parallel.zero import prepare_micro_batch, reshard
 from internevo.train.engine import Losses, Runner
-from internevo.train.loss import loss_model
+from internevo.train.loss_model import loss_model
 from internevo.train.micro_batch import Staged
+from internevo.train.objective import make_objective
 from internevo.train.recorder import Recorder
 
 
@@ -24,7 +25,8 @@ class Sequential(Runner):
 
     def __init__(self, stage: StageConfig, mesh: Mesh, recorder: Recorder, model: Transformer | None = None):
         self.mesh, self.recorder, self.zero_stage = mesh, recorder, stage.parallel.zero.stage
-        with_loss = partial(loss_model, stage=stage, device=mesh.device, place=mesh.tensor)
+        self.objective = make_objective(stage)
+        with_loss = partial(loss_model, stage=stage, device=mesh.device, mesh=mesh)
         if model is None:
             self.model = build_rank_model(stage, mesh, with_loss)
         else:
@@ -36,7 +38,7 @@ class Sequential(Runner):
         return [self.model.transformer]
 
     def forward_backward(self, staged: Staged) -> Tensor:
-        labels, divisor = max(1, staged.batch.label_count), staged.batch.divisor or 1
+        labels, divisor = max(1, staged.batch.label_count), self.objective.divisor(staged.batch) or 1
         total = torch.zeros((), device=self.mesh.device)
         for number, micro in enumerate(staged):
             prepare_micro_batch(self.model, self.zero_stage, last=number == len(staged) - 1)

@@ -24,6 +24,7 @@ from internevo.train.engine import Engine
 from internevo.train.guard import check_ids, check_skipped
 from internevo.train.interrupt import Interrupt
 from internevo.train.micro_batch import Staged
+from internevo.train.objective import make_objective
 from internevo.train.progress import Progress
 from internevo.train.step import StepResult, train_step
 
@@ -57,6 +58,7 @@ class StageTrainer:
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
         self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
+        self._extras = make_objective(self.stage).extras(world)
         self._data = data_facts(stages[: progress.stage + 1])
         self._saved = progress.step
 
@@ -127,6 +129,7 @@ class StageTrainer:
             step=self.progress.stage_step,
             part=self.engine.part,
             prepare=self._stage_batch,
+            extras=self._extras,
         )
 
     def _stage_batch(self, batch: Batch) -> Staged:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from internevo.data.batch import IGNORE, Batch
 from internevo.data.loader import PADDING, materialise
 from internevo.data.packing import PACKERS, Pieces, pack_best_fit, pack_concat
-from internevo.data.source_stream import Row
+from internevo.data.source_stream import Row, row_of
 from internevo.tokens.store import TokenStore
 from tests.tokens.stores import numbered, write_store
 
@@ -31,7 +31,7 @@ def packed(lengths: list[int], seq_len: int, packing: str, folder: Path) -> Batc
     plan: list[tuple[str, TokenStore, Row]] = []
     for number in range(len(rows)):
         row = rows[number]
-        plan.append(("web", store, Row(starts[row.document] + row.start, row.start, row.length, full[row.document])))
+        plan.append(("web", store, row_of(store, row, np.arange(len(store)), starts, full)))
     return materialise(plan, seq_len)
 
 

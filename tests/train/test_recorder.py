@@ -18,7 +18,7 @@ from internevo.model.metrics import Combine, record, take
 from internevo.model.recompute import Policy
 from internevo.monitor.metrics import METRICS, read_metrics
 from internevo.train.engine import TorchEngine
-from internevo.train.loss import LossModel
+from internevo.train.loss_model import LossModel
 from internevo.train.run import train
 from internevo.train.step import train_step
 from tests.parallel.jobs import ALONE, engine_of, next_batches, stage_of
