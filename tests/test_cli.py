@@ -21,7 +21,7 @@ from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.tokens.stores import numbered, write_store
 
 VERBS = ["config", "train", "launch", "verify", "report", "export", "generate", "quickstart"]
-VERBS += ["import", "sweep", "eval", "serve", "doctor"]
+VERBS += ["import", "sweep", "eval", "serve", "doctor", "chat"]
 GROUPS = [["tokenizer", "train"], ["data", "prepare"], ["data", "inspect"], ["data", "import"]]
 GROUPS += [["data", "refine"], ["data", "classifier", "train"]]
 

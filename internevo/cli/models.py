@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from internevo.cli.shared import (
     ModelArgument,
+    SeedOption,
     StepOption,
+    TemperatureOption,
+    TopPOption,
     app,
     argument,
     moving,
     note,
-    number_option,
     option,
     out,
     plain,
+    stream,
     then,
 )
-from internevo.config.bounds import Between
 
 if TYPE_CHECKING:
     from internevo.hf.export import ExportReport
@@ -105,16 +107,9 @@ def generate(
     model: ModelArgument,
     prompt: Annotated[str, option("The text to continue.", "TEXT")] = "",
     tokens: Annotated[int, option("Maximum number of new tokens.", "N", least=1, most=2**20)] = 128,
-    temperature: Annotated[
-        float, number_option(Between(0, 100), "0 always takes the likeliest token.", "NUMBER")
-    ] = 0.8,
-    top_p: Annotated[
-        float,
-        number_option(
-            Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share.", "SHARE"
-        ),
-    ] = 0.95,
-    seed: Annotated[int, option("Seeds the sampling.", "NUMBER", least=0, most=2**63 - 1)] = 0,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 0.95,
+    seed: SeedOption = 0,
     step: StepOption = None,
 ) -> None:
     """Sample text from a model.
@@ -127,7 +122,7 @@ def generate(
     stored = open_model(model, step)
     note(stored.notes)
     for piece in sample_text(stored, prompt, tokens, temperature=temperature, top_p=top_p, seed=seed):
-        out.print(plain(piece), end="")
+        stream(piece)
     out.print()
     then(f"internevo export {model} DIR")
 

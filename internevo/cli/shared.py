@@ -77,6 +77,12 @@ TextKeyOption = Annotated[str, option("Where a JSON line or parquet row has its 
 StepOption = Annotated[
     int | None, option("The checkpoint of this step; the newest when absent.", "STEP", least=0, most=10**9)
 ]
+TemperatureOption = Annotated[float, number_option(Between(0, 100), "0 always takes the likeliest token.", "NUMBER")]
+TopPOption = Annotated[
+    float,
+    number_option(Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share.", "SHARE"),
+]
+SeedOption = Annotated[int, option("Seeds the sampling.", "NUMBER", least=0, most=2**63 - 1)]
 UntilOption = Annotated[int | None, option("Save and leave after this step of the run.", "STEP", least=1, most=10**9)]
 
 
@@ -85,6 +91,12 @@ def plain(text: object) -> str:
     from rich.markup import escape
 
     return escape(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text)))
+
+
+def stream(text: str) -> None:
+    """Print a piece of what a model says as it is, but for control characters."""
+    shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    out.print(shown, end="", markup=False, emoji=False)
 
 
 def then(text: str) -> None:

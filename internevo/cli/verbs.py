@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from internevo.cli import data, evaluate, launch, models, refine, runs, sweep
+from internevo.cli import chat, data, evaluate, launch, models, refine, runs, sweep
 from internevo.cli.shared import app, console, out, plain
 from internevo.files.errors import UserError
 from internevo.files.refusals import refusal
 from internevo.monitor.terminal import let_go
 from internevo.version import VERSION
 
-__all__ = ["app", "data", "evaluate", "launch", "let_go", "models", "refine", "runs", "sweep", "tell"]
+__all__ = ["app", "chat", "data", "evaluate", "launch", "let_go", "models", "refine", "runs", "sweep", "tell"]
 
 
 def tell(error: UserError | OSError) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     eos_id: int | None = None,
+    stops: Collection[int] = (),
     never: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
-    """New token ids one at a time, as they are sampled; ends after `eos_id`, which is not given out.
+    """New token ids one at a time, as they are sampled; ends after `eos_id` or one of `stops`, which is not
+    given out.
 
     `prompt` has at least one token. Temperature 0 takes the likeliest token. `top_p` samples from the smallest
     set of likeliest tokens whose probability reaches it (nucleus sampling, arXiv 1904.09751). Ids in `never` are not
@@ -46,7 +48,7 @@ def generate(
         features = model.features(tokens, positions, None, cache)
         logits = model.head(features[0, -1]).float().index_fill(0, masked, -math.inf)
         token = choose_token(logits, temperature, top_p, generator)
-        if token == eos_id:
+        if token == eos_id or token in stops:
             return
         yield token
         tokens = torch.tensor([[token]], device=weight.device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from internevo.model.generate import generate
+from internevo.tokens.tokenizer import Tokenizer
 from internevo.train.stored_model import StoredModel
 
 
@@ -20,8 +21,7 @@ def sample_text(
     tokenizer = stored.needs_tokenizer()
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     generator = torch.Generator().manual_seed(seed)
-    shown = tokenizer.decode(ids)
-    yield shown
+    yield tokenizer.decode(ids)
     new = generate(
         stored.load(),
         ids,
@@ -32,10 +32,21 @@ def sample_text(
         never=tokenizer.unused(stored.config.vocab),
         generator=generator,
     )
+    yield from streamed(tokenizer, new, ids)
+
+
+def streamed(tokenizer: Tokenizer, new: Iterable[int], before: Sequence[int]) -> Iterator[str]:
+    """The text of new tokens as they come, after those `before`; all of it together is the text of all of them.
+
+    A character of several tokens comes with its last one. What is left of one at the end shows as U+FFFD.
+    """
+    ids = list(before)
+    shown = text = tokenizer.decode(ids)
     for token in new:
         ids.append(token)
         text = tokenizer.decode(ids)
-        # a character of several byte tokens shows as the replacement sign until its last byte is there
-        if text.startswith(shown) and not text.endswith("\ufffd"):
+        if not text.endswith("\ufffd") and text.startswith(shown):
             yield text[len(shown) :]
             shown = text
+    if text != shown:
+        yield text[len(shown) :]
