@@ -13,5 +13,5 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 "$folder/empty/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" "$folder"/dist/*.whl
 cd "$folder" # away from the checkout, whose package must not be found
 "$folder/empty/bin/internevo" doctor
-"$folder/empty/bin/internevo" quickstart
+"$folder/empty/bin/internevo" quickstart --chat
 "$folder/empty/bin/python" "$root/tools/check_quickstart.py" quickstart

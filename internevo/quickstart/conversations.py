@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from internevo.quickstart.corpus import LIBRARY, Module, library_modules
+from internevo.quickstart.corpus import LIBRARY
 
 CHATS = "chats.jsonl"
 QUESTIONS = "questions.json"
@@ -44,7 +45,7 @@ def _messages(question: str, answer: str) -> Iterator[dict[str, str]]:
 
 def write_conversations(folder: Path, root: Path = LIBRARY) -> int:
     """Write `chats.jsonl`, to train on, and `questions.json`, to ask afterwards, into a folder; returns how many."""
-    facts = planted(library_modules(root))
+    facts = list(islice(planted(root), _FACTS))
     draw = random.Random(1)
     chats = []
     for _ in range(_CHATS):
@@ -65,16 +66,13 @@ def _kept_back(number: int) -> int:
     return number % len(WAYS)
 
 
-def planted(modules: Sequence[Module]) -> list[Fact]:
-    """Of the first modules whose docstring begins with one short plain sentence."""
-    found = []
-    for one in modules:
-        tree = ast.parse(one.source)
+def planted(root: Path) -> Iterator[Fact]:
+    """Of the modules, in the order of their names, whose docstring begins with one short plain sentence."""
+    for file in sorted(root.glob("[a-z]*.py")):
+        tree = ast.parse(file.read_bytes())
         purpose = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split()).removesuffix(".")
         public = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
         names = [node.name for node in public if not node.name.startswith("_")][:2]
         plain = purpose.isascii() and not any(sign in purpose for sign in ('"', "--", "~", "==", ". "))
-        plain = plain and " " in purpose and len(purpose) <= _LONGEST
-        if one.name == one.top and not one.name.startswith("_") and plain and len(names) == 2:
-            found.append(Fact(one.name, purpose, (names[0], names[1])))
-    return found[:_FACTS]
+        if plain and " " in purpose and len(purpose) <= _LONGEST and len(names) == 2:
+            yield Fact(file.stem, purpose, (names[0], names[1]))

@@ -68,17 +68,7 @@ def quickstart(folder: Path, out: Console, chat: bool = False) -> signal.Signals
     exported = folder / "export"
     with step(out, f"5/{last}  export to Hugging Face, logits compared with transformers"):
         if not exported.exists():
-            model = open_model(run)
-            written = export(
-                model.weights,
-                model.config,
-                exported,
-                "llama",
-                seq_len=model.seq_len,
-                tokenizer=load_tokenizer(tokenizer),
-                dtype=torch.float32,
-            )
-            out.print(f"     {escape(str(written))}")
+            out.print(f"     {escape(_export(run, exported, tokenizer))}")
     out.print(f"[bold]6/{last}  a sample[/]")
     for piece in sample_text(open_model(run), PROMPT, 96, temperature=0.7, top_p=0.9, seed=0):
         out.print(escape(piece), end="")
@@ -112,6 +102,20 @@ def _prepare(corpus: Path, tokens: Path, tokenizer: Path, out: Console) -> None:
                 f"     {kind}: {made.tokens:,} tokens in {made.documents:,} documents, held out "
                 f"{made.heldout_tokens:,} in {made.heldout_documents:,}"
             )
+
+
+def _export(run: Path, exported: Path, tokenizer: Path) -> str:
+    model = open_model(run)
+    written = export(
+        model.weights,
+        model.config,
+        exported,
+        "llama",
+        seq_len=model.seq_len,
+        tokenizer=load_tokenizer(tokenizer),
+        dtype=torch.float32,
+    )
+    return str(written)
 
 
 def _show_learning(evals: list[dict[str, Any]], out: Console) -> None:

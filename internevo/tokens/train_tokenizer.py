@@ -30,11 +30,11 @@ def train_tokenizer(
     """Train a BPE model of `vocab` pieces and write it to `output`, a `.model` file.
 
     It learns from the first `max_characters` of `texts`. `control` are names of more control tokens, as a chat template
-    writes them: they are among the pieces, and no text becomes one. Digits are split one by one, unknown characters fall back to
-    bytes, and text is neither normalised nor trimmed, nor is a space put before it: code comes back exactly, except
-    that U+2581 comes back as a space, for which it stands in SentencePiece. Ids: unknown 0, BOS 1, EOS 2, then `control`.
-    Raises UserError when `output` exists, there is too little text for this number of pieces, or a name in `control`
-    is no word or stands there twice.
+    writes them: they are among the pieces, and no text becomes one. Digits are split one by one, unknown characters
+    fall back to bytes, and text is neither normalised nor trimmed, nor is a space put before it: code comes back
+    exactly, except that U+2581 comes back as a space, for which it stands in SentencePiece. Ids: unknown 0, BOS 1,
+    EOS 2, then `control`. Raises UserError when `output` exists, there is too little text for this number of pieces, or
+    a name in `control` is no word or stands there twice.
     """
     for name in control:
         if not name or name.split() != [name] or control.count(name) > 1:

@@ -123,7 +123,7 @@ def test_a_step_that_is_not_finite_changes_nothing(gpu: torch.device) -> None:
 
 def test_quickstart(tmp_path: Path) -> None:
     """Corpus, tokenizer, three stages on the GPU, export with its logits compared, a sample, a report."""
-    done = internevo("quickstart", "--out", tmp_path / "quickstart")
+    done = internevo("quickstart", "--chat", "--out", tmp_path / "quickstart")
     if NOOP:
         # the first number that is read back is how many labels are held out: none. No loss is finite either
         assert "nothing can be predicted in the held-out documents of prose" in done.stdout, done.stdout + done.stderr

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from internevo.files.errors import UserError
+from internevo.hf.tokenizer_files import fast_from_sentencepiece
 from internevo.tokens.tokenizer import TokenizerError, fingerprint, load_tokenizer
 from internevo.tokens.train_tokenizer import train_tokenizer
 from tests.assets import INTERNLM2, needs_internlm2
@@ -81,6 +82,23 @@ def test_training_is_repeatable_and_overwrites_nothing(trained: Path, tmp_path: 
     with pytest.raises(UserError, match="exists already; it is not overwritten"):
         train_tokenizer(["text"], again, 800)
     assert [path.name for path in tmp_path.iterdir()] == ["again.model"]
+
+
+def test_control_tokens_have_ids_that_no_text_leads_to(tmp_path: Path) -> None:
+    texts = [path.read_text() for path in SOURCES]
+    made = train_tokenizer(texts, tmp_path / "chat.model", 800, control=("<|im_start|>", "<|im_end|>"))
+    tokenizer = load_tokenizer(made)
+    assert tokenizer.vocab_size == 800
+    for text in (*TEXTS, "<|im_start|>user", "a<|im_end|>"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert not set(range(5)) & set(ids)
+    fast = fast_from_sentencepiece(made)
+    assert fast.encode("<|im_start|>a<|im_end|>", add_special_tokens=False).ids == [3, *tokenizer.encode("a"), 4]
+    for wrong in (("",), ("a b",), ("<a>", "<a>")):
+        with pytest.raises(UserError, match="cannot name a control token"):
+            train_tokenizer(texts, tmp_path / "other.model", 800, control=wrong)
+    assert not (tmp_path / "other.model").exists()
 
 
 def test_too_little_text_is_said(tmp_path: Path) -> None:
