@@ -16,6 +16,7 @@ from internevo.data.fingerprint import data_facts
 from internevo.data.loader import Loader
 from internevo.data.mixing import Plan
 from internevo.model.flops import causal_pairs, training_flops
+from internevo.model.lora import adapter_parameters
 from internevo.monitor.metrics import StepMetrics, memory_gib
 from internevo.monitor.profile import DATA, StepProfiler
 from internevo.optim.schedule import learning_rate
@@ -58,6 +59,7 @@ class StageTrainer:
         self.steps = stage_steps(self.stage.train)
         self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
         self._data = data_facts(stages[: progress.stage + 1])
+        self._adapters = adapter_parameters(self.stage.model, self.stage.train.lora)
         self._saved = progress.step
 
     def run(
@@ -173,7 +175,7 @@ class StageTrainer:
         for source, real in zip(batch.sources, batch.real_tokens, strict=True):
             sources[source] = sources.get(source, 0) + real
         mfu, mfu_full = (
-            self.peak.share(training_flops(model, tokens, pairs), seconds * self.world.size)
+            self.peak.share(training_flops(model, tokens, pairs, self._adapters), seconds * self.world.size)
             for pairs in (real_pairs(batch), tokens * seq_len)
         )
         if mfu is not None and mfu > 1:  # what was measured is no ceiling: a share of it would mislead
