@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch.profiler import record_function
 
@@ -53,12 +54,15 @@ class StageTrainer:
         world: World,
         peak: Peak,
         profiler: StepProfiler,
+        base: Mapping[str, Any] | None = None,
     ):
+        """`base` is what checkpoints are to say of the model that adapters are trained on."""
         self.stages, self.progress = stages, progress
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
         self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
         self._data = data_facts(stages[: progress.stage + 1])
+        self._base = base
         self._adapters = adapter_parameters(self.stage.model, self.stage.train.lora)
         self._saved = progress.step
 
@@ -107,6 +111,8 @@ class StageTrainer:
         state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
         state["places"] = places_before(self.stage.train, self.progress.stage_step)
         state["data"] = self._data
+        if self._base is not None:
+            state["base"] = self._base
         writer.wait()  # its copy must not be in memory together with what an engine gathers
         writer.save(self.progress.step, self.engine.state(), state, permanent, rotate=moved)
 
