@@ -155,3 +155,27 @@ def test_a_run_as_base_is_read_at_the_step_that_it_had(tmp_path: Path) -> None:
     ours, merged = open_model(run).load().state_dict(), open_model(base, 2).load().state_dict()
     changed = {name for name, value in ours.items() if not torch.equal(value, merged[name])}
     assert {name.split(".")[-2] for name in changed} == {"wq", "down"}
+
+
+@pytest.mark.slow
+def test_from_layout_to_layout(tmp_path: Path) -> None:
+    """Through the command: each rank reads its part of the base, and the adapter's checkpoint fits any layout."""
+    save_theirs("llama 3", tmp_path / "base")
+    path = adapting(tmp_path / "runs", tmp_path / "base", "alone")
+    train(load_config(path), ["test"])
+    path = adapting(tmp_path / "runs", tmp_path / "base", "moving")
+    runs = tmp_path / "runs" / "runs"
+    for until, layout in (
+        (2, ["parallel.tensor=2"]),
+        (3, ["parallel.pipeline.size=2"]),
+        (5, ["parallel.zero.stage=3", "train.micro_batch=1"]),
+    ):
+        out = finish(start("launch", "--nproc", "2", path, "--until", str(until), *layout))
+        assert "weights from" in out
+        assert "Traceback" not in out, out
+        assert [line["step"] for line in steps(runs / "moving")][-1] == until, out
+    train(load_config(path), ["test"])
+    one, other = steps(runs / "alone"), steps(runs / "moving")
+    assert [line["digest"] for line in one] == [line["digest"] for line in other]
+    assert [line["loss"] for line in other] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert [line["grad_norm"] for line in other] == pytest.approx([line["grad_norm"] for line in one], rel=1e-3)
