@@ -195,6 +195,7 @@ def _lora(stage: StageConfig) -> Iterator[str]:
     if not stage.train.lora.targets:
         yield "train.lora.targets: name matrices, such as [wq, wv], or [all]"
     for key, value, usual in (
+        ("train.lora.dropout", stage.train.lora.dropout, 0.0),
         ("train.fp8", stage.train.fp8, "none"),
         ("optimizer.state", stage.optimizer.state, "fp32"),
         ("parallel.zero.engine", stage.parallel.zero.engine, "fsdp"),

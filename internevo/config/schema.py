@@ -200,6 +200,8 @@ class LoraConfig:
     targets: list[str] = field(default_factory=lambda: ["all"])
     """The matrices of the blocks that get an adapter: of `wq`, `wk`, `wv`, `wo`, `gate`, `up` and `down`, or what parts
     of your own call theirs. `[all]`: every one. Embedding and output head have none."""
+    dropout: Share = 0.0
+    """0; any other value is refused: no mask is built yet that would be the same under every layout."""
 
 
 @dataclass

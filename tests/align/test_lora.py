@@ -191,6 +191,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (["parallel.zero.engine=deepspeed", "parallel.zero.stage=3"], r"parallel.zero.engine: must be fsdp"),
         (["stages.long.train.lora.rank=8"], r"stages.long.train.lora: a stage cannot change it"),
         (["train.lora.targets=wq"], r"train.lora.targets: expected a list"),
+        (["train.lora.targets=[]"], r"train.lora.targets: name matrices"),
+        (["train.lora.dropout=0.1"], r"train.lora.dropout: must be 0.0 with train.lora, found 0.1"),
     ):
         with pytest.raises(ConfigError, match=said):
             load_config(path, ["train.lora.rank=4", *overrides])
