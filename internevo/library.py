@@ -90,6 +90,8 @@ class Trainer:
         self.stages, self.stage = config.stages, _stage(config, stage)
         if self.stage.optimizer.state != "fp32" or self.stage.parallel.zero.engine != "fsdp":
             raise UserError("a Trainer has optimizer.state fp32 and the engine fsdp; use `train_run` for others")
+        if self.stage.train.lora.rank:
+            raise UserError("a Trainer trains whole models; use `train_run` with train.lora")
         if self.stage.train.init_from is not None and model is None:
             raise UserError("a Trainer reads no train.init_from: give it `open_model(PATH).load()` as its model")
         device = choose_device(self.stage.train.device)

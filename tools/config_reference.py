@@ -41,7 +41,7 @@ resolved tree and what it comes to (parameters, steps, tokens), or what is wrong
   are relative to that file; all other paths to the working directory.
 - **Stages.** A stage is the same tree with some keys changed: it inherits all that it does not set. It may change
   everything but the model's shape (of `model`, only `rope`), `tokenizer`, `optimizer.name`,
-  `train.seed`, `train.init_from` and `data.block`.
+  `train.seed`, `train.init_from`, `train.lora` and `data.block`.
 - **Interpolation.** `${name}` is the value of another key, `${oc.env:SCRATCH}` that of an environment variable.
 """
 REFINERY_HEAD = """# The refinery's keys

@@ -292,6 +292,11 @@ class StoredTensors:
         self.folder = folder
         self._known = stored_tensors(folder)
 
+    @property
+    def names(self) -> list[str]:
+        """What it holds."""
+        return list(self._known)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's whole shape."""
         return tuple(self._get(name).size)

@@ -67,8 +67,14 @@ def export(
     step: StepOption = None,
     dtype: Annotated[Dtype | None, option("What the weights are stored as; as trained when absent.")] = None,
     workers: WorkersOption = 1,
+    adapter: Annotated[
+        bool, option("Write the adapter of train.lora alone, as PEFT's files.", None, "--adapter")
+    ] = False,
 ) -> None:
     """Export a run to a Hugging Face folder, and check that it computes the same logits.
+
+    A run with `train.lora` is exported as a whole model, its adapter merged; with `--adapter` as PEFT's files, in fp32,
+    which load on a base of the family.
 
     Every format but `internlm2` loads with plain transformers; that one has the names and layout of the InternLM2
     release, for LMDeploy, vLLM, and transformers with `trust_remote_code=True`.
@@ -81,6 +87,9 @@ def export(
 
     stored = open_model(model, step)
     note(stored.notes)
+    if adapter:
+        _export_adapter(stored, output, stored.family if format is Format.auto and stored.family else format)
+        return
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
     family = stored.family if format is Format.auto and stored.family else format
     stored_as = dtypes[dtype] if dtype else stored.dtype
@@ -90,6 +99,15 @@ def export(
         out.print(f"[bold yellow]warning:[/] {count} are too large for {report.dtype} and became infinite")
     out.print(f"wrote {plain(output)} from {plain(stored.name)}: {plain(report)}")
     then(f"internevo serve {output}, or load it with transformers")
+
+
+def _export_adapter(stored: StoredModel, output: Path, family: str) -> None:
+    """Write PEFT's files, and say how to load them."""
+    from internevo.align.adapter_files import export_adapter
+
+    report = export_adapter(stored, output, family)
+    out.print(f"wrote {plain(output)} from {plain(stored.name)}: {plain(report)}")
+    then(f"peft.PeftModel.from_pretrained(model, '{output}'), with the model of {report.base} from transformers")
 
 
 def _export(stored: StoredModel, output: Path, family: str, **options: Any) -> ExportReport:

@@ -65,7 +65,7 @@ def _of_stages(found: Mapping[str, list[str]]) -> list[str]:
 def _stage(stage: StageConfig) -> list[str]:
     found = [*_model(stage.model), *_optimizer(stage.optimizer)]
     if not found:  # computed from values that are in range
-        found += [*_lengths(stage), *_parallel(stage), *_speed(stage)]
+        found += [*_lengths(stage), *_parallel(stage), *_speed(stage), *_lora(stage)]
     return [*found, *_data(stage.data)]
 
 
@@ -186,6 +186,24 @@ def _speed(stage: StageConfig) -> Iterator[str]:
         yield "parallel.asynchronous: needs train.compile=true, parallel.tensor above 1 and parallel.sequence=true"
 
 
+def _lora(stage: StageConfig) -> Iterator[str]:
+    """What adapters need, and what does not go with weights that are frozen."""
+    if not stage.train.lora.rank:
+        return
+    if stage.train.init_from is None:
+        yield "train.lora: needs train.init_from, the model that is adapted: random weights that stay learn nothing"
+    if not stage.train.lora.targets:
+        yield "train.lora.targets: name matrices, such as [wq, wv], or [all]"
+    for key, value, usual in (
+        ("train.lora.dropout", stage.train.lora.dropout, 0.0),
+        ("train.fp8", stage.train.fp8, "none"),
+        ("optimizer.state", stage.optimizer.state, "fp32"),
+        ("parallel.zero.engine", stage.parallel.zero.engine, "fsdp"),
+    ):
+        if value != usual:
+            yield f"{key}: must be {usual} with train.lora, found {value}"
+
+
 def _optimizer(optimizer: OptimizerConfig) -> Iterator[str]:
     if len(optimizer.betas) != 2:
         yield f"optimizer.betas: must be two numbers, found {optimizer.betas}"
@@ -281,7 +299,7 @@ def _unchanging(config: RunConfig) -> Iterator[str]:
             if key != "preset" and not key.startswith("rope.") and value != given.get(key):
                 had = given.get(key)
                 yield f"stages.{stage.name}.model.{key}: a stage may change model.rope only; the run has {had}"
-        for path in ("tokenizer", "optimizer.name", "train.seed", "train.init_from", "data.block"):
+        for path in ("tokenizer", "optimizer.name", "train.seed", "train.init_from", "train.lora", "data.block"):
             if _get(stage, path) != _get(config, path):
                 yield f"stages.{stage.name}.{path}: a stage cannot change it; the run has {_get(config, path)!r}"
 

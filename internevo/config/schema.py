@@ -200,6 +200,22 @@ class ObjectiveConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters (LoRA, arXiv 2106.09685) on the frozen weights that `train.init_from` names. Only they learn,
+    and checkpoints hold nothing else."""
+
+    rank: Annotated[int, Between(0, 2**16)] = 0
+    """Rows of the first factor, columns of the second; 0 trains the whole model instead."""
+    alpha: Annotated[float, Between(0, 10**6, open_below=True)] = 32.0
+    """What an adapter adds is scaled by `alpha / rank`."""
+    targets: list[str] = field(default_factory=lambda: ["all"])
+    """The matrices of the blocks that get an adapter: of `wq`, `wk`, `wv`, `wo`, `gate`, `up` and `down`, or what parts
+    of your own call theirs. `[all]`: every one. Embedding and output head have none."""
+    dropout: Share = 0.0
+    """0; any other value is refused: no mask is built yet that would be the same under every layout."""
+
+
+@dataclass
 class TrainConfig:
     """What one step is, and how long the stage lasts."""
 
@@ -248,6 +264,8 @@ class TrainConfig:
     """Where the weights come from, instead of from `seed`: a Hugging Face folder, an import or another run. Its shape
     must be `model`'s; `rope` may differ. Only the run's first step reads it, and the optimizer
     begins anew."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """See `train.lora`."""
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Instead(dict.fromkeys(("gpu", "GPU", "nvidia"), "is called cuda here"))
     ] = "auto"
@@ -491,7 +509,7 @@ class StageConfig:
 @dataclass
 class RunConfig(StageConfig):
     """The file a team writes. A stage inherits every key and may change all but `model`'s shape, `tokenizer`,
-    `optimizer.name`, `train.seed`, `train.init_from` and `data.block`."""
+    `optimizer.name`, `train.seed`, `train.init_from`, `train.lora` and `data.block`."""
 
     name: str = MISSING
     """Names the run and its folder."""

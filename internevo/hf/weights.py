@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from internevo.checkpoint.commit import MANIFEST
 from internevo.checkpoint.tensors import StoredTensors, fill_tensors, read_tensors
 from internevo.config.schema import ModelConfig
 from internevo.files.errors import UserError, some
@@ -20,6 +22,9 @@ from internevo.hf.files import TensorFiles
 from internevo.model.initial import empty_model
 from internevo.model.transformer import Transformer
 
+_PREFIX = "model/"
+_SAMPLED = 256
+"""Numbers at each end of a tensor that a folder's fingerprint is made of."""
 NO_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$")  # what old checkpoints hold beside weights
 
 
@@ -35,6 +40,9 @@ class Weights(Protocol):
     def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
         """Fill tensors of these names in place. All ranks of `group` call it together, each with its parts."""
 
+    def fingerprint(self) -> str:
+        """The same for the same stored weights, and another for others."""
+
 
 class CheckpointWeights:
     """The weights of one of our checkpoints, whatever layout wrote it."""
@@ -42,14 +50,23 @@ class CheckpointWeights:
     def __init__(self, folder: Path):
         self._stored = StoredTensors(folder)
 
+    @property
+    def names(self) -> list[str]:
+        """Our names of all weights that it holds, in order."""
+        return sorted(name.removeprefix(_PREFIX) for name in self._stored.names if name.startswith(_PREFIX))
+
+    def fingerprint(self) -> str:
+        """Of the checksums in its manifest."""
+        return _hash([(self._stored.folder / MANIFEST).read_bytes()])
+
     def dtype(self, name: str) -> torch.dtype:
-        return self._stored.dtype(f"model/{name}")
+        return self._stored.dtype(f"{_PREFIX}{name}")
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        return self._stored.read(f"model/{name}", dtype)
+        return self._stored.read(f"{_PREFIX}{name}", dtype)
 
     def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
-        read_tensors(self._stored.folder, {f"model/{name}": tensor for name, tensor in into.items()}, group)
+        read_tensors(self._stored.folder, {f"{_PREFIX}{name}": tensor for name, tensor in into.items()}, group)
 
 
 class FolderWeights:
@@ -104,6 +121,17 @@ class FolderWeights:
     def fill(self, into: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
         fill_tensors(self, into, group)
 
+    def fingerprint(self) -> str:
+        """Of every tensor's name, shape and dtype, and its first and last numbers: reading all would take minutes."""
+        return _hash(self._samples())
+
+    def _samples(self) -> Iterator[bytes]:
+        for theirs in sorted({theirs for _, theirs, _ in self._rows.values()}):
+            flat = self._files.view(theirs).view(-1)
+            yield f"{theirs} {list(self._files.view(theirs).shape)} {flat.dtype} ".encode()
+            for numbers in (flat[:_SAMPLED], flat[-_SAMPLED:]):
+                yield numbers.view(torch.uint8).numpy().tobytes()
+
     def _check_names(self, wanted: list[str]) -> None:
         found = {name for name in self._files.where if not NO_WEIGHTS.search(name)}
         if any(name.removeprefix("model.") in found - set(wanted) for name in wanted):
@@ -136,6 +164,13 @@ class FolderWeights:
                 raise UserError(f"{self.folder}: {theirs} {sizes}")
         with torch.device("meta"):
             return {name: tuple(weight.shape) for name, weight in Transformer(self.config).state_dict().items()}
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def _head(family: str) -> str:

@@ -33,6 +33,13 @@ def forward_flops(config: ModelConfig, tokens: int, pairs: int) -> int:
     return 2 * (tokens * cost.products + pairs * cost.pairs)
 
 
-def training_flops(config: ModelConfig, tokens: int, pairs: int) -> int:
-    """Forward and backward: the backward pass does each product twice, once for each operand's gradient."""
-    return 3 * forward_flops(config, tokens, pairs)
+def training_flops(config: ModelConfig, tokens: int, pairs: int, adapters: int = 0) -> int:
+    """Forward and backward: the backward pass does each product twice, once for each operand's gradient.
+
+    `adapters` are the parameters of low-rank adapters: the model's own matrices are frozen then, and need one product
+    less each.
+    """
+    if not adapters:
+        return 3 * forward_flops(config, tokens, pairs)
+    frozen = forward_flops(config, tokens, 0)
+    return 3 * (forward_flops(config, tokens, pairs) + 2 * tokens * adapters) - frozen

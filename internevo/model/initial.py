@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from internevo.config.schema import ModelConfig
-from internevo.model.roles import Kind, Role
+from internevo.model.roles import First, Kind, Role
 from internevo.model.transformer import Transformer
 
 
@@ -60,18 +60,23 @@ def initial_values(name: str, shape: torch.Size, role: Role, config: ModelConfig
     | matrix | the same; with `width_base` times `sqrt(width_base / hidden)` |
     | head | the same; with `width_base` times `width_base / hidden` |
 
-    What writes into the residual stream is scaled down by `sqrt(2 * layers)`, so that the stream's variance does not
-    grow with depth (GPT-2's rule). Each parameter has a random stream of its own, made from the seed and its name, so
-    its values do not depend on which other parameters a process holds.
+    A role may say otherwise: zero, or uniform within `1 / sqrt(columns)`. What writes into the residual stream is
+    scaled down by `sqrt(2 * layers)`, so that the stream's variance does not grow with depth (GPT-2's rule). Each
+    parameter has a random stream of its own, made from the seed and its name, so its values do not depend on which
+    other parameters a process holds.
     """
-    if role.kind is Kind.bias:
+    if role.kind is Kind.bias or role.first is First.zero:
         return torch.zeros(shape)
     if role.kind is Kind.scale:
         return torch.ones(shape)
-    std = config.init_std / (math.sqrt(2 * config.layers) if role.into_residual else 1.0)
-    if config.width_base and role.kind is not Kind.embedding:
-        ratio = config.width_base / config.hidden
-        std *= ratio if role.kind is Kind.head else math.sqrt(ratio)
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+    values = torch.empty(shape, dtype=torch.float32)
+    if role.first is First.fan_in:
+        bound = 1 / math.sqrt(shape[-1])
+        return values.uniform_(-bound, bound, generator=generator)
+    std = config.init_std / (math.sqrt(2 * config.layers) if role.into_residual else 1.0)
+    if config.width_base and role.kind is not Kind.embedding and role.wide:
+        ratio = config.width_base / config.hidden
+        std *= ratio if role.kind is Kind.head else math.sqrt(ratio)
+    return values.normal_(0.0, std, generator=generator)

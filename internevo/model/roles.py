@@ -37,6 +37,16 @@ class Kind(StrEnum):
     """Begins at zero and does not decay."""
 
 
+class First(StrEnum):
+    """What a parameter begins with."""
+
+    usual = "usual"
+    """What its kind says."""
+    zero = "zero"
+    fan_in = "fan_in"
+    """Uniform within one over the root of its columns, as torch's own linear layers and PEFT's factors."""
+
+
 @dataclass(frozen=True)
 class Role:
     """What a parameter is."""
@@ -54,6 +64,10 @@ class Role:
     """Whether what it gives is added to the residual stream."""
     fp8: bool = False
     """Whether its products may be computed in FP8."""
+    first: First = First.usual
+    """What it begins with, where that is not what its kind says."""
+    wide: bool = True
+    """Whether its input is as wide as the model. Where it is not, `model.width_base` scales nothing of it."""
 
 
 def declare(module: Module, **roles: Role) -> Module:

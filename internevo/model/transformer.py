@@ -186,6 +186,10 @@ class Transformer(nn.Module):
         self.head = declare(nn.Linear(config.hidden, config.vocab, bias=False), weight=Role(Kind.head, cut=0))
         if config.tied:
             self.head.weight = self.embed.weight
+        self.take_stock()
+
+    def take_stock(self) -> None:
+        """Note what parameters there are; to be called again by what adds some."""
         for number, block in enumerate(self.blocks):
             for half in ("attention", "feed_forward"):
                 check_half(getattr(block, half), f"blocks.{number}.{half}")

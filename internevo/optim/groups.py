@@ -42,10 +42,10 @@ def decays(role: Role, config: OptimizerConfig) -> bool:
 def width_rate(model: ModelConfig) -> Rate:
     """The shares of the learning rate under `model.width_base` (muP's table 3 for Adam, arXiv 2203.03466).
 
-    Embedding, norms and biases: all of it. Matrices whose input is as wide as the model: in inverse proportion.
+    Embedding, norms, biases and matrices with a narrow input: all of it. Others: in inverse proportion to the width.
     """
     ratio = model.width_base / model.hidden if model.width_base else 1.0
-    return lambda role: ratio if role.kind in (Kind.matrix, Kind.head) else 1.0
+    return lambda role: ratio if role.kind in (Kind.matrix, Kind.head) and role.wide else 1.0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from internevo.config.derive import step_sizes
 from internevo.config.schema import StageConfig
 from internevo.model.initial import give_memory, initial_values, tie
+from internevo.model.lora import add_adapters
 from internevo.model.roles import Role
 from internevo.model.transformer import Block, Transformer
 from internevo.parallel.block_settings import compute_dtype, prepare_model
@@ -41,14 +42,18 @@ def build_rank_model(
 ) -> Root:
     """This rank's part of the stage's model, in the module that `run` puts around it, with memory but no values yet.
 
-    On a mesh of one its weights are in what it computes in. On several, they are sharded fp32 ones; the module runs the
-    whole, so that weights that no block has are sharded with it. With `layers`, only these blocks are there, under
-    their own numbers, and embedding and head only with the first and the last of them.
+    On a mesh of one its weights are in what it computes in. On several, they are sharded fp32 ones, or, where they are
+    frozen, sharded in what it computes in; the module runs the whole, so that weights that no block has are sharded
+    with it. With `layers`, only these blocks are there, under their own numbers, and embedding and head only with the
+    first and the last of them.
     """
     with torch.device("meta"):
         model = Transformer(stage.model)
-    if mesh.alone:
-        model.to(compute_dtype(stage))  # ZeRO does that elsewhere, as it gathers them
+        if stage.train.lora.rank:
+            add_adapters(model, stage.train.lora)
+    for parameter in model.parameters():
+        if mesh.alone or not parameter.requires_grad:  # ZeRO does it for the others, as it gathers them
+            parameter.data = parameter.data.to(compute_dtype(stage))
     if layers is not None:
         _keep_layers(model, layers)
     if mesh.tensor.size > 1:

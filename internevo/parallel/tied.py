@@ -32,7 +32,9 @@ class TiedHead:
 
     @torch.no_grad()
     def give_gradient(self) -> None:
-        """Add the copy's gradient to the embedding's."""
+        """Add the copy's gradient to the embedding's; frozen ones have none."""
+        if any(held is not None and not held.requires_grad for held in (self.embedding, self.head)):
+            return
         found = None
         if self.head is not None:
             assert self.head.grad is not None

@@ -10,6 +10,7 @@ from internevo.config.choices import choose, is_yours
 from internevo.config.schema import ModelConfig, StageConfig
 from internevo.files.errors import UserError
 from internevo.model.fp8 import check_fp8
+from internevo.model.lora import check_targets
 from internevo.model.transformer import ATTENTIONS, FEED_FORWARDS, Transformer
 from internevo.parallel.block_settings import compute_dtype, stage_kernel
 from internevo.parallel.layout import ONE_PROCESS, make_layout
@@ -42,6 +43,8 @@ def check_engine(stage: StageConfig, world: int, device: torch.device) -> None:
     make_objective(stage)
     if stage.train.fp8 != "none":
         check_fp8(device)
+    if stage.train.lora.rank:
+        check_targets(stage.model, stage.train.lora)
     if is_yours(stage.model.attention.kind) or is_yours(stage.model.feed_forward.kind):
         _check_parts(stage.model)
     pipeline = stage.parallel.pipeline

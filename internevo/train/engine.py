@@ -78,8 +78,8 @@ class Engine(ABC):
     def state(self) -> Mapping[str, Tensor]:
         """All that a checkpoint holds of model and optimizer, by name, as far as this process has it.
 
-        `model/NAME` is an fp32 weight, `optimizer/NAME/KIND` its optimizer state, in the dtype that it is kept in:
-        whole, or a distributed tensor. Tensors are live, or made when they are looked up, or `HostCopies`.
+        `model/NAME` is a weight, fp32 if it learns, `optimizer/NAME/KIND` its optimizer state, in the dtype that it is
+        kept in: whole, or a distributed tensor. Tensors are live, or made when they are looked up, or `HostCopies`.
         """
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Engine(ABC):
         """
 
     def begin(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
-        """Take the first weights alone; optimizers begin with these."""
+        """Take the first weights alone; optimizers begin with these. With `train.lora`, they are the frozen ones."""
         self.load(read)
 
     @abstractmethod
@@ -148,6 +148,8 @@ class TorchEngine(Engine):
     | one, bf16 | fp32 weights | a bf16 copy of them, made anew after each update |
     | one, bf16, `optimizer.state` split or bf16 | bf16 weights, with the rest of fp32 in the optimizers | the same |
     | several | fp32 parts of the weights | what ZeRO gathers of them, in the precision of the passes |
+
+    What is frozen is kept in the precision of the passes alone.
 
     With `parallel.zero.offload.optimizer: cpu` the fp32 parts, and so the optimizers, are in host memory.
     """
@@ -208,16 +210,14 @@ class TorchEngine(Engine):
         if self.stage.optimizer.state != "fp32":
             refuse_frozen(self.parameters, f"optimizer.state={self.stage.optimizer.state}")
             return
-        self.copies = self.parameters
         if model is not None:
-            self.parameters = dict(model.named_parameters())
-        else:
-            self.parameters = {
-                name: nn.Parameter(torch.empty_like(p, dtype=torch.float32), p.requires_grad)
-                for name, p in self.copies.items()
-            }
-        for name, copy in self.copies.items():
-            copy.requires_grad_(self.parameters[name].requires_grad)
+            self.copies, self.parameters = self.parameters, dict(model.named_parameters())
+            for name, copy in self.copies.items():
+                copy.requires_grad_(self.parameters[name].requires_grad)
+            return
+        self.copies = self.learning()
+        in_fp32 = {name: nn.Parameter(torch.empty_like(p, dtype=torch.float32)) for name, p in self.copies.items()}
+        self.parameters = {**self.parameters, **in_fp32}  # what is frozen is only what runs
 
     def _build_optimizers(self) -> None:
         stage, learning = self.stage, self.learning()
@@ -245,7 +245,7 @@ class TorchEngine(Engine):
     @property
     def _split(self) -> bool:
         """Whether the rest of each fp32 weight is in the optimizers."""
-        return any(p.dtype == torch.bfloat16 for p in self.parameters.values())
+        return any(p.dtype == torch.bfloat16 for p in self.learning().values())
 
     def learning(self) -> dict[str, nn.Parameter]:
         """The parameters that learn; the others are frozen, and have neither gradient nor optimizer state."""
@@ -286,10 +286,14 @@ class TorchEngine(Engine):
         if is_yours(self.stage.optimizer.name):
             check_alike(self.local, {name: self.optimizers.state(name) for name in self.local}, self.mesh)
 
+    def saved(self) -> dict[str, nn.Parameter]:
+        """The parameters that checkpoints hold: all, but with `train.lora` not those that `train.init_from` gives."""
+        return self.learning() if self.stage.train.lora.rank else self.parameters
+
     def state(self) -> Mapping[str, Tensor]:
         self._check_state()
         tensors: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.saved().items():
             kept = dict(self.optimizers.state(name)) if parameter.requires_grad else {}
             split = self._split and kept.pop(REST, None) is not None
             weight = torch.empty(parameter.shape, device="meta") if split else local(parameter.detach())
@@ -325,6 +329,11 @@ class TorchEngine(Engine):
         self._weights_changed()
 
     def begin(self, read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        if self.stage.train.lora.rank:
+            frozen = {name: p for name, p in self.parameters.items() if not p.requires_grad}
+            read({f"model/{name}": self.stored(name, local(p.detach())) for name, p in frozen.items()})
+            self._weights_changed()
+            return
         self.load(read)
         if not self._split:  # one of a split weight holds a part of it, and nothing made from it
             del self.optimizers

@@ -14,7 +14,7 @@ from internevo.files.lock import locked
 from internevo.monitor.environment import code_version
 
 # What a run cannot change once it has begun: the weights, the tokens or their order would no longer fit.
-FIXED = ("model.", "train.seed", "optimizer.name", "data.block")
+FIXED = ("model.", "train.seed", "train.lora", "optimizer.name", "data.block")
 FREE = ("model.rope",)
 
 

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
 from internevo.config.schema import ModelConfig, StageConfig
 from internevo.config.typed import flatten
 from internevo.files.errors import UserError
+from internevo.model.flops import parameters
+from internevo.model.lora import adapter_parameters
 from internevo.parallel.world import World
 from internevo.train.engine import Engine
-from internevo.train.stored_model import StoredModel, open_model
+from internevo.train.stored_model import Facts, StoredModel, base_facts, open_base
 
 _FREE = ("preset", "init_std", "rope.")
 """What may differ: the rotary embedding may be stretched for longer rows."""
 _PREFIX = "model/"
 
 
-def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
+@dataclass(frozen=True)
+class Begun:
+    """What an engine has begun from."""
+
+    told: list[str]
+    """What to tell a person."""
+    base: Facts | None
+    """What checkpoints say of the model that adapters are trained on."""
+
+
+def begin_from(engine: Engine, stage: StageConfig, world: World, base: Facts | None = None) -> Begun:
     """Give a new engine the weights that `train.init_from` names, each rank its part; its optimizers begin with them.
 
-    All ranks call it together. Returns what to tell a person. Raises UserError when the shapes differ.
+    With `train.lora` these are the frozen weights, and `base` is what the run's checkpoint says of them. All ranks call
+    it together. Raises UserError when the shapes differ, or the weights are not those of `base`.
     """
-    path = stage.train.init_from
-    assert path is not None
-    source = world.on_main(lambda: _open(path, stage.model))
+    source, base = world.on_main(lambda: _open(stage, base))
 
     def read(tensors: Mapping[str, Tensor]) -> None:
         weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
@@ -36,15 +46,23 @@ def begin_from(engine: Engine, stage: StageConfig, world: World) -> list[str]:
     engine.begin(read)
     ours, theirs = flatten(asdict(stage.model.rope)), flatten(asdict(source.config.rope))
     changes = [f"rope.{key} is {ours[key]} here, {theirs[key]} there" for key in ours if ours[key] != theirs[key]]
-    return [f"weights from {source.name}", *changes, *source.notes]
+    learning = []
+    if count := adapter_parameters(stage.model, stage.train.lora):
+        learning = [f"adapters: {count:,} parameters learn, {count / parameters(stage.model):.2%} of the model's"]
+    return Begun([f"weights from {source.name}", *learning, *changes, *source.notes], base)
 
 
-def _open(path: str, ours: ModelConfig) -> StoredModel:
-    """The model to begin with, every byte of a checkpoint checked. Raises UserError unless it can begin `ours`."""
-    source = open_model(Path(path))
-    if different := shape_differences(ours, source.config):
+def _open(stage: StageConfig, base: Facts | None) -> tuple[StoredModel, Facts | None]:
+    """The model to begin with, every byte of a checkpoint checked, and what checkpoints of adapters are to say of it.
+
+    Raises UserError unless it can begin the stage's.
+    """
+    path = stage.train.init_from
+    assert path is not None
+    source = open_base(path, base)
+    if different := shape_differences(stage.model, source.config):
         raise UserError(f"train.init_from: {path} is of another shape:\n  " + "\n  ".join(different))
-    return source
+    return source, base_facts(source) if stage.train.lora.rank else None
 
 
 def shape_differences(ours: ModelConfig, theirs: ModelConfig) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from internevo.checkpoint.commit import CORRUPT, Found, find_latest, read_state, step_name
 from internevo.checkpoint.tensors import read_tensors
@@ -33,6 +34,8 @@ class Standing:
     """A sentence for each newer checkpoint that is damaged."""
     data_changes: tuple[str, ...] = ()
     """What is other data now than when it was saved, and was accepted."""
+    base: dict[str, Any] | None = None
+    """What it says of the model that its adapters are trained on."""
 
 
 def find_standing(config: RunConfig, folder: RunFolder, world: World) -> Standing:
@@ -47,7 +50,8 @@ def find_standing(config: RunConfig, folder: RunFolder, world: World) -> Standin
     state = read_state(found.path)
     progress = Progress.from_json(state["progress"])
     _check_stage(config, folder, progress, state["stage"], state["places"])
-    return Standing(found.path, progress, found.refused, tuple(_check_data(config, progress, state["data"])))
+    changes = tuple(_check_data(config, progress, state["data"]))
+    return Standing(found.path, progress, found.refused, changes, state.get("base"))
 
 
 def stand(engine: Engine, folder: RunFolder, step: int, world: World) -> None:

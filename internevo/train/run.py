@@ -83,6 +83,8 @@ class Run:
         self.config, self.folder, self.world = config, folder, world
         at = find_standing(config, folder, world)
         self.progress = at.progress
+        self.base = at.base
+        """What the frozen model of the run's adapters is, where it has one."""
         self.sources = {source_name(one): one.path for each in config.stages for one in each.data.sources}
         self.counted: dict[str, np.ndarray] = {}
         self.changes = world.on_main(lambda: folder.changes(config))
@@ -190,12 +192,15 @@ class Run:
         engine = make_engine(stage, world)
         for line in engine.notes:
             self._tell(line)
+        if stage.train.lora.rank or (stage.train.init_from is not None and self.progress.step == 0):
+            begun = begin_from(engine, stage, world, self.base)
+            self.base = begun.base
+            for line in begun.told:
+                self._tell(line)
         if self.progress.step > 0:
             stand(engine, self.folder, self.progress.step, world)
-        elif stage.train.init_from is not None:
-            self.told += begin_from(engine, stage, world)
         peak = self.peaks[stage.train.precision]
-        return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler)
+        return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler, self.base)
 
     def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
         """Held-out loss of every source of the run, as the current stage sees it; each only once.

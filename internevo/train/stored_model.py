@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from internevo.checkpoint.commit import checkpoints, problems, read_state, step_name
 from internevo.config.load import load_config
-from internevo.config.schema import ModelConfig
+from internevo.config.schema import LoraConfig, ModelConfig, TrainConfig
 from internevo.files.errors import UserError
+from internevo.hf.adapted_weights import AdaptedWeights
 from internevo.hf.foreign import described
 from internevo.hf.imports import MODEL_FILE, read_record
 from internevo.hf.internevo import is_internevo
@@ -20,6 +22,20 @@ from internevo.parallel.block_settings import compute_dtype
 from internevo.tokens.tokenizer import Tokenizer, load_tokenizer
 from internevo.train.folder import RunFolder
 from internevo.train.own_files import StoreChat, kept_tokenizer, read_chats
+
+Facts = dict[str, Any]
+"""Plain values, as `state.json` holds them."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a run with `train.lora` has trained."""
+
+    config: LoraConfig
+    weights: AdaptedWeights
+    """The base's weights with its own."""
+    base: str
+    """The path of the model that it adapts."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,8 @@ class StoredModel:
     dtype: torch.dtype | None
     """What it was trained in; None keeps each weight as it is stored."""
     step: int
+    adapter: Adapter | None = None
+    """Where `weights` are those of a base with an adapter merged in."""
     notes: tuple[str, ...] = ()
     """What a person should know: where transformers computes something else from the folder that it comes from."""
     chats: tuple[StoreChat, ...] = ()
@@ -92,7 +110,7 @@ def _of_run(path: Path, step: int | None) -> StoredModel:
     if number is None:
         raise UserError(f"{checkpoint} belongs to stage {state['stage']!r}, which {folder.config_file} lacks.")
     stage = config.stages[number]
-    return StoredModel(
+    stored = StoredModel(
         name=f"{path}, step {state['step']:,}",
         weights=CheckpointWeights(checkpoint),
         config=stage.model,
@@ -103,6 +121,49 @@ def _of_run(path: Path, step: int | None) -> StoredModel:
         step=state["step"],
         chats=read_chats(folder, config.stages[: number + 1]),
     )
+    return _with_base(stored, stage.train, state.get("base"), folder) if stage.train.lora.rank else stored
+
+
+def _with_base(stored: StoredModel, train: TrainConfig, saved: Facts | None, folder: RunFolder) -> StoredModel:
+    """The run's adapter on the model that it adapts. Raises UserError when that is gone, or another one."""
+    assert train.init_from is not None
+    assert isinstance(stored.weights, CheckpointWeights)
+    try:
+        base = open_base(train.init_from, saved)
+    except UserError as error:
+        where = f"the base that train.init_from names in {folder.config_file} cannot be used"
+        raise UserError(f"{folder.path} holds an adapter alone, and {where}: {error}") from None
+    weights = AdaptedWeights(base.weights, stored.weights, train.lora)
+    return replace(
+        stored,
+        weights=weights,
+        family=base.family,
+        tokenizer_path=stored.tokenizer_path or base.tokenizer_path,
+        adapter=Adapter(train.lora, weights, train.init_from),
+        notes=base.notes,
+    )
+
+
+def open_base(path: str, saved: Facts | None) -> StoredModel:
+    """The model that adapters are trained on; with what a checkpoint has `saved` of it, that very one.
+
+    Raises UserError when it is gone, or another one.
+    """
+    if saved is None:
+        return open_model(path)
+    is_run = RunFolder(Path(path)).config_file.is_file()
+    stored = open_model(path, saved["step"] if is_run else None)  # a run may have newer ones by now
+    if base_facts(stored)["fingerprint"] != saved["fingerprint"]:
+        raise UserError(
+            f"{path} holds other weights than {saved['name']} had, which the adapter was trained on. Put those back, "
+            "or name their place in train.init_from."
+        )
+    return stored
+
+
+def base_facts(stored: StoredModel) -> Facts:
+    """What a checkpoint of adapters says of their base."""
+    return {"name": stored.name, "step": stored.step, "fingerprint": stored.weights.fingerprint()}
 
 
 def _of_import(path: Path, step: int | None) -> StoredModel:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch.profiler import record_function
 
@@ -16,6 +17,7 @@ from internevo.data.fingerprint import data_facts
 from internevo.data.loader import Loader
 from internevo.data.mixing import Plan
 from internevo.model.flops import causal_pairs, training_flops
+from internevo.model.lora import adapter_parameters
 from internevo.monitor.metrics import StepMetrics, memory_gib
 from internevo.monitor.profile import DATA, StepProfiler
 from internevo.optim.schedule import learning_rate
@@ -53,13 +55,17 @@ class StageTrainer:
         world: World,
         peak: Peak,
         profiler: StepProfiler,
+        base: Mapping[str, Any] | None = None,
     ):
+        """`base` is what checkpoints are to say of the model that adapters are trained on."""
         self.stages, self.progress = stages, progress
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
         self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
         self._extras = make_objective(self.stage).extras(world)
         self._data = data_facts(stages[: progress.stage + 1])
+        self._base = base
+        self._adapters = adapter_parameters(self.stage.model, self.stage.train.lora)
         self._saved = progress.step
 
     def run(
@@ -107,6 +113,8 @@ class StageTrainer:
         state = {"step": self.progress.step, "stage": self.stage.name, "progress": self.progress.to_json()}
         state["places"] = places_before(self.stage.train, self.progress.stage_step)
         state["data"] = self._data
+        if self._base is not None:
+            state["base"] = self._base
         writer.wait()  # its copy must not be in memory together with what an engine gathers
         writer.save(self.progress.step, self.engine.state(), state, permanent, rotate=moved)
 
@@ -176,7 +184,7 @@ class StageTrainer:
         for source, real in zip(batch.sources, batch.real_tokens, strict=True):
             sources[source] = sources.get(source, 0) + real
         mfu, mfu_full = (
-            self.peak.share(training_flops(model, tokens, pairs), seconds * self.world.size)
+            self.peak.share(training_flops(model, tokens, pairs, self._adapters), seconds * self.world.size)
             for pairs in (real_pairs(batch), tokens * seq_len)
         )
         if mfu is not None and mfu > 1:  # what was measured is no ceiling: a share of it would mislead

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from internevo.config.presets import PRESETS, model_preset
+from internevo.config.schema import LoraConfig
 from internevo.model.documents import Documents
 from internevo.model.flops import causal_pairs, forward_flops, parameters, training_flops
 from internevo.model.initial import init_weights
+from internevo.model.lora import adapter_parameters, add_adapters
 from internevo.model.transformer import Transformer
 from tests.model.counting import count_flops
 
@@ -56,6 +58,22 @@ def test_flops_equal_the_counter(changes: dict, lengths: list[int]) -> None:
         assert counter.get_total_flops() == forward_flops(config, 32, pairs)
         logits.sum().backward()
     assert counter.get_total_flops() == training_flops(config, 32, pairs)
+
+
+def test_flops_of_adapters_equal_the_counter() -> None:
+    """Frozen matrices need one product less. The first block's need not even the gradient of their inputs, which the
+    formula counts."""
+    config, lora = model_preset("tiny"), LoraConfig(rank=4)
+    model = Transformer(config)
+    add_adapters(model, lora)
+    init_weights(model, 0)
+    tokens, adapters = torch.randint(0, config.vocab, (1, 32)), adapter_parameters(config, lora)
+    assert adapters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with count_flops() as counter:
+        model(tokens, torch.arange(32)[None], Documents.of([32])).sum().backward()
+    first = model.blocks[0].attention
+    unneeded = sum(one.weight.numel() + one.lora_a.numel() for one in (first.wq, first.wk, first.wv))
+    assert counter.get_total_flops() == training_flops(config, 32, 32 * 32, adapters) - 2 * 32 * unneeded
 
 
 def test_causal_pairs() -> None:

@@ -19,6 +19,7 @@ from internevo.checkpoint.tensors import Piece, read_tensors, write_tensors
 from internevo.config.presets import model_preset
 from internevo.config.schema import (
     ContextConfig,
+    LoraConfig,
     OffloadConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -111,6 +112,7 @@ def stage_of(changes: dict[str, Any]) -> StageConfig:
         average=changes.get("average", "token"),
         loss=changes.get("loss", "auto"),
         steps=20,
+        lora=LoraConfig(**changes.get("lora", {})),
     )
     optimizer = OptimizerConfig(name=changes.get("optimizer", "adamw"), state=changes.get("state", "fp32"))
     return StageConfig(model=model, train=train, parallel=parallel, optimizer=optimizer)
