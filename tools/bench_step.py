@@ -223,7 +223,7 @@ def main() -> None:
                 flush=True,
             )
     if args.out:
-        hardware = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
+        hardware = torch.cuda.get_device_name() if device.type == "cuda" else processor()
         software = {"python": platform.python_version(), "torch": torch.__version__}
         facts = {"hardware": hardware, "threads": torch.get_num_threads(), **software}
         facts["transformers"] = transformers.__version__
@@ -233,7 +233,8 @@ def main() -> None:
         )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.split(":")[1].strip()
