@@ -199,7 +199,8 @@ class TorchEngine(Engine):
 
     def _set_first_weights(self, model: Transformer | None) -> None:
         if model is None:
-            for name in self.parameters:
+            # a base is read: drawing the numbers of 70 billion weights would take minutes
+            for name in self.parameters if self.stage.train.init_from is None else self.saved():
                 self._set_weight(name, first_part(name, self.shapes[name], self.roles[name], self.stage, self.mesh))
         elif self._split:
             for name, given in model.named_parameters():
@@ -273,13 +274,17 @@ class TorchEngine(Engine):
         self.optimizers.step(lr, clip_scale(norm, self.stage.optimizer.clip), finite)
         for parameter in (*learning.values(), *self.local.values()):
             parameter.grad = None
-        for name, mine in self._filled_up.items():
-            mine.clear_rest(local(self.parameters[name].detach()))  # an optimizer may move what has no gradient
+        self._clear_rest()  # an optimizer may move what has no gradient
         if not self._moved:  # at once, not when it is to be saved
             self._check_state()
             self._moved = True
         self._weights_changed()
         return norm, finite
+
+    def _clear_rest(self) -> None:
+        """Set what only fills up parameters to zero."""
+        for name, mine in self._filled_up.items():
+            mine.clear_rest(local(self.parameters[name].detach()))
 
     def _check_state(self) -> None:
         """Raise UserError for state of a user's optimizer that no checkpoint could hold."""
@@ -332,6 +337,7 @@ class TorchEngine(Engine):
         if self.stage.train.lora.rank:
             frozen = {name: p for name, p in self.parameters.items() if not p.requires_grad}
             read({f"model/{name}": self.stored(name, local(p.detach())) for name, p in frozen.items()})
+            self._clear_rest()
             self._weights_changed()
             return
         self.load(read)

@@ -13,7 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from internevo.hf.export import export
+from internevo.parallel.tensor import local
 from internevo.parallel.world import World
+from internevo.train.initial_weights import begin_from
+from tests.hf.models import ModelWeights, our_model
 from tests.parallel.jobs import (
     ALONE,
     Trained,
@@ -57,13 +61,24 @@ LIGHT = (
     "dp2 x tp2, zero 3",
 )
 ROWS = [pytest.param(name, marks=[pytest.mark.heavy] * (name not in LIGHT)) for name in LAYOUTS]
+FROM_A_FOLDER = ("tp2, odd sizes", "pp2, zbv", "dp2 x tp2, zero 3")
 SHAPE = ("kv_heads", "qk_norm", "width", "tied", "qkv_bias", "vocab")
 """The keys that make another model of it."""
 
 
 def adapt(world: World, changes: dict[str, Any], store: Path) -> tuple[Trained, dict[str, Tensor]]:
-    """Train some steps. The gradients of the first, where A has none since B is zero, and beside them of the third."""
-    engine = engine_of(stage_of(changes), world)
+    """Train some steps. The gradients of the first, where A has none since B is zero, and beside them of the third.
+
+    With `base`, the frozen weights are those of this folder, and nothing else is in their place before.
+    """
+    stage = stage_of(changes)
+    stage.train.init_from = changes.get("base")
+    engine = engine_of(stage, world)
+    if stage.train.init_from is not None:
+        for parameter in engine.parameters.values():
+            if not parameter.requires_grad:
+                local(parameter.detach()).fill_(torch.nan)
+        begin_from(engine, stage, world)
     result, third = Trained(weights=weights_of(engine)), Trained()
     keep_gradients(engine, result)
     for number, batch in enumerate(next_batches(store, engine, STEPS)):
@@ -105,3 +120,25 @@ def test_a_layout_trains_the_same_adapters(name: str, precision: str, store: Pat
         for key, gradient in third.items():
             assert gradient.norm() > 0, key
             assert (got_third[key] - gradient).norm() <= 2e-3 * gradient.norm(), key
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.heavy] * (LAYOUTS[name][0] > 2)) for name in FROM_A_FOLDER]
+)
+def test_each_rank_reads_its_part_of_a_base(name: str, store: Path, ranks: Any, tmp_path: Path) -> None:
+    world, changes = LAYOUTS[name]
+    config = stage_of(changes).model
+    shape = {"heads": config.attention.heads, "kv_heads": config.attention.kv_heads}
+    model = our_model(
+        layers=config.layers, vocab=config.vocab, attention=shape, feed_forward={"width": config.feed_forward.width}
+    )
+    export(ModelWeights(model), model.config, tmp_path / "base", "internlm2", seq_len=64, tokenizer=None)
+    torch.set_num_threads(1)
+    given = {**LORA, "base": str(tmp_path / "base")}
+    alone, _ = adapt(
+        ALONE, {"micro_batch": 8, **given, **{key: changes[key] for key in SHAPE if key in changes}}, store
+    )
+    got, _ = ranks(world).run(adapt, {**given, **changes}, store)[0]
+    assert got.losses == pytest.approx(alone.losses, rel=1e-4)
+    for key, gradient in alone.gradients.items():
+        assert (got.gradients[key] - gradient).norm() <= 1e-4 * gradient.norm(), key
