@@ -23,6 +23,7 @@ from tests.tokens.stores import numbered, write_store
 VERBS = ["config", "train", "launch", "verify", "report", "export", "generate", "quickstart"]
 VERBS += ["import", "sweep", "eval", "serve", "doctor", "chat"]
 GROUPS = [["tokenizer", "train"], ["data", "prepare"], ["data", "inspect"], ["data", "import"]]
+GROUPS += [["data", "chat"], ["data", "pairs"], ["data", "reference"]]
 GROUPS += [["data", "refine"], ["data", "classifier", "train"]]
 
 

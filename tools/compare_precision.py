@@ -122,7 +122,7 @@ def train(build: Callable[[ModelConfig, int], Engine], text: np.ndarray, steps: 
         losses.append(train_step(engine, engine.stage_batch(make_batch(text, rng)), lr).loss)
     rng, found = np.random.default_rng(99), []
     for _ in range(30):
-        found += [float(loss.mean()) for loss, _, _ in engine.losses(make_batch(held_out, rng))]
+        found += [float(loss.mean()) for loss, _ in engine.losses(make_batch(held_out, rng))]
     return statistics.mean(losses[-steps // 10 :]), statistics.mean(found)
 
 

@@ -22,7 +22,7 @@ of each: a domain that is to be watched, or weighted, is a source.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,10 @@ from internevo.data.loader import Extras
 from internevo.data.mixing import source_name
 from internevo.files.errors import UserError
 from internevo.model.documents import to_device
+from internevo.parallel.mesh import Place
 from internevo.parallel.world import World
-from internevo.train.objective import Objective, Predictions, check_options
+from internevo.train.micro_batch import MicroBatch
+from internevo.train.objective import Objective, Predictions, check_options, sum_over_rows
 
 LEAST = 4
 """Tokens of the shortest pair: each side has a token to predict, and one before it."""
@@ -49,7 +51,7 @@ class DPO(Objective):
     default that of the model in `train.init_from`.
     """
 
-    pairs = True
+    measured = ("pairs/accuracy", "pairs/margin", "pairs/loss")
 
     def __init__(self, stage: StageConfig):
         super().__init__(stage)
@@ -78,7 +80,8 @@ class DPO(Objective):
 
     def loss(self, predictions: Predictions) -> Tensor:
         side = predictions.micro.extras["side"]  # [rows, seq]: 2 n + 1 and 2 n + 2 for pair n, 0 elsewhere
-        gained, there = self._gained(predictions, side)  # [rows, pairs, 2], [rows, pairs]
+        # [rows, pairs, 2], [rows, pairs]
+        gained, there = self._gained(predictions.losses(), predictions.micro, predictions.sharing)
         margin = self.beta * (gained[..., 0] - gained[..., 1])
         losses = -F.logsigmoid(margin) * there
         self._report(predictions, margin, gained, there)
@@ -102,17 +105,24 @@ class DPO(Objective):
             _record(predictions, values, there & (rows == number), f" {_in_letters(source)}")
         _record(predictions, values, there, "")
 
-    def _gained(self, predictions: Predictions, side: Tensor) -> tuple[Tensor, Tensor]:
+    def held_out(self, losses: Tensor, micro: MicroBatch, sharing: Sequence[Place]) -> Tensor:
+        gained, there = self._gained(losses, micro, sharing)
+        margin = self.beta * (gained[..., 0] - gained[..., 1])
+        values = torch.stack([(margin > 0).double(), margin, -F.logsigmoid(margin)])
+        sums = (values * there).flatten(1).sum(1)
+        return torch.stack([sums, there.sum().expand_as(sums)], 1)
+
+    def _gained(self, losses: Tensor, micro: MicroBatch, sharing: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """By how much each side's log-probability has grown, float64 `[rows, pairs, 2]`, and which pairs there are.
 
         Log-probabilities are sums of thousands of tokens, of which small differences count.
         """
-        micro = predictions.micro
-        places = torch.stack([-predictions.losses(), micro.extras["reference"], (micro.labels != IGNORE).float()])
+        side, labels = micro.extras["side"], micro.labels != IGNORE
+        places = torch.stack([-losses, micro.extras["reference"], labels.float()])
         sums = torch.zeros(3, len(side), 1 + 2 * self.per_row, dtype=torch.float64, device=side.device)
         sums.scatter_add_(2, side.expand(3, -1, -1), places.double())
-        log_probs, references, labels = predictions.over_rows(sums)[..., 1:].unflatten(-1, (self.per_row, 2))
-        return log_probs - references, labels.amin(-1) > 0
+        log_probs, references, counts = sum_over_rows(sums, sharing)[..., 1:].unflatten(-1, (self.per_row, 2))
+        return log_probs - references, counts.amin(-1) > 0
 
 
 def _record(predictions: Predictions, values: Mapping[str, Tensor], which: Tensor, of: str) -> None:

@@ -77,13 +77,13 @@ def make_references(
     precision: Precision = "bf16",
     device: str = "auto",
     rows: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, int], None] = lambda done, total, pairs: None,
 ) -> Made:
     """Compute what the model thinks of all pairs of the prepared folder `path`, where it is not there already.
 
     `precision` is what the model computes in: it has to be the stage's `train.precision`. `rows` run at a time.
-    `progress` is told pairs done, and all. Raises UserError for a store that holds no pairs, and a model that does not
-    fit it.
+    `progress` is told bytes of the store that are done, all of them, and pairs. Raises UserError for a store that holds
+    no pairs, and a model that does not fit it.
     """
     opened = [TokenStore.open_source(path), TokenStore.open_heldout(path)]
     stores = [store for store in opened if store is not None]
@@ -95,13 +95,15 @@ def make_references(
     name = model_name(stored)
     files = {reference_file(store, name, precision): store for store in stores}
     todo = {file: store for file, store in files.items() if not file.exists()}
-    total, done = sum(map(len, todo.values())), 0
+    total = sum(store.tokens * store.dtype.itemsize for store in todo.values())
+    done = pairs = 0
     for file, store in todo.items():
         values = np.full((len(store), 2), np.nan, np.float32)
         for documents, sums in _log_probs(stored, store, precision, choose_device(device), rows):
             values[documents] = sums
-            done += len(documents)
-            progress(done, total)
+            done += int(store.lengths(documents).sum()) * store.dtype.itemsize
+            pairs += len(documents)
+            progress(done, total, pairs)
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).any(1).sum())
             raise UserError(f"{stored.name} gives {bad:,} pairs of {store.path} a log-probability that is not finite")
@@ -150,7 +152,7 @@ def _sums(runner: Sequential, store: TokenStore, rows: list[Row], stage: StageCo
     batch = materialise([("pairs", store, row) for row in rows], stage.train.seq_len)
     device = runner.mesh.device
     staged = Staged.of(batch, len(rows), device, kernel=stage_kernel(stage, device))
-    ((losses, _, _),) = runner.losses(staged)
+    ((losses, _),) = runner.losses(staged)
     numbers, sums = [], []
     for row, found in zip(rows, losses.double().cpu(), strict=True):
         sides = found[: int(row.length.sum())].split(row.length.tolist())
@@ -208,7 +210,7 @@ def _read(store: TokenStore, model: str, stage: StageConfig, source: str) -> np.
         )
     try:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise UserError(f"{file} is damaged: {error}. Remove it and make it again.") from None
     if values.shape != (len(store), 2) or values.dtype != np.float32:
         raise UserError(

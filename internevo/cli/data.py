@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from internevo.align.choices import ChatOptions, Longer, Thinking, Turns
 from internevo.cli.shared import (
@@ -29,6 +29,7 @@ from internevo.config.bounds import Between
 from internevo.files.errors import UserError, some
 
 if TYPE_CHECKING:
+    from internevo.config.schema import Precision
     from internevo.tokens.build import BytesDone, Manifest
     from internevo.tokens.inspect import StoreSummary
 
@@ -176,7 +177,8 @@ def data_pairs(
     output: OutputOption,
     template: TemplateOption = None,
     max_tokens: Annotated[
-        int | None, option("Tokens of the longest pair, both sides together: those of a row.", "TOKENS", least=4)
+        int | None,
+        option("Tokens of the longest pair, both sides together.", "TOKENS", least=4, most=10**9),
     ] = None,
     thinking: ThinkingOption = Thinking.keep,
     variables: VariablesOption = None,
@@ -210,11 +212,52 @@ def data_pairs(
     then(f"internevo data reference {output} --model MODEL, with the model that training begins with")
 
 
+def _show_pairs(show: Callable[..., None], done: int, total: int, pairs: int) -> None:
+    show(done, total, done, {"pairs": pairs})
+
+
 def _named(variables: list[str] | None) -> tuple[tuple[str, str], ...]:
     for one in variables or []:
         if "=" not in one:
             raise UserError(f"--set {one}: expected NAME=VALUE")
     return tuple((name, value) for name, _, value in (one.partition("=") for one in variables or []))
+
+
+@data_app.command("reference")
+def data_reference(
+    stores: Annotated[list[str], argument("Prepared folders of pairs.", "STORE...")],
+    model: Annotated[Path, option("A run, an import or a Hugging Face folder: what train.init_from names.", "MODEL")],
+    precision: Annotated[str, option("What to compute in, as train.precision: bf16 or fp32.", "PRECISION")] = "bf16",
+    rows: Annotated[int, option("Rows that run at a time.", "N", least=1, most=2**20)] = 1,
+    device: Annotated[str, option("auto, cpu or cuda.", "DEVICE")] = "auto",
+) -> None:
+    """Compute once what a model thinks of both sides of every pair: the reference that DPO compares with.
+
+    It is kept in the store's folder, under the model's name, a hash of its weights. What is there already stays.
+
+    Example: `internevo data reference tokens/pairs --model runs/chat`
+    """
+    from internevo.align.reference import make_references
+
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"--precision: must be fp32 or bf16, found {precision!r}")
+    for store in stores:
+        with working("computing references") as show:
+            made = make_references(
+                store,
+                model,
+                precision=cast("Precision", precision),
+                device=device,
+                rows=rows,
+                progress=partial(_show_pairs, show),
+            )
+        for file, what in (*((one, "wrote") for one in made.written), *((one, "there already:") for one in made.kept)):
+            out.print(f"{what} {plain(file)}")
+        out.print(f"reference model: {made.model}")
+    then(
+        f"set train.init_from={model}, train.precision={precision} and train.objective.kind=internevo.align.dpo:DPO, "
+        "and train on these stores"
+    )
 
 
 Origin = StrEnum("Origin", "internevo")  # whose token files are imported

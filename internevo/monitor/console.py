@@ -60,9 +60,10 @@ class ConsoleSink:
     def evaluation(self, metrics: EvalMetrics) -> None:
         buckets = "  ".join(f"{first:,}-{end - 1:,}: {loss:.3f}" for first, end, loss, _ in metrics.by_position)
         alone = "" if metrics.frequencies is None else f" (token frequencies alone: {metrics.frequencies:.4f})"
+        more = "".join(f"  {key} {value:.4g}" for key, value in (metrics.recorded or {}).items() if value is not None)
         self._print(
             f"[bold]held out[/] {escape(metrics.source)}, {metrics.when} of {escape(metrics.stage)}: "
-            f"loss [bold]{metrics.loss:.4f}[/] on {metrics.tokens:,} tokens{alone}  by position  {buckets}"
+            f"loss [bold]{metrics.loss:.4f}[/] on {metrics.tokens:,} tokens{alone}{more}  by position  {buckets}"
         )
 
     def message(self, text: str) -> None:

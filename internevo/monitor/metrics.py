@@ -101,6 +101,8 @@ class EvalMetrics:
     """The loss on the same labels of a model that knows only how often each token occurs in the source's training
     documents. None where nothing of the source is trained on, and in old records."""
     by_position: list[tuple[int, int, float, int]]  # (first position, last exclusive, loss, labels)
+    recorded: dict[str, float | None] | None = None
+    """What the stage's objective reports besides, by name; null where that was not finite."""
 
 
 @cache

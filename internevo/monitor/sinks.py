@@ -263,6 +263,9 @@ def _eval_values(metrics: EvalMetrics) -> dict[str, float]:
     values = {f"{place}/{metrics.source}": metrics.loss}
     if metrics.frequencies is not None:
         values[f"frequencies/{metrics.source}"] = metrics.frequencies
+    for name, value in (metrics.recorded or {}).items():
+        if value is not None:
+            values[f"{place}/{metrics.source}/{name}"] = value
     for first, last, loss, _ in metrics.by_position:
         values[f"{place}/{metrics.source}/positions {first}-{last}"] = loss
     return values

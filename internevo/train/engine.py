@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -31,11 +31,11 @@ from internevo.parallel.mesh import Mesh, Place
 from internevo.parallel.tensor import TensorParallel, complete_gradients, local
 from internevo.parallel.whole_matrices import WholeMatrices
 from internevo.parallel.zero import Rectangle, cut_alike, rows_to_shard
-from internevo.train.micro_batch import Staged
+from internevo.train.micro_batch import MicroBatch, Staged
 from internevo.train.recorder import Recorder
 
-Losses = list[tuple[Tensor, Tensor, Tensor]]
-"""(losses, labels, positions) of micro-batches, equally shaped."""
+Losses = list[tuple[Tensor, MicroBatch]]
+"""Micro-batches, each with the loss of every label, fp32 `[rows, seq]`."""
 
 
 class Engine(ABC):
@@ -47,6 +47,8 @@ class Engine(ABC):
     """Which part of a step's rows this process reads."""
     cut: ContextCut | None = None
     """What cuts rows whose tokens lie on several ranks."""
+    sharing: Sequence[Place] = ()
+    """The groups of ranks among which each row's tokens are shared out."""
     recorder: Recorder
     """What the model records of each step."""
     notes: tuple[str, ...] = ()
@@ -168,6 +170,7 @@ class TorchEngine(Engine):
             model.config = stage.model  # a stage may change the rotary base
         self.part = Part(mesh.data.rank, mesh.data.size)
         self.cut = ContextCut(mesh) if mesh.layout.context > 1 else None
+        self.sharing = (mesh.ring, mesh.ulysses)
         self.tensor = TensorParallel(mesh.tensor, stage.parallel.sequence)
         self.recorder = Recorder(mesh.everyone, mesh.tensor, mesh.replicas.size, stage.parallel.sequence, mesh.control)
         self.runner = make_runner(stage, mesh, self.recorder)

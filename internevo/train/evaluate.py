@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +13,7 @@ from internevo.data.batch import IGNORE, Batch
 from internevo.tokens.statistics import frequency_loss
 from internevo.train.engine import Engine
 from internevo.train.guard import check_ids
+from internevo.train.objective import make_objective
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class HeldOutLoss:
     source that nothing is trained on."""
     by_position: list[tuple[int, int, float, int]]
     """(first position, last exclusive, loss, labels): positions count from the document's start in its row."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """What the stage's objective reports besides, by name."""
 
 
 def position_edges(seq_len: int) -> list[int]:
@@ -45,14 +48,18 @@ def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray
     edges = torch.tensor(position_edges(engine.stage.train.seq_len), device=engine.device)
     sums = torch.zeros(2, len(edges) - 1, dtype=torch.float64, device=engine.device)
     counts = torch.zeros(engine.stage.model.vocab, dtype=torch.float64, device=engine.device)
+    objective = make_objective(engine.stage)
+    measured = torch.zeros(len(objective.measured), 2, dtype=torch.float64, device=engine.device)
     for batch in batches:
         check_ids(batch, engine.stage.model.vocab)
-        for losses, labels, positions in engine.losses(batch):
-            real = labels != IGNORE
-            bucket = torch.bucketize(positions[real], edges, right=True) - 1
+        for losses, micro in engine.losses(batch):
+            real = micro.labels != IGNORE
+            bucket = torch.bucketize(micro.positions[real], edges, right=True) - 1
             sums[0].index_add_(0, bucket, losses[real].double())
             sums[1].index_add_(0, bucket, torch.ones_like(bucket, dtype=torch.float64))
-            counts += torch.bincount(labels[real], minlength=len(counts))
+            counts += torch.bincount(micro.labels[real], minlength=len(counts))
+            if micro.extras:
+                measured += objective.held_out(losses, micro, engine.sharing)
     loss, labels = engine.add_up(sums).tolist()
     if not sum(labels):
         return None
@@ -63,4 +70,6 @@ def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray
     ]
     seen = engine.add_up(counts).cpu().numpy()
     alone = None if training is None else frequency_loss(seen, training)
-    return HeldOutLoss(sum(loss) / sum(labels), int(sum(labels)), alone, buckets)
+    found = zip(objective.measured, engine.add_up(measured).tolist(), strict=True)
+    means = {name: total / weight for name, (total, weight) in found if weight}
+    return HeldOutLoss(sum(loss) / sum(labels), int(sum(labels)), alone, buckets, means)

@@ -56,12 +56,6 @@ class Predictions:
             self.features, self.head, labels, weights, self.vocabulary, self.kind, self.compiled
         )
 
-    def over_rows(self, values: Tensor) -> Tensor:
-        """The sum, in place, over the ranks that have other tokens of the same rows; no gradient."""
-        for place in self.sharing:
-            values = sum_over(values, place)
-        return values
-
     @property
     def ranks(self) -> int:
         """How many ranks have tokens of the same rows."""
@@ -75,14 +69,21 @@ class Predictions:
         record(self.owner, name, value, combine, weight)
 
 
+def sum_over_rows(values: Tensor, sharing: Sequence[Place]) -> Tensor:
+    """The sum, in place, over the ranks that have other tokens of the same rows; no gradient."""
+    for place in sharing:
+        values = sum_over(values, place)
+    return values
+
+
 class Objective(ABC):
     """What a step makes smaller: a sum over micro-batches and ranks, divided by something that is known before.
 
     It is made from a stage's settings, on every rank. Raises UserError for settings that it cannot have.
     """
 
-    pairs = False
-    """Whether its data are pairs of sequences, as `internevo data pairs` makes them."""
+    measured: tuple[str, ...] = ()
+    """The names of what it reports of held-out data, beside their loss."""
 
     def __init__(self, stage: StageConfig):
         self.stage = stage
@@ -104,6 +105,13 @@ class Objective(ABC):
         Raises UserError when the stage's data lack it.
         """
         return None
+
+    def held_out(self, losses: Tensor, micro: MicroBatch, sharing: Sequence[Place]) -> Tensor:
+        """Sums and weights, float64 `[measured, 2]`, of a held-out micro-batch with its extras, from each label's loss.
+
+        A mean is the sum over the weight, each added up over micro-batches and ranks.
+        """
+        raise NotImplementedError
 
 
 class NextToken(Objective):

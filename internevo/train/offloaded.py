@@ -159,7 +159,7 @@ class OffloadedEngine(Engine):
 
     @torch.no_grad()
     def losses(self, batch: Batch) -> Losses:
-        return [(self.engine.module(one, summed=False), one.labels, one.positions) for one in self.stage_batch(batch)]
+        return [(self.engine.module(one, summed=False), one) for one in self.stage_batch(batch)]
 
     def digest(self, batch: Batch) -> str:
         return joint_digest(batch, self.ranks, self.device)

@@ -154,7 +154,7 @@ class Pipelined(Runner):
         given = [self.pipeline.forward() for _ in micros]
         for model in self.models.values():
             reshard(model)
-        return [(loss, m.labels, m.positions) for loss, m in zip(given, micros, strict=True) if loss is not None]
+        return [(loss, micro) for loss, micro in zip(given, micros, strict=True) if loss is not None]
 
 
 def _empty_micro_batches(stage: StageConfig, data: int) -> Iterator[str]:

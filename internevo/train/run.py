@@ -15,7 +15,7 @@ import numpy as np
 from internevo.checkpoint.writer import CheckpointWriter
 from internevo.config.derive import stage_steps
 from internevo.config.schema import RunConfig, StageConfig
-from internevo.data.loader import evaluation_batches
+from internevo.data.loader import Extras, evaluation_batches
 from internevo.data.mixing import Plan, source_name
 from internevo.model.attention import describe_kernel
 from internevo.model.flops import parameters
@@ -34,6 +34,7 @@ from internevo.train.evaluate import held_out_loss
 from internevo.train.folder import RunFolder
 from internevo.train.initial_weights import begin_from
 from internevo.train.interrupt import Interrupt
+from internevo.train.objective import make_objective
 from internevo.train.own_files import write_own_files
 from internevo.train.preflight import preflight
 from internevo.train.resume import find_standing, stand
@@ -78,6 +79,8 @@ class Run:
 
     sinks: Sinks
     writer: CheckpointWriter
+    extras: dict[str, Extras | None]
+    """What the objectives of the stages that are left have to know of each place, by stage."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, world: World):
         self.config, self.folder, self.world = config, folder, world
@@ -124,7 +127,10 @@ class Run:
     def go(self, command: Sequence[str], interrupt: Interrupt, until: float) -> None:
         """Train what is left of the run, to step `until`, or until a signal asks to stop."""
         progress, stages = self.progress, self.config.stages
-        trainer = self._trainer(stages[progress.stage])  # may be refused: nothing has been written
+        # both may be refused: nothing has been written
+        left = stages[progress.stage :]
+        self.extras = {stage.name: make_objective(stage).extras(self.world) for stage in left}
+        trainer = self._trainer(stages[progress.stage])
         self._begin(command, interrupt)
         while True:
             if progress.stage_step == 0:
@@ -200,7 +206,10 @@ class Run:
         if self.progress.step > 0:
             stand(engine, self.folder, self.progress.step, world)
         peak = self.peaks[stage.train.precision]
-        return StageTrainer(self.config.stages, self.progress, engine, world, peak, self.profiler, self.base)
+        extras = self.extras[stage.name]
+        return StageTrainer(
+            self.config.stages, self.progress, engine, world, peak, self.profiler, base=self.base, extras=extras
+        )
 
     def _evaluate(self, trainer: StageTrainer, when: str, interrupt: Interrupt) -> None:
         """Held-out loss of every source of the run, as the current stage sees it; each only once.
@@ -212,7 +221,8 @@ class Run:
             part, train = trainer.engine.part, stage.train
             rows = train.micro_batch * part.parts
             padded = self.world.size > 1  # ranks take the same number of equally large steps
-            batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded)
+            extras = trainer.extras if store.paired and Plan.of(stage).band(name) is not None else None
+            batches = evaluation_batches(name, store, train.seq_len, rows, stage.data.eval_tokens, part, padded, extras)
             batches = takewhile(lambda batch: not interrupt.agreed(self.world), batches)
             result = held_out_loss(trainer.engine, batches, self._label_counts(name, stage))
             if interrupt.agreed(self.world):
@@ -231,6 +241,7 @@ class Run:
                     loss=result.loss,
                     frequencies=result.frequencies,
                     by_position=result.by_position,
+                    recorded={**result.measured} or None,
                 )
             )
             if interrupt.agreed(self.world):

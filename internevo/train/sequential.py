@@ -49,6 +49,6 @@ class Sequential(Runner):
         return total
 
     def losses(self, staged: Staged) -> Losses:
-        losses = [(self.model(one, summed=False), one.labels, one.positions) for one in staged]
+        losses = [(self.model(one, summed=False), one) for one in staged]
         reshard(self.model)
         return losses

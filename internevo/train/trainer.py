@@ -14,7 +14,7 @@ from internevo.config.derive import places_before, stage_steps
 from internevo.config.schema import StageConfig
 from internevo.data.batch import Batch
 from internevo.data.fingerprint import data_facts
-from internevo.data.loader import Loader
+from internevo.data.loader import Extras, Loader
 from internevo.data.mixing import Plan
 from internevo.model.flops import causal_pairs, training_flops
 from internevo.model.lora import adapter_parameters
@@ -26,7 +26,6 @@ from internevo.train.engine import Engine
 from internevo.train.guard import check_ids, check_skipped
 from internevo.train.interrupt import Interrupt
 from internevo.train.micro_batch import Staged
-from internevo.train.objective import make_objective
 from internevo.train.progress import Progress
 from internevo.train.step import StepResult, train_step
 
@@ -56,13 +55,14 @@ class StageTrainer:
         peak: Peak,
         profiler: StepProfiler,
         base: Mapping[str, Any] | None = None,
+        extras: Extras | None = None,
     ):
         """`base` is what checkpoints are to say of the model that adapters are trained on."""
         self.stages, self.progress = stages, progress
         self.stage = stages[progress.stage]
         self.steps = stage_steps(self.stage.train)
         self.engine, self.world, self.peak, self.profiler = engine, world, peak, profiler
-        self._extras = make_objective(self.stage).extras(world)
+        self.extras = extras
         self._data = data_facts(stages[: progress.stage + 1])
         self._base = base
         self._adapters = adapter_parameters(self.stage.model, self.stage.train.lora)
@@ -137,7 +137,7 @@ class StageTrainer:
             step=self.progress.stage_step,
             part=self.engine.part,
             prepare=self._stage_batch,
-            extras=self._extras,
+            extras=self.extras,
         )
 
     def _stage_batch(self, batch: Batch) -> Staged:

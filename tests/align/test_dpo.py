@@ -126,7 +126,7 @@ def test_no_side_sees_another(tmp_path: Path) -> None:
         stage = stage_of(write_pairs(tmp_path / name, one, np.zeros((12, 2))))
         engine = make_engine(stage, World.alone(CPU))
         (batch,) = batches(stage, 1)
-        ((losses, _, _), *_) = engine.losses(batch)
+        ((losses, _), *_) = engine.losses(batch)
         side = torch.from_numpy(batch.extras["side"][:1])
         seen.append((losses * (side % 2 == 1), losses * (side > 0) * (side % 2 == 0)))
     assert torch.equal(seen[0][0], seen[1][0])
