@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from internevo.align.conversation import Message, Speaker
 from internevo.align.template import INTERNLM2, ChatTemplate, has_template, load_template, recorded_template
 from internevo.files.errors import UserError
+from internevo.hf.tokenizer_files import ChatFiles
 from internevo.train.own_files import StoreChat
 from internevo.train.stored_model import StoredModel
 
@@ -27,6 +29,26 @@ def talking_template(stored: StoredModel, template: str | None = None) -> ChatTe
             f"with --template FILE, or --template {INTERNLM2}."
         )
     return load_template(tokenizer, template)
+
+
+def talks(stored: StoredModel) -> bool:
+    """Whether there is a format to talk to a model in."""
+    return bool(stored.chats) or (stored.tokenizer_path is not None and has_template(stored.tokenizer_path))
+
+
+def exported_chat(stored: StoredModel, template: str | None = None) -> ChatFiles | None:
+    """What an export says about how the model talks.
+
+    None where it was not trained to talk and `template` is not given: its tokenizer's own files are exported as they
+    are. Raises UserError as `talking_template` does.
+    """
+    if template is None and not stored.chats:
+        return None
+    found = talking_template(stored, template)
+    given = dict(stored.chats[-1].variables) if template is None else {}
+    asked = [Message(Speaker.user, "Hi"), Message(Speaker.assistant, "Hello"), Message(Speaker.user, "Bye")]
+    messages = [one.for_template() for one in asked]
+    return ChatFiles(found.text, given, tuple(sorted(found.stops)), messages, found.prompt(asked))
 
 
 def _last(stored: StoredModel) -> StoreChat:

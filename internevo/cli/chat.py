@@ -14,6 +14,7 @@ from internevo.cli.shared import (
     SeedOption,
     StepOption,
     TemperatureOption,
+    TemplateOption,
     TopPOption,
     app,
     console,
@@ -33,11 +34,6 @@ _HELP = """/system TEXT   give the model a system message; without TEXT it has n
 /help          show this
 /quit          leave, as Ctrl-D does
 Ctrl-C stops an answer. A message that begins with / is sent with //."""
-
-TemplateOption = Annotated[
-    str | None,
-    option("A file of a chat template, or internlm2; the one that the model learned when absent.", "TEMPLATE"),
-]
 
 
 @app.command()

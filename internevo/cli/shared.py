@@ -82,6 +82,10 @@ TopPOption = Annotated[
     float,
     number_option(Between(0, 1, open_below=True), "Sample from the likeliest tokens that make up this share.", "SHARE"),
 ]
+TemplateOption = Annotated[
+    str | None,
+    option("A file of a chat template, or internlm2; the one that the model learned when absent.", "TEMPLATE"),
+]
 SeedOption = Annotated[int, option("Seeds the sampling.", "NUMBER", least=0, most=2**63 - 1)]
 UntilOption = Annotated[int | None, option("Save and leave after this step of the run.", "STEP", least=1, most=10**9)]
 

@@ -22,7 +22,7 @@ from internevo.hf.compare import Comparison, compare
 from internevo.hf.config_json import write_facts
 from internevo.hf.families import FAMILIES, Row, choose_family
 from internevo.hf.files import Entry, shard_name, shards, write_index, write_json, write_safetensors
-from internevo.hf.tokenizer_files import check_tokenizer, write_tokenizer
+from internevo.hf.tokenizer_files import ChatFiles, check_tokenizer, write_chat, write_tokenizer
 from internevo.hf.weights import Weights, check_finite
 from internevo.tokens.tokenizer import Tokenizer
 
@@ -101,6 +101,7 @@ def export(
     *,
     seq_len: int,
     tokenizer: Tokenizer | None,
+    chat: ChatFiles | None = None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
@@ -109,7 +110,8 @@ def export(
     """Write the model that has `weights` to the new folder `output`, and compare logits.
 
     `format` is a family of `families.FAMILIES`, or `auto`: the plainest that holds the model. Weights are stored as
-    `dtype`, or each as it is in `weights`. One tensor is in memory at a time; `workers` processes write a file each.
+    `dtype`, or each as it is in `weights`. With `chat`, whoever loads the folder talks in its format, and stops at its
+    stops. One tensor is in memory at a time; `workers` processes write a file each.
     `progress` is told bytes done and bytes in all. Raises UserError when `output` exists or the format cannot hold the
     model, and ExportError, with the files left in `output.failed`, when the logits differ.
     """
@@ -120,9 +122,9 @@ def export(
         count, total, overflowed = _write_weights(job, workers, progress)
         seconds = time.perf_counter() - start
         stored = str(dtype or weights.dtype("embed.weight")).removeprefix("torch.")
-        _write_settings(job, seq_len, stored, tokenizer)
+        _write_settings(job, seq_len, stored, tokenizer, chat)
         try:
-            tokens = _write_tokenizer(tokenizer, aside, seq_len, config.vocab)
+            tokens = _write_tokenizer(tokenizer, chat, aside, seq_len, config.vocab)
             compared = compare(weights, config, aside, tokens, dtype)
         except UserError as error:
             failed = output.with_name(output.name + ".failed")
@@ -149,7 +151,7 @@ def folder_aside(output: Path) -> Iterator[Path]:
     aside.rename(output)
 
 
-def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None) -> None:
+def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer | None, chat: ChatFiles | None) -> None:
     """Write the configuration, and the model's code where it needs some."""
     config, family, folder = job.config, job.family, job.folder
     bos_id, eos_id = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
@@ -157,6 +159,8 @@ def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer |
     write_json(folder / "config.json", facts)
     generation: dict[str, Any] = {key: facts[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     generation["max_length"] = seq_len
+    if chat is not None:  # several tokens may end a turn, and config.json has a place for one
+        generation["eos_token_id"] = list(chat.stops)
     if tokenizer and (unused := tokenizer.unused(config.vocab)):
         generation["suppress_tokens"] = unused  # rows of the vocabulary without a piece are not to be sampled
     write_json(folder / "generation_config.json", generation)
@@ -165,12 +169,16 @@ def _write_settings(job: _Job, seq_len: int, stored: str, tokenizer: Tokenizer |
             (folder / name).write_bytes(files("internevo.hf.internlm2").joinpath(name).read_bytes())
 
 
-def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path, seq_len: int, vocab: int) -> Tensor:
+def _write_tokenizer(
+    tokenizer: Tokenizer | None, chat: ChatFiles | None, folder: Path, seq_len: int, vocab: int
+) -> Tensor:
     """Write and check it, if there is one; returns the tokens to compare logits on."""
     if tokenizer is None:
         return check_tokens(seq_len, vocab)
     text = files("internevo.hf").joinpath("sample.txt").read_text(encoding="utf-8")
     write_tokenizer(tokenizer, folder, seq_len)
+    if chat is not None:
+        write_chat(chat, folder)
     check_tokenizer(tokenizer, folder, [text, *text.splitlines(keepends=True), ""])
     return check_tokens(seq_len, vocab, [tokenizer.bos_id, *tokenizer.encode(text)])
 

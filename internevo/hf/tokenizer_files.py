@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,22 @@ _FILES = (
 """Files of tokenizers, in one library or another."""
 
 
+@dataclass(frozen=True)
+class ChatFiles:
+    """How an exported model talks, and an example that proves it."""
+
+    template: str
+    """The chat template, for transformers' engine."""
+    variables: Mapping[str, Any]
+    """What it needs beside the conversation and the tokenizer's special tokens."""
+    stops: tuple[int, ...]
+    """Ids that end the assistant's turn."""
+    asked: list[dict[str, str]]
+    """Messages as the template takes them, and ..."""
+    prompt: str
+    """... the text after which the model answers them."""
+
+
 def write_tokenizer(tokenizer: Tokenizer, output: Path, seq_len: int) -> None:
     """Write the tokenizer's files into the folder `output`."""
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -56,6 +73,34 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
     for name in _FILES:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
+
+
+def write_chat(chat: ChatFiles, folder: Path) -> None:
+    """Make `chat` what transformers takes for the tokenizer in `folder`.
+
+    Variables become defaults, which whoever renders the template may still set. Raises UserError unless transformers
+    writes the example as training did.
+    """
+    defaults = "".join(
+        f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
+        for name, value in chat.variables.items()
+    )
+    (folder / "chat_template.jinja").write_text(defaults + chat.template, encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():  # a template in there is that of another format
+        known = json.loads(settings.read_bytes())
+        known.pop("chat_template", None)
+        settings.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    with quiet_transformers():
+        from transformers import AutoTokenizer
+
+        written = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        found = written.apply_chat_template(chat.asked, tokenize=False, add_generation_prompt=True)
+    if found != chat.prompt:
+        raise UserError(
+            f"transformers writes a conversation as {found!r} with the exported chat template, and training did as "
+            f"{chat.prompt!r}"
+        )
 
 
 def check_tokenizer(tokenizer: Tokenizer, folder: Path, texts: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from internevo.align.chat_store import prepare_chat
@@ -56,7 +57,7 @@ def chat_store(folder: Path, name: str, tokenizer: Path, template: str | None = 
     return folder / name
 
 
-def talker(folder: Path, format: str, steps: int = 120) -> Path:
+def talker(folder: Path, format: str, steps: int = 70) -> Path:
     """A run with a stage on other tokens and one on conversations: its folder. Its data are in `folder` too."""
     tokenizer = write_tokenizer(folder / "tok", FORMATS[format])
     store = chat_store(folder, "chats", tokenizer)
@@ -65,6 +66,7 @@ def talker(folder: Path, format: str, steps: int = 120) -> Path:
 
 def train_on(folder: Path, tokenizer: Path, stages: Mapping[str, Sequence[Path]], steps: int) -> Path:
     """A run with a stage of two steps on other tokens, and then these on stores; its folder."""
+    torch.set_num_threads(1)  # so small a model is faster so, on a busy machine by far
     if not (folder / "other").exists():
         write_store(folder / "other", 20, 0, vocab=256)
     sources = {"base": [folder / "other"], **stages}
