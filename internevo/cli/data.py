@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -135,6 +136,9 @@ def data_chat(
         Turns, option("Whether all answers of a conversation stand in one document, or each in its own.")
     ] = Turns.together,
     variables: Annotated[list[str] | None, option("What the template knows besides.", "NAME=VALUE", "--set")] = None,
+    day: Annotated[
+        datetime | None, option("The day that some templates write; today when absent.", formats=["%Y-%m-%d"])
+    ] = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
     max_rejects: MaxRejectsOption = 0.01,
@@ -160,6 +164,7 @@ def data_chat(
         tokenizer,
         template=template,
         options=ChatOptions(max_tokens, longer, thinking, turns, named),
+        day=day.date() if day else None,
         held_out=held_out,
     )
     _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.align.chat_store import ChatEncoder
 from internevo.align.choices import ChatOptions, Thinking, Turns
 from internevo.align.conversation import read_conversation
-from internevo.align.template import ChatTemplate, load_template
+from internevo.align.encoder import ChatEncoder
+from internevo.align.load_template import load_template
+from internevo.align.template import ChatTemplate
 from internevo.files.errors import UserError
 from tests.align.formats import CHATML, FORMATS, QWEN3, Chat, Format, Segments, write_tokenizer
 
