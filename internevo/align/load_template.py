@@ -48,6 +48,7 @@ def load_template(
     names["eos_token"] = names["eos_token"] or fast.id_to_token(loaded.eos_id)
     found = ChatTemplate(text, fast, {**names, **(variables or {})}, day=day or date.today())
     found.stops = frozenset({loaded.eos_id, *_declared_stops(loaded.path), _end_of_turn(found)})
+    found.thinks = "reasoning_content" in text or _writes_thoughts(found)
     written, own = _try_out(found)
     found.control = ControlTokens(fast, written | found.stops, own, text)
     return found
@@ -150,6 +151,18 @@ def _end_of_turn(template: ChatTemplate) -> int:
         names = " and ".join(template.fast.id_to_token(token) for token in found)
         raise UserError(f"the chat template ends answers in two ways, with {names}: when would a model stop?")
     return found[0]
+
+
+def _writes_thoughts(template: ChatTemplate) -> bool:
+    """Whether it does where it is given them apart, by whatever name it calls them."""
+    for probe in _MORE_PROBES:
+        try:
+            text, _ = template.write(probe, len(probe.messages), prompt=False)
+        except NotAConversation:
+            continue
+        if "Thought first" in text:
+            return True
+    return False
 
 
 def _try_out(template: ChatTemplate) -> tuple[set[int], set[int]]:

@@ -69,6 +69,8 @@ class ChatTemplate:
     """Ids that end the assistant's turn."""
     control: ControlTokens | None = None
     """The tokens that no text may spell."""
+    thinks: bool = True
+    """Whether it writes what the assistant thinks, or knows of it; else thoughts are given to it within the answers."""
     day: date = field(default_factory=date.today)
     """The day that templates write into conversations, with `strftime_now`."""
 
@@ -79,7 +81,7 @@ class ChatTemplate:
 
     def render(self, conversation: Conversation) -> Rendered:
         """The conversation as text. Raises NotAConversation where the template refuses it."""
-        if "reasoning_content" not in self.text:
+        if not self.thinks:
             conversation = conversation.with_inline_thinking()
         return Rendered(conversation, *self.write(conversation, len(conversation.messages), prompt=False))
 
@@ -160,7 +162,7 @@ class ChatTemplate:
         """The text after which the assistant answers, with which the whole text has to begin."""
         text, _ = self.write(conversation, answer, prompt=True)
         if (at := _agree(text, whole)) < len(text):
-            at = text.rfind("\n", 0, at) + 1
+            at = max(text.rfind("\n", 0, at) + 1, at - 20)
             raise NotAConversation(
                 f"before message {answer + 1} the template writes {text[at : at + 40]!r}, and in the whole "
                 f"conversation {whole[at : at + 40]!r}"

@@ -47,6 +47,16 @@ def test_an_answer_after_the_end_of_its_thoughts(tmp_path: Path, thought: str) -
     assert trained(template, [said("user", "a"), said("assistant", "b")]) == ["b<|im_end|>"]
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_thoughts_by_any_name(tmp_path: Path, name: str) -> None:
+    """gpt-oss's template reads `thinking`: tags within its answers are nothing that it knows."""
+    thought = "{% if m.NAME %}{{ '(' + m.NAME + ')' }}{% endif %}".replace("NAME", name)
+    answer = "{{ '<|im_start|>' + m.role + '\n' }}" + thought + "{{ m.content + '<|im_end|>\n' }}"
+    template = chatml_with(tmp_path, "{% for m in messages %}" + answer + "{% endfor %}" + PROMPT)
+    chat = [said("user", "a"), said("assistant", "b", reasoning_content="Hm.")]
+    assert trained(template, chat) == ["(Hm.)b<|im_end|>"]
+
+
 def test_a_call_after_the_end_of_what_is_said(tmp_path: Path) -> None:
     calls = "{% for c in m.tool_calls or [] %}{{ c.function.name + (c.function.arguments | tojson) }}{% endfor %}"
     text = "{% for m in messages %}" + TURN + calls + "{% endfor %}" + PROMPT
