@@ -71,7 +71,9 @@ def _check_answer(one: Message, where: str, number: int) -> None:
         _check_not_python(call, where, number)
     for value, times in values.items():
         if not any(where.count(form) >= times + sum(each.count(form) for each in said) for form in _forms(value)):
-            raise NotAConversation(f"the template leaves out {value[:40]!r}, with which message {number + 1} calls")
+            raise NotAConversation(
+                f"the template leaves out the argument {value[:40]!r} of a call in message {number + 1}"
+            )
 
 
 def _check_not_python(call: Call, where: str, number: int) -> None:

@@ -130,14 +130,19 @@ def data_chat(
     max_tokens: Annotated[
         int | None, option("Tokens of the longest conversation: those of a row.", "TOKENS", least=2, most=10**9)
     ] = None,
-    longer: Annotated[Longer, option("What becomes of longer ones.")] = Longer.refuse,
-    thinking: Annotated[Thinking, option("What becomes of the assistant's thoughts.")] = Thinking.keep,
+    longer: Annotated[
+        Longer, option("Longer ones: rejects, cut at their end, or split between turns.")
+    ] = Longer.refuse,
+    thinking: Annotated[
+        Thinking, option("The assistant's thoughts: where the template writes them, or none.")
+    ] = Thinking.keep,
     turns: Annotated[
         Turns, option("Whether all answers of a conversation stand in one document, or each in its own.")
     ] = Turns.together,
-    variables: Annotated[list[str] | None, option("What the template knows besides.", "NAME=VALUE", "--set")] = None,
+    variables: Annotated[list[str] | None, option("A variable that the template reads.", "NAME=VALUE", "--set")] = None,
     day: Annotated[
-        datetime | None, option("The day that some templates write; today when absent.", formats=["%Y-%m-%d"])
+        datetime | None,
+        option("The day that some templates write; today when absent.", "YYYY-MM-DD", formats=["%Y-%m-%d"]),
     ] = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,

@@ -189,8 +189,8 @@ ASKED_TWICE = [
         ("c.function | tojson", None),
         ("c.function.name ~ '<' ~ c.function.arguments.city ~ '>' ~ c.function.arguments.n", None),
         ("c.function.name ~ c.function.arguments.city if loop.first else ''", "calls f"),
-        ("c.function.name", "leaves out 'Zürich', with which message 2 calls"),
-        ("c.function.name ~ c.function.arguments.city", "leaves out '7', with which message 2 calls"),
+        ("c.function.name", "leaves out the argument 'Zürich' of a call in message 2"),
+        ("c.function.name ~ c.function.arguments.city", "leaves out the argument '7' of a call in message 2"),
         ("c.function.name ~ c.function.arguments", "writes the arguments of message 2 as Python, {'city': 'Zürich'"),
     ],
 )
