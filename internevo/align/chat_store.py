@@ -90,7 +90,7 @@ def prepare_chat(
         max_rejects=max_rejects,
         shard_tokens=shard_tokens,
         piece_bytes=piece_bytes,
-        options={"chat": chat},
+        options={f"chat.{name}": value for name, value in chat.items()},
         masking=COMPLEMENT,
         chat=chat,
     )

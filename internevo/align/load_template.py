@@ -50,7 +50,7 @@ def load_template(
     found.stops = frozenset({loaded.eos_id, *_declared_stops(loaded.path), _end_of_turn(found)})
     found.thinks = "reasoning_content" in text or _writes_thoughts(found)
     written, own = _try_out(found)
-    found.control = ControlTokens(fast, written | found.stops, own, text)
+    found.control = ControlTokens(fast, written, found.stops, own, text)
     return found
 
 

@@ -278,9 +278,20 @@ def test_the_day_is_kept(tmp_path: Path, chatml: Path) -> None:
     """In the manifest, and over midnight."""
     (tmp_path / "t.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}" + FORMATS["ChatML"].template, encoding="utf-8")
     source = write(tmp_path / "a.jsonl", *(chat(number) for number in range(2)))
-    given = {"template": str(tmp_path / "t.jinja"), "day": date(2024, 2, 29), "workers": 2}
-    manifest = prepare_chat([source], tmp_path / "out", chatml, **given)
-    assert manifest.chat["day"] == "2024-02-29"
+
+    def made(day: date, stop: bool = False) -> Manifest:
+        def progress(done: Any) -> None:
+            if stop:
+                raise KeyboardInterrupt
+
+        given = {"template": str(tmp_path / "t.jinja"), "piece_bytes": 200, "workers": 2, "progress": progress}
+        return prepare_chat([source], tmp_path / "out", chatml, day=day, **given)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(date(2024, 2, 29), stop=True)
+    with pytest.raises(UserError, match=r"resumed:\n  chat.day: was 2024-02-29, is 2024-03-01\nGive what"):
+        made(date(2024, 3, 1))
+    assert made(date(2024, 2, 29)).chat["day"] == "2024-02-29"
     assert {one[0][0][:10] for one in shown(tmp_path / "out", chatml)} == {"2024-02-29"}
 
 

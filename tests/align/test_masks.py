@@ -125,6 +125,8 @@ def chats(draw: Any) -> tuple[str, list[dict[str, Any]]]:
             content = draw(st.one_of(st.just(""), words))
             chat += [said("assistant", content, tool_calls=[call("f", x=draw(words))]), said("tool", draw(words))]
         more = {} if draw(st.booleans()) else {"loss": draw(st.booleans())}
+        if one.thinking and draw(st.booleans()):
+            more["reasoning_content"] = draw(words).strip()
         chat.append(said("assistant", draw(words), **more))
     if not any(message["role"] == "assistant" and message.get("loss", True) for message in chat):
         chat[-1]["loss"] = True

@@ -163,6 +163,17 @@ def test_a_turn_token_that_text_becomes_when_it_is_normalised(tmp_path: Path) ->
         trained(template, [said("user", f"a{wide}b"), said("assistant", "c")])
 
 
+def test_added_tokens_that_are_words_or_white_space_may_be_said(tmp_path: Path) -> None:
+    """Gemma's tokenizer adds newlines, others words and signs: the template's source has them too."""
+    whole = FORMATS["ChatML"]
+    plain = ("\n", "assistant", "'s", "{", "<b>")
+    template = load_template(
+        write_tokenizer(tmp_path, Format(CHATML, whole.segments, whole.special, whole.eos, plain=plain))
+    )
+    chat = [said("user", "it's {\n an assistant"), said("assistant", "<b>yes\n{</b>")]
+    assert trained(template, chat) == ["<b>yes\n{</b><|im_end|>"]
+
+
 def test_tags_of_calls_belong_to_the_assistant() -> None:
     """Data in Hermes' way has them in the text of its answers. In a question they could stand for a call."""
     template, hermes = template_of("Qwen2.5"), '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
