@@ -103,8 +103,8 @@ class Chat:
         When the conversation does not fit into the model's context beside an answer, its oldest turns are dropped.
         Raises CannotAsk for a message that is too long by itself, spells a control token, or that the template refuses.
         """
-        for one in (self.system, text):
-            self._check(one)
+        self._check(Speaker.system, self.system)
+        self._check(Speaker.user, text)
         turns = [*self.turns, Message(Speaker.user, text)]
         ids = self._prompt(turns)
         room = min(self.sampling.max_tokens, self.context // 4)
@@ -122,9 +122,9 @@ class Chat:
         """Begin anew, with the same system message."""
         self.turns = []
 
-    def _check(self, text: str) -> None:
-        if self.template.control is not None and (spelled := self.template.control.search(text)):
-            raise CannotAsk(f"it spells the control token {spelled[0]}, which could begin another speaker's message")
+    def _check(self, speaker: Speaker, text: str) -> None:
+        if self.template.control is not None and (spelled := self.template.control.spelled(speaker, text)):
+            raise CannotAsk(f"it spells the control token {spelled}, which could begin another speaker's message")
         try:
             text.encode()
         except UnicodeEncodeError:

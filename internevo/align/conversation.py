@@ -40,6 +40,8 @@ SPEAKERS = {
 """What they are called."""
 
 
+_THINKING = ("reasoning_content", "thinking", "reasoning")
+"""What data and templates call what the assistant thinks."""
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
 
@@ -79,7 +81,7 @@ class Message:
         """As chat templates take it."""
         found: dict[str, Any] = {"role": str(self.speaker), "content": self.content}
         if self.thinking:
-            found["reasoning_content"] = self.thinking
+            found |= dict.fromkeys(_THINKING, self.thinking)
         if self.calls:
             found["tool_calls"] = [
                 {
@@ -215,7 +217,7 @@ def _message(value: Mapping[str, Any], where: str) -> Message:
     elif found is None and value.get("function_call"):
         found = value["function_call"]
     calls = tuple(_calls(found, where))
-    thinking = next((text for key in ("reasoning_content", "thinking", "reasoning") if (text := value.get(key))), None)
+    thinking = next((text for key in _THINKING if (text := value.get(key))), None)
     answers = speaker is Speaker.assistant
     if (calls or thinking) and not answers:
         raise NotAConversation(f"{where}: only the assistant thinks and calls tools")

@@ -21,16 +21,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from internevo.align.chat_store import DTYPE, LEFT_OUT, TOGETHER, ChatEncoder, Document, chat_job, with_variables
+from internevo.align.chat_store import LEFT_OUT, TOGETHER, chat_job
 from internevo.align.choices import ChatOptions, Longer, Thinking, Turns
 from internevo.align.conversation import Conversation, Message, NotAConversation, Speaker, read_conversation
-from internevo.align.template import load_template
+from internevo.align.encoder import DTYPE, ChatEncoder, Document
+from internevo.align.load_template import load_template
 from internevo.files.errors import UserError
 from internevo.files.hashing import share_of
 from internevo.text.batches import in_batches
@@ -59,6 +61,7 @@ def prepare_pairs(
     *,
     template: str | None = None,
     options: ChatOptions = ChatOptions(),  # noqa: B008, it is frozen
+    day: date | None = None,
     domain: str | None = None,
     held_out: float = 0.0,
     workers: int = 1,
@@ -76,20 +79,22 @@ def prepare_pairs(
     """
     if options.longer is not Longer.refuse or options.turns is not Turns.together:
         raise UserError("a pair is one document, which is never cut: longer must be refuse, and turns together")
+    day = day or date.today()
     job = chat_job(
         inputs,
         output,
         tokenizer,
         template,
         options,
-        partial(_encoder, Path(tokenizer), template, options, domain, held_out),
+        day,
+        partial(_encoder, Path(tokenizer), template, options, day, domain, held_out),
+        more={"pairs": True, "domain": domain},
         held_out=held_out,
         max_rejects=max_rejects,
         shard_tokens=shard_tokens,
         piece_bytes=piece_bytes,
         sequences=2,
     )
-    job = replace(job, chat={**job.chat, "domain": domain}, options={**job.options, "pairs": domain or ""})
     return build_store(job, workers, progress)
 
 
@@ -164,9 +169,10 @@ def _trained_from(one: Conversation, first: int) -> Conversation:
 
 
 def _encoder(
-    tokenizer: Path, template: str | None, options: ChatOptions, domain: str | None, held_out: float
+    tokenizer: Path, template: str | None, options: ChatOptions, day: date, domain: str | None, held_out: float
 ) -> Callable[[Piece, bool], TokenisedPiece]:
-    encode = ChatEncoder(with_variables(load_template(tokenizer, template), options), replace(options, max_tokens=None))
+    found = load_template(tokenizer, template, dict(options.variables), day)
+    encode = ChatEncoder(found, replace(options, max_tokens=None))
     return partial(_encode_piece, PairEncoder(encode, options.max_tokens), options, domain, held_out)
 
 

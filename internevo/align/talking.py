@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from internevo.align.conversation import Message, Speaker
-from internevo.align.template import INTERNLM2, ChatTemplate, has_template, load_template, recorded_template
+from internevo.align.load_template import INTERNLM2, has_template, load_template, recorded_template
+from internevo.align.template import ChatTemplate
 from internevo.files.errors import UserError
 from internevo.hf.tokenizer_files import ChatFiles
 from internevo.train.own_files import StoreChat

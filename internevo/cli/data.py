@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -55,8 +56,12 @@ MaxRejectsOption = Annotated[
 TemplateOption = Annotated[
     str | None, option("A file of a chat template, or internlm2; the tokenizer's own when absent.", "TEMPLATE")
 ]
-ThinkingOption = Annotated[Thinking, option("What becomes of the assistant's thoughts.")]
-VariablesOption = Annotated[list[str] | None, option("What the template knows besides.", "NAME=VALUE", "--set")]
+ThinkingOption = Annotated[Thinking, option("The assistant's thoughts: where the template writes them, or none.")]
+VariablesOption = Annotated[list[str] | None, option("A variable that the template reads.", "NAME=VALUE", "--set")]
+DayOption = Annotated[
+    datetime | None,
+    option("The day that some templates write; today when absent.", "YYYY-MM-DD", formats=["%Y-%m-%d"]),
+]
 ShardTokensOption = Annotated[
     int, option("A larger store becomes several pairs of files.", "TOKENS", least=1, most=10**15)
 ]
@@ -137,12 +142,15 @@ def data_chat(
     max_tokens: Annotated[
         int | None, option("Tokens of the longest conversation: those of a row.", "TOKENS", least=2, most=10**9)
     ] = None,
-    longer: Annotated[Longer, option("What becomes of longer ones.")] = Longer.refuse,
+    longer: Annotated[
+        Longer, option("Longer ones: rejects, cut at their end, or split between turns.")
+    ] = Longer.refuse,
     thinking: ThinkingOption = Thinking.keep,
     turns: Annotated[
         Turns, option("Whether all answers of a conversation stand in one document, or each in its own.")
     ] = Turns.together,
     variables: VariablesOption = None,
+    day: DayOption = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
     max_rejects: MaxRejectsOption = 0.01,
@@ -164,6 +172,7 @@ def data_chat(
         tokenizer,
         template=template,
         options=ChatOptions(max_tokens, longer, thinking, turns, _named(variables)),
+        day=day.date() if day else None,
         held_out=held_out,
     )
     _make_store(make, output, workers, max_rejects=max_rejects, shard_tokens=shard_tokens)
@@ -182,6 +191,7 @@ def data_pairs(
     ] = None,
     thinking: ThinkingOption = Thinking.keep,
     variables: VariablesOption = None,
+    day: DayOption = None,
     domain: Annotated[str | None, option("Only pairs whose field `domain` says this.", "NAME")] = None,
     held_out: HeldOutOption = 0.0,
     workers: WorkersOption = 0,
@@ -205,6 +215,7 @@ def data_pairs(
         tokenizer,
         template=template,
         options=ChatOptions(max_tokens, thinking=thinking, variables=_named(variables)),
+        day=day.date() if day else None,
         domain=domain,
         held_out=held_out,
     )

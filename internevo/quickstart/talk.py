@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from internevo.align.chat import Chat, End, Sampling
 from internevo.align.chat_store import prepare_chat
+from internevo.align.load_template import INTERNLM2
 from internevo.align.talking import talking_template
-from internevo.align.template import INTERNLM2
 from internevo.config.load import load_config
 from internevo.files.durable import write_durable
 from internevo.monitor.conversations import CONVERSATIONS

@@ -60,13 +60,18 @@ class Texts:
     begins: bool = True
 
     def rows(self) -> Iterator[Row]:
-        """The mappings in JSON files, each of which holds one or a list of them; numbered in their file."""
+        """The mappings in JSON files, each of which holds one or a list of them; numbered in their file.
+
+        Raises UserError for a file that is not JSON: all that it holds would be lost.
+        """
         for file in self.files:
             try:
                 value = json.loads(file.read_bytes())
             except (ValueError, RecursionError) as error:
-                yield file, 1, Reject(str(file), None, f"not JSON: {error}")
-                continue
+                raise UserError(
+                    f"{file} is not JSON: {error}. Repair it, or leave it out. A file with one conversation a line has "
+                    "to be named .jsonl."
+                ) from None
             for number, one in enumerate(value if isinstance(value, list) else [value], 1):
                 yield file, number, one if isinstance(one, dict) else Reject(str(file), number, _NO_MAPPING)
 

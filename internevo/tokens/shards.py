@@ -100,7 +100,8 @@ class Joiner:
         if not counts.documents:
             named = {"held out": counts.heldout_documents, "empty": counts.empty, "unreadable": counts.rejected}
             why = ", ".join(f"{count:,} {what}" for what, count in named.items() if count)
-            raise UserError(f"no document is left to train on: {why or 'the input holds no documents'}")
+            last = f". The last one: {self.joined.last_reject}" if counts.rejected else ""
+            raise UserError(f"no document is left to train on: {why or 'the input holds no documents'}{last}")
         if any(writer.tokens for writer in self._writers):
             self._end_shard()
         self._sync_rejects()  # some may have come after the last shard

@@ -211,7 +211,13 @@ def qwen25(chat: Chat, tools: list[dict[str, Any]]) -> Segments:
     return found
 
 
-QWEN3 = """{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}\
+QWEN3 = """{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\n\n' }}{%- endif %}
+    {{- '# Tools\n<tools>' }}
+    {%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{%- endfor %}
+    {{- '\n</tools><|im_end|>\n' }}
+{%- elif messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}\
 {%- endif %}
 {%- set ns = namespace(multi_step_tool=true, last_query_index=messages | length - 1) %}
 {%- for message in messages[::-1] %}
@@ -254,8 +260,14 @@ QWEN3 = """{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\n' + me
 
 def qwen3(chat: Chat, tools: list[dict[str, Any]]) -> Segments:
     last_asked = max(number for number, one in enumerate(chat) if one["role"] == "user")
-    found: Segments = []
+    system = chat[0]["content"] if chat[0]["role"] == "system" else ""
+    if tools:
+        described = "".join("\n" + in_json(one) for one in tools)
+        system += "\n\n" * bool(system) + f"# Tools\n<tools>{described}\n</tools>"
+    found: Segments = [(f"<|im_start|>system\n{system}<|im_end|>\n", False)] if system else []
     for number, one in enumerate(chat):
+        if number == 0 and one["role"] == "system":
+            continue
         if one["role"] == "assistant":
             thought, content = one.get("reasoning_content", ""), one["content"]
             text = called({**one, "content": content})

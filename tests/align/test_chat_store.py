@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
 
 from internevo.align.chat_store import prepare_chat
 from internevo.align.choices import ChatOptions, Longer
@@ -118,7 +120,7 @@ def test_rejects_are_kept_aside_with_their_reason(tmp_path: Path, chatml: Path) 
     reasons = {one["where"].rpartition(":")[2]: one["reason"] for one in rejects}
     assert reasons["2"] == "its text spells the control token <|im_end|>"
     assert reasons["4"] == "not a mapping of keys to values"
-    with pytest.raises(UserError, match="no document is left to train on"):
+    with pytest.raises(UserError, match=r"no document is left to train on: 1 unreadable\. The last one: .*has none of"):
         prepare_chat([write(tmp_path / "b.jsonl", {"text": "x"})], tmp_path / "none", chatml)
 
 
@@ -147,6 +149,150 @@ def test_long_conversations(tmp_path: Path, chatml: Path) -> None:
     with pytest.raises(UserError, match="no document is left"):
         made("too small", Longer.in_parts, one - 1)
     assert whole.tallies["trained tokens"] == 6 * len("tell 7") + 6
+
+
+def length(tokenizer: Path, text: str) -> int:
+    """In tokens, with control tokens as such."""
+    return len(Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(text).ids)
+
+
+def split(tmp_path: Path, tokenizer: Path, most: int, messages: list[dict[str, Any]]) -> list[str]:
+    """The whole text of each part."""
+    options = ChatOptions(max_tokens=most, longer=Longer.in_parts)
+    prepare_chat([write(tmp_path / "s.jsonl", {"messages": messages})], tmp_path / "split", tokenizer, options=options)
+    return ["".join(text for text, _ in one) for one in shown(tmp_path / "split", tokenizer)]
+
+
+def test_a_split_loses_and_moves_nothing(tmp_path: Path, chatml: Path) -> None:
+    """What is said before the first question stays, system messages stand where they stood, those in front in each."""
+    head = [said("system", "First."), said("system", "Second.")]
+    rest = [
+        said("assistant", "Welcome"),
+        said("user", "ask 1"),
+        said("assistant", "tell 1"),
+        said("system", "Third."),
+        said("user", "ask 2"),
+        said("tool", "found"),
+        said("assistant", "tell 2"),
+    ]
+
+    def text(messages: list[dict[str, Any]]) -> str:
+        return "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in messages)
+
+    most = length(chatml, text([*head, *rest[3:]]))
+    assert split(tmp_path, chatml, most, head + rest) == [text(head + rest[:3]), text(head + rest[3:])]
+
+
+def test_a_split_takes_as_many_turns_as_fit(tmp_path: Path, chatml: Path) -> None:
+    draw = random.Random(5)
+    turns = [[said("user", f"ask {n}"), said("assistant", "e" * draw.randint(1, 60))] for n in range(40)]
+
+    def size(some: list[list[dict[str, Any]]]) -> int:
+        said_by_them = [one for turn in some for one in turn]
+        text = "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in said_by_them)
+        return length(chatml, text)
+
+    parts: list[list[list[dict[str, Any]]]] = [[]]
+    for turn in turns:
+        if size([*parts[-1], turn]) > 500:
+            parts.append([])
+        parts[-1].append(turn)
+    found = split(tmp_path, chatml, 500, [one for turn in turns for one in turn])
+    assert [one.count("ask ") for one in found] == [len(some) for some in parts]
+
+
+def test_what_is_counted(tmp_path: Path, chatml: Path) -> None:
+    thought = {**said("assistant", "Yes"), "reasoning_content": "Why not"}
+    called = {**said("assistant", ""), "tool_calls": [{"name": "f", "arguments": {"x": "y"}}]}
+    template = FORMATS["ChatML"].template.replace(
+        "message['content'] +",
+        "message['content'] + (message.tool_calls[0].function | tojson if message.tool_calls else '') +",
+    )
+    (tmp_path / "t.jinja").write_text(template, encoding="utf-8")
+    source = write(
+        tmp_path / "a.jsonl",
+        {"messages": [said("user", "a"), called, said("tool", "c"), thought, said("user", "rest")]},
+        {"messages": [said("user", "<|im_end|>"), said("assistant", "x"), said("user", "of a reject")]},
+    )
+
+    def tallies(name: str, **options: Any) -> dict[str, int]:
+        given = {"template": str(tmp_path / "t.jinja"), "options": ChatOptions(**options)}
+        made = prepare_chat([source], tmp_path / name, chatml, **given)
+        assert made.tallies["trained tokens"] + made.masked_tokens == made.tokens
+        return made.tallies
+
+    calls, all_of_it = '{"name": "f", "arguments": {"x": "y"}}<|im_end|>', "<think>\nWhy not\n</think>\n\nYes<|im_end|>"
+    whole = {
+        "trained tokens": length(chatml, calls) + length(chatml, all_of_it),
+        "trained tokens of messages that call tools": length(chatml, calls),
+        "trained tokens of thoughts": len("Why not"),
+        "messages after the last answer, left out": 1,
+    }
+    assert tallies("whole") == whole
+    store = TokenStore.open_source(tmp_path / "whole")
+    most = int(store.lengths(np.arange(1))[0]) - 2  # all but the end, and the newline after it
+    assert tallies("cut", max_tokens=most, longer=Longer.cut) == {
+        **whole,
+        "trained tokens": whole["trained tokens"] - 1,
+        "conversations cut": 1,
+    }
+    silent = [said("user", "a" * 60), {**said("assistant", "b"), "loss": False}, said("user", "c" * 60)]
+    write(source, {"messages": [*silent, said("assistant", "d")]})
+    assert tallies("parts", max_tokens=120, longer=Longer.in_parts) == {
+        "trained tokens": 2,
+        "parts of conversations": 1,
+        "parts of conversations of which nothing is trained, left out": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[{"messages": ', r"b\.json is not JSON: .*Repair it, or leave it out"),
+        ("[" * 100_000, r"b\.json is not JSON: "),
+        ('{"a": 1}\n{"a": 2}\n', r"b\.json holds JSON lines, .*Rename it to b\.jsonl"),
+        ('{"a": [\n1]}\n{"a": 2}\n', r"b\.json is not JSON: Extra data.* A file with one conversation a line has"),
+    ],
+)
+def test_a_json_file_that_is_none(tmp_path: Path, chatml: Path, text: str, reason: str) -> None:
+    """It may hold all the data: no reject."""
+    write(tmp_path / "a.jsonl", *(chat(number) for number in range(9)))
+    (tmp_path / "b.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=reason):
+        prepare_chat([tmp_path / "a.jsonl", tmp_path / "b.json"], tmp_path / "out", chatml, workers=2)
+
+
+def test_rejects_of_several_files_say_where_they_stood(tmp_path: Path, chatml: Path) -> None:
+    bad = {"text": "x"}
+    (tmp_path / "a.json").write_text(json.dumps([chat(0), bad, 1]), encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps([bad, chat(1)]), encoding="utf-8")
+    (tmp_path / "c.json").write_text(json.dumps(bad), encoding="utf-8")
+    write(tmp_path / "d.jsonl", chat(2), bad)
+    prepare_chat([tmp_path], tmp_path.parent / "outside", chatml)
+    rejects = (tmp_path.parent / "outside" / "rejects.jsonl").read_text().splitlines()
+    where = [json.loads(line)["where"] for line in rejects]
+    assert where == [str(tmp_path / name) for name in ("a.json:2", "a.json:3", "b.json:1", "c.json:1", "d.jsonl:2")]
+
+
+def test_the_day_is_kept(tmp_path: Path, chatml: Path) -> None:
+    """In the manifest, and over midnight."""
+    (tmp_path / "t.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}" + FORMATS["ChatML"].template, encoding="utf-8")
+    source = write(tmp_path / "a.jsonl", *(chat(number) for number in range(2)))
+
+    def made(day: date, stop: bool = False) -> Manifest:
+        def progress(done: Any) -> None:
+            if stop:
+                raise KeyboardInterrupt
+
+        given = {"template": str(tmp_path / "t.jinja"), "piece_bytes": 200, "workers": 2, "progress": progress}
+        return prepare_chat([source], tmp_path / "out", chatml, day=day, **given)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(date(2024, 2, 29), stop=True)
+    with pytest.raises(UserError, match=r"resumed:\n  chat.day: was 2024-02-29, is 2024-03-01\nGive what"):
+        made(date(2024, 3, 1))
+    assert made(date(2024, 2, 29)).chat["day"] == "2024-02-29"
+    assert {one[0][0][:10] for one in shown(tmp_path / "out", chatml)} == {"2024-02-29"}
 
 
 def test_labels_of_a_batch_are_what_the_assistant_writes(tmp_path: Path, chatml: Path) -> None:
@@ -182,6 +328,7 @@ def test_the_verb(tmp_path: Path, chatml: Path) -> None:
     made = internevo("chat", "a.jsonl", "--tokenizer", str(chatml), "--out", "out", "--workers", "1")
     assert made.returncode == 0, made.stderr
     assert "trained tokens: 63" in made.stdout
+    assert made.stdout.count("masked") == 1
     looked = internevo("inspect", "out", "--tokenizer", str(chatml), "--page", "x.html")
     assert looked.returncode == 0, looked.stderr
     assert "<|im_start|>assistant\n</masked>tell 4<|im_end|><masked>\n</masked>" in looked.stdout

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internevo.align.chat_store import ChatEncoder
 from internevo.align.choices import ChatOptions, Thinking, Turns
 from internevo.align.conversation import read_conversation
-from internevo.align.template import ChatTemplate, load_template
+from internevo.align.encoder import ChatEncoder
+from internevo.align.load_template import load_template
+from internevo.align.template import ChatTemplate
 from internevo.files.errors import UserError
 from tests.align.formats import CHATML, FORMATS, QWEN3, Chat, Format, Segments, write_tokenizer
 
@@ -124,6 +125,8 @@ def chats(draw: Any) -> tuple[str, list[dict[str, Any]]]:
             content = draw(st.one_of(st.just(""), words))
             chat += [said("assistant", content, tool_calls=[call("f", x=draw(words))]), said("tool", draw(words))]
         more = {} if draw(st.booleans()) else {"loss": draw(st.booleans())}
+        if one.thinking and draw(st.booleans()):
+            more["reasoning_content"] = draw(words).strip()
         chat.append(said("assistant", draw(words), **more))
     if not any(message["role"] == "assistant" and message.get("loss", True) for message in chat):
         chat[-1]["loss"] = True

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from internevo.align.conversation import Message, Speaker
+from internevo.align.load_template import INTERNLM2
 from internevo.align.talking import talking_template
-from internevo.align.template import INTERNLM2
 from internevo.files.errors import UserError
 from internevo.tokens.tokenizer import fingerprint
 from internevo.train.folder import RunFolder
