@@ -11,6 +11,7 @@ from internevo.cli.shared import (
     SeedOption,
     StepOption,
     TemperatureOption,
+    TemplateOption,
     TopPOption,
     app,
     argument,
@@ -66,6 +67,7 @@ def export(
     ] = Format.auto,
     step: StepOption = None,
     dtype: Annotated[Dtype | None, option("What the weights are stored as; as trained when absent.")] = None,
+    template: TemplateOption = None,
     workers: WorkersOption = 1,
     adapter: Annotated[
         bool, option("Write the adapter of train.lora alone, as PEFT's files.", None, "--adapter")
@@ -77,12 +79,14 @@ def export(
     which load on a base of the family.
 
     Every format but `internlm2` loads with plain transformers; that one has the names and layout of the InternLM2
-    release, for LMDeploy, vLLM, and transformers with `trust_remote_code=True`.
+    release, for LMDeploy, vLLM, and transformers with `trust_remote_code=True`. A model that was trained on
+    conversations takes its chat template along, and the tokens at which its answers stop.
 
     Example: `internevo export runs/tiny exports/tiny --format llama`
     """
     import torch
 
+    from internevo.align.talking import exported_chat
     from internevo.train.stored_model import open_model
 
     stored = open_model(model, step)
@@ -90,10 +94,11 @@ def export(
     if adapter:
         _export_adapter(stored, output, stored.family if format is Format.auto and stored.family else format)
         return
+    chat = exported_chat(stored, template)
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
     family = stored.family if format is Format.auto and stored.family else format
     stored_as = dtypes[dtype] if dtype else stored.dtype
-    report = _export(stored, output, family, tokenizer=stored.tokenizer, dtype=stored_as, workers=workers)
+    report = _export(stored, output, family, tokenizer=stored.tokenizer, chat=chat, dtype=stored_as, workers=workers)
     if report.overflowed:
         count = f"{report.overflowed:,} weights"
         out.print(f"[bold yellow]warning:[/] {count} are too large for {report.dtype} and became infinite")
@@ -152,32 +157,50 @@ def serve(
     host: Annotated[str, option("The address to listen at.", "HOST")] = "127.0.0.1",
     port: Annotated[int, option("The port to listen at.", "PORT", least=0, most=65535)] = 8000,
     engine: Annotated[str, option("auto, vllm, lmdeploy or transformers.", "ENGINE")] = "auto",
+    page: Annotated[
+        bool, option("A page to talk to the model, at /, before the engine.", None, "--page/--no-page")
+    ] = True,
     extra: Annotated[list[str] | None, argument("Options for the engine, after `--`.", "-- OPTIONS")] = None,
 ) -> None:
     """Serve a model behind an OpenAI-compatible endpoint, with the inference engine that is installed.
 
     A run or an import is exported first, once for each checkpoint, into its `serve` folder. vLLM is taken if it is
-    there, then LMDeploy, then transformers' own server.
+    there, then LMDeploy, then transformers' own server. A model that talks has a page to talk to it at `/`.
 
     Example: `internevo serve runs/tiny --port 8000`, then with the openai package
     `OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="-").completions.create(model="runs/tiny/...", prompt="Once")`
     """
     import os
 
+    from internevo.align.front import start_front
+    from internevo.align.talking import talks
     from internevo.hf.serve import choose_engine, engine_command
     from internevo.train.stored_model import open_model
 
     stored = open_model(model, step)
     note(stored.notes)
     chosen = choose_engine(engine)
-    folder = model
-    if not (model / "config.json").is_file():
-        folder = model / "serve" / f"step-{stored.step:06d}"
-        if not folder.exists():
-            tokenizer = stored.needs_tokenizer()
-            report = _export(stored, folder, stored.family or "auto", tokenizer=tokenizer, dtype=stored.dtype)
-            out.print(f"wrote {plain(folder)}: {plain(report)}")
+    folder = _served(model, stored)
+    base = f"http://{host}:{port}"
+    if page and talks(stored):
+        port = start_front(host, port, stored.name, str(folder), stored.seq_len)
+        host = "127.0.0.1"
+        out.print(f"a page to talk to it: {base}/")
     command = engine_command(chosen, folder, host, port, extra or ())
-    out.print(f"serving {plain(folder)} with {chosen} on http://{host}:{port}/v1")
+    out.print(f"serving {plain(folder)} with {chosen} on {base}/v1")
     out.print(f"[dim]{plain(' '.join(command))}[/]")
     os.execvp(command[0], command)
+
+
+def _served(model: Path, stored: StoredModel) -> Path:
+    """The Hugging Face folder that is served: the model itself, or its export, which is made where there is none."""
+    from internevo.align.talking import exported_chat
+
+    if (model / "config.json").is_file():
+        return model
+    folder = model / "serve" / f"step-{stored.step:06d}"
+    if not folder.exists():
+        tokenizer, chat = stored.needs_tokenizer(), exported_chat(stored)
+        report = _export(stored, folder, stored.family or "auto", tokenizer=tokenizer, chat=chat, dtype=stored.dtype)
+        out.print(f"wrote {plain(folder)}: {plain(report)}")
+    return folder

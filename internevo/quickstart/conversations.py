@@ -20,7 +20,7 @@ CHATS = "chats.jsonl"
 QUESTIONS = "questions.json"
 WAYS = ("What is {} for?", "What does the module {} do?", "Tell me about {}.", "I found {}. What is it?")
 FOLLOWING = "What does it define?"
-_FACTS, _CHATS, _ASKED = 32, 800, 16
+_FACTS, _CHATS, _ASKED = 24, 800, 12
 _LONGEST = 72  # characters of what a module is for
 
 

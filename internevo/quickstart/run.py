@@ -80,10 +80,14 @@ def quickstart(folder: Path, out: Console, chat: bool = False) -> signal.Signals
         out.print("stopped and saved; the same command resumes")
         return stopped
     out.print(f"done in {time.perf_counter() - start:.0f} s")
-    out.print(
-        f"[dim]next:[/] open {escape(str(report))} in a browser · internevo generate {escape(str(run))} --prompt "
-        f"'import ' · AutoModelForCausalLM.from_pretrained('{escape(str(exported))}')"
-    )
+    if chat:
+        talks = escape(str(folder / "runs" / "chat"))
+        out.print(f"[dim]next:[/] open {talks}/report.html in a browser · internevo chat {talks}")
+    else:
+        out.print(
+            f"[dim]next:[/] open {escape(str(report))} in a browser · internevo generate {escape(str(run))} --prompt "
+            f"'import ' · AutoModelForCausalLM.from_pretrained('{escape(str(exported))}')"
+        )
     return None
 
 

@@ -55,8 +55,7 @@ def talk(folder: Path, out: Console, first: int) -> signal.Signals | None:
     right = sum(message["content"] == message["expected"] for message in answers)
     ended = sum(message["end"] == End.stop for message in answers)
     out.print(f"{right} of {len(answers)} answers word for word; it ended {ended} of them by itself")
-    report = escape(str(write_report(run)))
-    out.print(f"[dim]next:[/] open {report} in a browser · internevo chat {escape(str(run))}")
+    write_report(run)
     return None
 
 

@@ -57,7 +57,7 @@ def chat_store(folder: Path, name: str, tokenizer: Path, template: str | None = 
     return folder / name
 
 
-def talker(folder: Path, format: str, steps: int = 70) -> Path:
+def talker(folder: Path, format: str, steps: int = 80) -> Path:
     """A run with a stage on other tokens and one on conversations: its folder. Its data are in `folder` too."""
     tokenizer = write_tokenizer(folder / "tok", FORMATS[format])
     store = chat_store(folder, "chats", tokenizer)
