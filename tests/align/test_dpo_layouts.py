@@ -57,6 +57,7 @@ def test_a_layout_learns_the_same(name: str, stores: list[Path], ranks: Any) -> 
         assert result.digests == expected.digests
         assert result.losses == results[0].losses
         assert result.recorded == results[0].recorded
+        assert result.held_out == results[0].held_out == pytest.approx(expected.held_out, rel=1e-4)
     got = results[0]
     assert got.losses[0] == pytest.approx(expected.losses[0], rel=1e-5)
     assert got.losses == pytest.approx(expected.losses, rel=1e-3)
@@ -71,6 +72,7 @@ def test_a_layout_learns_the_same(name: str, stores: list[Path], ranks: Any) -> 
     ]
     assert sorted(got.recorded[0]) == sorted(expected.recorded[0]) == sorted(kinds)
     assert 0 < expected.recorded[0]["pairs/accuracy"] < 1
+    assert sorted(expected.held_out) == ["loss", "pairs/accuracy", "pairs/loss", "pairs/margin"]
     assert expected.recorded[0]["pairs/margin facts"] != expected.recorded[0]["pairs/margin manners"]
     for kind in kinds:
         assert got.recorded[0][kind] == pytest.approx(expected.recorded[0][kind], rel=1e-4, abs=1e-4), kind
