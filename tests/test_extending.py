@@ -15,7 +15,7 @@ from tests.test_repository import ROOT
 
 PAGE = ROOT / "docs" / "extending.md"
 SECTIONS = (
-    *("A part of the model", "An optimizer", "A metric", "A schedule", "A reader"),
+    *("A part of the model", "An optimizer", "A metric", "An objective", "A schedule", "A reader"),
     *("A Hugging Face family", "A refinery step", "A kind of parallelism"),
 )
 

@@ -15,8 +15,8 @@ The sides of a pair lie side by side in one row as two documents, which never se
 come with a batch: to which side it belongs, and at each side's first place the side's `ref`.
 
 Each step reports `pairs/accuracy`, the share of pairs whose margin is above 0; `pairs/margin`, its mean; and by how
-much the log-probabilities have grown, `pairs/chosen` and `pairs/rejected`. Where a stage has several sources, the same
-of each: a domain that is to be watched, or weighted, is a source.
+much the log-probabilities have grown, `pairs/chosen` and `pairs/rejected`. Where a stage has several sources, accuracy
+and margin of each: a domain that is to be watched, or weighted, is a source.
 """
 
 from __future__ import annotations
@@ -93,17 +93,12 @@ class DPO(Objective):
 
     def _report(self, predictions: Predictions, margin: Tensor, gained: Tensor, there: Tensor) -> None:
         """Accuracy and margins of the pairs, over all and of each source."""
-        values = {
-            "accuracy": (margin > 0).double(),
-            "margin": margin,
-            "chosen": gained[..., 0],
-            "rejected": gained[..., 1],
-        }
+        values = {"accuracy": (margin > 0).double(), "margin": margin}
         rows = torch.tensor([[self.sources.index(source)] for source in predictions.micro.sources])
         rows = to_device(rows, there.device)
         for number, source in enumerate(self.sources if len(self.sources) > 1 else ()):
             _record(predictions, values, there & (rows == number), f" {_in_letters(source)}")
-        _record(predictions, values, there, "")
+        _record(predictions, {**values, "chosen": gained[..., 0], "rejected": gained[..., 1]}, there, "")
 
     def held_out(self, losses: Tensor, micro: MicroBatch, sharing: Sequence[Place]) -> Tensor:
         gained, there = self._gained(losses, micro, sharing)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from internevo.config.schema import DataConfig, ObjectiveConfig, SourceConfig, StageConfig
-from internevo.data.loader import Loader
+from internevo.data.loader import Loader, evaluation_batches
 from internevo.data.mixing import Plan
 from internevo.parallel.world import World
+from internevo.tokens.store import TokenStore
+from internevo.train.evaluate import held_out_loss
 from internevo.train.objective import make_objective
 from internevo.train.step import train_step
 from tests.align.pair_stores import REFERENCE
-from tests.parallel.jobs import LR, Trained, engine_of, keep_gradients, stage_of, strip, weights_of
+from tests.parallel.jobs import LR, SEQ_LEN, Trained, engine_of, keep_gradients, stage_of, strip, weights_of
 
 
 @dataclass
@@ -21,6 +23,8 @@ class Learned(Trained):
     """What a few steps on pairs did."""
 
     recorded: list[dict[str, float]] = field(default_factory=list)
+    held_out: dict[str, float] = field(default_factory=dict)
+    """What the objective says of the pairs of the first store, before the first step."""
 
 
 def pair_stage(changes: dict[str, Any], stores: list[Path], beta: float = 0.7) -> StageConfig:
@@ -38,6 +42,11 @@ def learn(world: World, changes: dict[str, Any], stores: list[Path], steps: int)
     result = Learned(weights=weights_of(engine))
     keep_gradients(engine, result)
     extras = make_objective(stage).extras(world)
+    store, rows = TokenStore.open_source(stores[0]), stage.train.micro_batch * engine.part.parts
+    batches = evaluation_batches("held out", store, SEQ_LEN, rows, 10**6, engine.part, world.size > 1, extras)
+    found = held_out_loss(engine, batches, None)
+    assert found is not None
+    result.held_out = {**found.measured, "loss": found.loss}
     with Loader(Plan.of(stage), seed=1, part=engine.part, extras=extras) as loader:
         for _ in range(steps):
             batch = loader.next()
@@ -48,5 +57,5 @@ def learn(world: World, changes: dict[str, Any], stores: list[Path], steps: int)
             result.recorded.append(done.recorded)
     if not world.main:
         short = strip(result)
-        return Learned(short.losses, short.norms, short.digests, recorded=result.recorded)
+        return Learned(short.losses, short.norms, short.digests, recorded=result.recorded, held_out=result.held_out)
     return result

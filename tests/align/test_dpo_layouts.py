@@ -57,6 +57,7 @@ def test_a_layout_learns_the_same(name: str, stores: list[Path], ranks: Any) -> 
         assert result.digests == expected.digests
         assert result.losses == results[0].losses
         assert result.recorded == results[0].recorded
+        assert result.held_out == results[0].held_out == pytest.approx(expected.held_out, rel=1e-4)
     got = results[0]
     assert got.losses[0] == pytest.approx(expected.losses[0], rel=1e-5)
     assert got.losses == pytest.approx(expected.losses, rel=1e-3)
@@ -64,13 +65,11 @@ def test_a_layout_learns_the_same(name: str, stores: list[Path], ranks: Any) -> 
     assert set(got.gradients) == set(expected.gradients)
     for key, gradient in expected.gradients.items():
         assert (got.gradients[key] - gradient).norm() <= 1e-4 * gradient.norm(), key
-    kinds = [
-        f"pairs/{kind}{of}"
-        for kind in ("accuracy", "margin", "chosen", "rejected")
-        for of in ("", " facts", " manners")
-    ]
+    kinds = [f"pairs/{name}" for name in ("chosen", "rejected")]
+    kinds += [f"pairs/{name}{of}" for name in ("accuracy", "margin") for of in ("", " facts", " manners")]
     assert sorted(got.recorded[0]) == sorted(expected.recorded[0]) == sorted(kinds)
     assert 0 < expected.recorded[0]["pairs/accuracy"] < 1
+    assert sorted(expected.held_out) == ["loss", "pairs/accuracy", "pairs/loss", "pairs/margin"]
     assert expected.recorded[0]["pairs/margin facts"] != expected.recorded[0]["pairs/margin manners"]
     for kind in kinds:
         assert got.recorded[0][kind] == pytest.approx(expected.recorded[0][kind], rel=1e-4, abs=1e-4), kind
