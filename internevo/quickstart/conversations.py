@@ -18,7 +18,14 @@ from internevo.quickstart.corpus import LIBRARY
 
 CHATS = "chats.jsonl"
 QUESTIONS = "questions.json"
-WAYS = ("What is {} for?", "What does the module {} do?", "Tell me about {}.", "I found {}. What is it?")
+WAYS = (
+    "What is {} for?",
+    "What does the module {} do?",
+    "Tell me about {}.",
+    "I found {}. What is it?",
+    "Explain {} to me.",
+    "In one sentence: {}.",
+)
 FOLLOWING = "What does it define?"
 _FACTS, _CHATS, _ASKED = 24, 800, 12
 _LONGEST = 72  # characters of what a module is for
