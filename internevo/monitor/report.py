@@ -226,9 +226,9 @@ def _mixture(config: RunConfig, steps: Sequence[Record]) -> str:
         wanted = dict(drawn)
         for number, step in enumerate(one for one in steps if one["stage"] == stage.name):
             weights = plan.weights(number)
-            tokens = sum(step["sources"].values())
+            tokens, asked = sum(step["sources"].values()), sum(weights.values())
             for name, weight in weights.items():
-                wanted[name] += tokens * weight / sum(weights.values())
+                wanted[name] += tokens * weight / asked if asked else 0  # of a config that was damaged since
             for name, of_source in step["sources"].items():
                 drawn[name] = drawn.get(name, 0) + of_source
         total = sum(drawn.values())

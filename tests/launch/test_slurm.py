@@ -99,7 +99,8 @@ def test_a_cancelled_job_goes_on(how: str, slurm: Slurm, tmp_path: Path) -> None
 
 def test_a_failing_job_says_why(slurm: Slurm, tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    process = launch(slurm, config, "train.max_skipped=1", "optimizer.lr=1000", "stages.enhance.optimizer.lr=1000")
+    rates = ("optimizer.lr=1000", "stages.enhance.optimizer.lr=1000")
+    process = launch(slurm, config, "train.max_skipped=1", "optimizer.weight_decay=1", *rates)
     out = process.communicate(timeout=300)[0]
     assert process.returncode in (2, 143), out  # srun gives the highest of its tasks'
     assert re.search(r"job \d+ ended as FAILED \(exit code", out)

@@ -16,6 +16,7 @@ import yaml
 from internevo.config.load import load_config
 from internevo.files.errors import UserError
 from internevo.monitor.metrics import read_metrics
+from internevo.tokens.train_tokenizer import train_tokenizer
 from internevo.train.run import train
 from tests.tokens.stores import write_store
 from tests.train.runs import last_state, steps, write_config
@@ -179,10 +180,12 @@ def test_a_stage_longer_than_its_data_does_not_begin(tmp_path: Path) -> None:
 
 def test_the_tokenizer_is_part_of_it(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_text("one")
+    texts = [Path(__file__).read_text(encoding="utf-8")]
+    train_tokenizer(texts, tokenizer, 400)
     path = configure(tmp_path)
     train(load_config(path, [f"tokenizer={tokenizer}"]), ["test"], until=2)
-    tokenizer.write_text("other")
+    tokenizer.unlink()
+    train_tokenizer(texts, tokenizer, 401)
     with pytest.raises(UserError, match=r"tokenizer: was \w{16}, is \w{16}"):
         train(load_config(path, [f"tokenizer={tokenizer}"]), ["test"])
 

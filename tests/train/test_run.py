@@ -296,6 +296,7 @@ def test_divergence_stops_the_run_with_its_reason(tmp_path: Path) -> None:
     overrides = [
         "optimizer.lr=1000",
         "optimizer.clip=0",
+        "optimizer.weight_decay=1",  # weights times -999 at each step: infinite soon, however a CPU rounds
         "stages.enhance.optimizer.lr=1000",
         "train.max_skipped=2",
     ]
