@@ -208,9 +208,9 @@ def test_packed_is_unpacked(given: Given, tmp_path: Path, average: str) -> None:
     begins = store.starts(np.arange(len(store)))
     wanted = set(conversations(packed))
     rows = []
-    for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+    for number, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist(), strict=True)):
         if tuple(store.ids(store.slice(begin, begin + length)).tolist()) in wanted:
-            rows.append(("chat", store, Row(*(np.array([one]) for one in (begin, 0, length, length)))))
+            rows.append(("chat", store, Row(*(np.array([one]) for one in (begin, 0, length, length, number)))))
     unpacked = materialise(rows, SEQ_LEN, average=average)
     assert sorted(conversations(unpacked)) == sorted(conversations(packed))
     assert len(unpacked.tokens) > 2 * len(packed.tokens) == 2 * ROWS
