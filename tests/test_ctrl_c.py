@@ -138,3 +138,39 @@ def test_in_code_that_stands_in_a_string(tmp_path: Path) -> None:
         timeout=ENDS_WITHIN_S,
     )
     assert (run.returncode, run.stderr) == (130, "stopped by Ctrl-C\n")
+
+
+IMPORTS = """
+from internevo.cli.ctrl_c import CtrlC
+CtrlC().heed()
+try:
+    import torch
+    print(torch.done, flush=True)
+    import time
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+TORCH = """
+import os, signal, time
+for _ in range({times}):
+    os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.2)
+done = "imported"
+"""
+
+
+@pytest.mark.parametrize(("times", "code", "said"), [(1, 0, "imported\ninterrupted\n"), (2, 130, "")])
+def test_torch_is_imported_whole_or_not_waited_for(tmp_path: Path, times: int, code: int, said: str) -> None:
+    """Its C++ code would end the process by SIGABRT. A second Ctrl-C does not wait."""
+    (tmp_path / "torch.py").write_text(TORCH.format(times=times), encoding="utf-8")
+    found = [str(tmp_path), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(found)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, said), done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 
 CODE = 128 + signal.SIGINT
 ENDS_WITHIN_S = 10  # after the first Ctrl-C; then it is as if a second one came
+LOOKS_AGAIN_S = 0.05  # whether torch has been imported
 
 
 class CtrlC:
@@ -20,10 +21,13 @@ class CtrlC:
     errors of their own, such as a module that cannot be imported: `caused` knows them. The second one ends the process
     at once, and so do some seconds after the first. A process that was started with Ctrl-C ignored, as a shell's `&`
     may do, continues to ignore it.
+
+    While torch is being imported, the first one waits for the end of that: an exception within its C++ code ends the
+    process with SIGABRT.
     """
 
     def __init__(self) -> None:
-        self._came = self._told = False
+        self._waits = self._came = self._told = False
 
     def heed(self) -> None:
         """Take Ctrl-C over, where it was not ignored; one that was blocked until now may come here."""
@@ -61,8 +65,12 @@ class CtrlC:
         self._came = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._came:
+        if self._came or (self._waits and number == signal.SIGINT):
             self._leave()
+        self._waits = _imports_torch()
+        if self._waits:
+            signal.setitimer(signal.ITIMER_REAL, LOOKS_AGAIN_S)
+            return
         self._came = True
         signal.setitimer(signal.ITIMER_REAL, ENDS_WITHIN_S)  # a library may catch it, and do nothing but continue
         raise KeyboardInterrupt
@@ -80,6 +88,12 @@ class CtrlC:
     def _leave(self) -> None:
         self.tell()
         os._exit(CODE)
+
+
+def _imports_torch() -> bool:
+    """Whether that has begun and is not done."""
+    spec = getattr(sys.modules.get("torch"), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:

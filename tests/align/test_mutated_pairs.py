@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internevo.align.chat_store import ChatEncoder
 from internevo.align.choices import ChatOptions, Thinking
+from internevo.align.encoder import ChatEncoder
+from internevo.align.load_template import load_template
 from internevo.align.pairs import PairEncoder, _encode_piece
-from internevo.align.template import load_template
 from internevo.text.pieces import LineRange
 from tests.align.formats import FORMATS, write_tokenizer
 from tests.align.test_masks import call, said
