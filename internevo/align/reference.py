@@ -82,8 +82,8 @@ def make_references(
     """Compute what the model thinks of all pairs of the prepared folder `path`, where it is not there already.
 
     `precision` is what the model computes in: it has to be the stage's `train.precision`. `rows` run at a time.
-    `progress` is told bytes of the store that are done, all of them, and pairs. Raises UserError for a store that holds
-    no pairs, and a model that does not fit it.
+    `progress` is called with bytes of the store done, all its bytes, and pairs done. Raises UserError for a store that
+    holds no pairs, and a model that does not fit it.
     """
     opened = [TokenStore.open_source(path), TokenStore.open_heldout(path)]
     stores = [store for store in opened if store is not None]

@@ -78,7 +78,7 @@ class TokenisedPiece:
     def of(
         cls, record: Record, found: list[tuple[np.ndarray, bool]], dtype: np.dtype[Any], sequences: int = 1
     ) -> TokenisedPiece:
-        """These sequences, each as its ids and whether it is held out; so many are a document. They are counted."""
+        """These sequences, each as its ids and whether it is held out, counted; `sequences` of them make a document."""
         # arrays, since Python's own numbers would take ten times the memory
         train, heldout = ([ids for ids, held in found if held is wanted] for wanted in (False, True))
         counts = record.counts

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def served(chatml_run: Path) -> Iterator[str]:
-    """The address of the run, served by transformers behind the page."""
+    """The address of the run, served by transformers, with the page in front of it."""
     (port,) = free_ports(1)
     server = start("serve", chatml_run, "--engine", "transformers", "--port", str(port))
     base = f"http://127.0.0.1:{port}"
@@ -201,5 +201,5 @@ def test_a_browser_stops_an_answer_and_shows_errors(browser: Browser) -> None:
     browser.do("at('stop').click()")
     browser.until("messages.length === 2")
     assert browser.do("messages[1].content") == "caf\u00e9 "
-    assert left.wait(30)  # the engine is told
+    assert left.wait(30)  # the engine learns that nobody waits any more
     server.shutdown()
