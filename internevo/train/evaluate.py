@@ -58,7 +58,7 @@ def held_out_loss(engine: Engine, batches: Iterable[Batch], training: np.ndarray
             sums[0].index_add_(0, bucket, losses[real].double())
             sums[1].index_add_(0, bucket, torch.ones_like(bucket, dtype=torch.float64))
             counts += torch.bincount(micro.labels[real], minlength=len(counts))
-            if micro.extras:
+            if objective.measured and micro.extras:
                 measured += objective.held_out(losses, micro, engine.sharing)
     loss, labels = engine.add_up(sums).tolist()
     if not sum(labels):
